@@ -1,0 +1,4 @@
+from .dataset import GzslDataset
+from .splits import fingerprint_split
+
+__all__ = ["GzslDataset", "fingerprint_split"]

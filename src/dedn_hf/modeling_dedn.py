@@ -1,0 +1,501 @@
+"""
+DEDN, the Dual Expert Distillation Network for generalized zero-shot learning (Rao et al., IJCAI 2024, arXiv 2404.16348).
+
+An image's feature map F (C channels × R regions) is scored against A attributes by two experts: a coarse one, one
+attention head over all attributes, and a fine one, a head for each group of attributes. A class is scored by the inner
+product of its normalised row of class attributes with the attribute scores, so that a class needs no image, only a
+description. From top to bottom: the attention, a head, an expert, the losses, the model.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers import AutoBackbone, AutoConfig, AutoModel, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .configuration_dedn import DednConfig
+
+
+def attentive_pooling(tokens: torch.Tensor, value: torch.Tensor, weight: torch.Tensor):
+    """
+    Pools tokens into one score an attribute: `Σ_n softmax_n(⟨weight_a, token_n⟩) · ⟨value_a, token_n⟩`.
+
+    Args:
+        tokens (`torch.Tensor` of shape `(B, N, E)`): What is pooled over: R regions of C channels, or C channels of R
+            regions.
+        value (`torch.Tensor` of shape `(A, E)`): One row an attribute.
+        weight (`torch.Tensor` of shape `(A, E)`): One row an attribute.
+
+    Returns:
+        The scores, `(B, A)`, and the attention weights, `(B, A, N)`.
+    """
+    transposed = tokens.transpose(1, 2)
+    weights = (weight @ transposed).softmax(dim=-1)
+    return (weights * (value @ transposed)).sum(dim=-1), weights
+
+
+class DednAttentionHead(nn.Module):
+    """
+    The dual attention of n attributes: over the regions of a feature map, and over its channels.
+
+    Its values and weights are bilinear in word vectors V and the map: `V H1 F` and `V H2 F` for regions, `V H3 Fᵀ` and
+    `V H4 Fᵀ` for channels. H2 and H4 start as zero, so attention starts uniform.
+    """
+
+    def __init__(self, config: DednConfig, num_attributes: int):
+        super().__init__()
+        size, channels, regions = config.word_vector_size, config.feature_channels, config.grid_size**2
+        self.word_vectors = nn.Parameter(torch.empty(num_attributes, size))
+        if config.region_value_rank is None:
+            self.region_value = nn.Parameter(torch.empty(size, channels))
+        else:
+            self.region_value = nn.Parameter(torch.empty(size, config.region_value_rank))
+            self.region_value_out = nn.Parameter(torch.empty(config.region_value_rank, channels))
+        self.region_weight = nn.Parameter(torch.empty(size, channels))
+        self.channel_value = nn.Parameter(torch.empty(size, regions))
+        self.channel_weight = nn.Parameter(torch.empty(size, regions))
+        self.low_rank = config.region_value_rank is not None
+
+    def folded(self) -> tuple[torch.Tensor, ...]:
+        """V H1 and V H2, each `(n, C)`, V H3 and V H4, each `(n, R)`: what the feature map is multiplied with."""
+        region_value = self.word_vectors @ self.region_value
+        if self.low_rank:
+            region_value = region_value @ self.region_value_out
+        return (
+            region_value,
+            self.word_vectors @ self.region_weight,
+            self.word_vectors @ self.channel_value,
+            self.word_vectors @ self.channel_weight,
+        )
+
+
+class DednExpert(nn.Module):
+    """Heads over the groups of a partition of the attributes; what they give is put back in attribute order."""
+
+    def __init__(self, config: DednConfig, groups: list[list[int]]):
+        super().__init__()
+        self.groups = groups
+        self.heads = nn.ModuleList(DednAttentionHead(config, len(group)) for group in groups)
+        self.register_buffer("attribute_order", torch.empty(len(config.attribute_names), dtype=torch.long))
+
+    def folded(self) -> list[torch.Tensor]:
+        """As [`DednAttentionHead.folded`], with one row for each of the A attributes in attribute order."""
+        return [torch.cat(rows)[self.attribute_order] for rows in zip(*(head.folded() for head in self.heads))]
+
+    @torch.no_grad()
+    def set_word_vectors(self, word_vectors: torch.Tensor):
+        for group, head in zip(self.groups, self.heads):
+            head.word_vectors.copy_(word_vectors[group])
+
+
+def distillation_distance(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """
+    D(x, y), what ties two sets of scores `(B, N)` together: the cubed differences over their Euclidean norm, plus the
+    Jensen-Shannon divergence (natural logarithm) of their softmaxes, averaged over the batch. Gradients flow into both.
+    Finite, with finite gradients, at x = y.
+    """
+    difference = (x - y).abs()
+    cubic = (difference**3).sum(dim=-1) / (difference.square().sum(dim=-1) + 1e-9).sqrt()
+    log_p, log_q = x.log_softmax(dim=-1), y.log_softmax(dim=-1)
+    log_m = torch.logaddexp(log_p, log_q) - math.log(2)
+    divergence = 0.5 * (log_p.exp() * (log_p - log_m) + log_q.exp() * (log_q - log_m)).sum(dim=-1)
+    return (cubic + divergence).mean()
+
+
+def margin_loss(
+    scores: torch.Tensor, labels: torch.Tensor, seen: torch.Tensor, target_margin: float, seen_margin: float
+) -> torch.Tensor:
+    """
+    Margin-aware loss: cross-entropy over all classes of scores `(B, K)` without class bias, after the true class has
+    lost `target_margin` and every other seen class has gained `seen_margin`.
+    """
+    margins = (seen_margin * seen.to(scores.dtype)).expand_as(scores)
+    margins = margins.scatter(1, labels[:, None], -target_margin)
+    return F.cross_entropy(scores + margins, labels)
+
+
+def self_calibration_loss(scores: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+    """
+    Self-calibration: minus the logarithm of the unseen classes' share of the softmax of scores `(B, K)`, averaged over
+    the batch. It is the logarithm of a mean, not a mean of logarithms, so it is a property of the whole (micro-)batch:
+    accumulating gradients over small batches is not the same as one large batch where its weight is not zero.
+    """
+    unseen = scores.log_softmax(dim=-1).masked_fill(seen, -math.inf)
+    return math.log(len(scores)) - unseen.flatten().logsumexp(dim=0)
+
+
+def backbone_class(config):
+    """The auto class that builds a backbone from this config: [`AutoBackbone`] where it can, else [`AutoModel`]."""
+    return AutoBackbone if type(config) in AutoBackbone._model_mapping else AutoModel
+
+
+def load_backbone(pretrained_model_name_or_path: str) -> PreTrainedModel:
+    """A pretrained vision backbone in evaluation mode, for [`backbone_feature_map`]."""
+    config = AutoConfig.from_pretrained(pretrained_model_name_or_path)
+    return backbone_class(config).from_pretrained(pretrained_model_name_or_path).eval()
+
+
+def backbone_feature_map(backbone: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
+    """
+    The last feature map of any transformers vision backbone.
+
+    Args:
+        backbone (`PreTrainedModel`):
+            A backbone class, or a model whose `last_hidden_state` is a map `(B, C, H, W)` or tokens `(B, N, C)` on a
+            square grid, perhaps after a class token and register tokens, which are dropped.
+        pixel_values (`torch.Tensor` of shape `(B, 3, height, width)`):
+            Preprocessed images.
+
+    Returns:
+        `torch.Tensor` of shape `(B, C, H, W)`.
+
+    Raises:
+        ValueError: If the tokens are on no square grid.
+    """
+    output = backbone(pixel_values)
+    if "feature_maps" in output:
+        return output.feature_maps[-1]
+    hidden = output.last_hidden_state
+    if hidden.dim() == 4:
+        return hidden
+    special = getattr(backbone.config, "num_register_tokens", 0)
+    for tokens in (hidden[:, special:], hidden[:, special + 1 :]):
+        side = math.isqrt(tokens.shape[1])
+        if side**2 == tokens.shape[1]:
+            return tokens.transpose(1, 2).unflatten(2, (side, side))
+    raise ValueError(
+        f"{type(backbone).__name__} gives {hidden.shape[1]} tokens, which are no square grid with or without a class "
+        "token. Use square images, or a backbone that gives a feature map."
+    )
+
+
+@dataclass
+class DednOutput(ModelOutput):
+    """
+    Output of [`DednModel`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `labels` is given):
+            The total loss.
+        logits (`torch.FloatTensor` of shape `(B, K)`):
+            Class scores of both experts, `coarse_mix`·coarse + (1−`coarse_mix`)·fine.
+        attribute_scores (`torch.FloatTensor` of shape `(B, A)`):
+            Attribute scores of both experts, in attribute order, mixed in the same way.
+        coarse_logits (`torch.FloatTensor` of shape `(B, K)`):
+            Class scores of the coarse expert.
+        fine_logits (`torch.FloatTensor` of shape `(B, K)`):
+            Class scores of the fine expert.
+        expert_scores (`torch.FloatTensor` of shape `(B, 2, 2, A)`):
+            Attribute scores apart: [coarse, fine] × [region attention, channel attention]. All else can be had from
+            them for any mix and calibration.
+        loss_parts (`dict[str, torch.FloatTensor]`, *optional*, returned when `labels` is given):
+            The terms of the loss before they are weighted: `coarse_margin`, `fine_margin`, `coarse_calibration`,
+            `fine_calibration`, `distillation`, `coarse_alignment`, `fine_alignment`.
+        attentions (`dict[str, torch.FloatTensor]`, *optional*, returned when `output_attentions=True`):
+            `"coarse"` and `"fine"` → weights of the region attention, `(B, A, H, W)` in attribute order, which sum to 1
+            over a map.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    attribute_scores: torch.FloatTensor | None = None
+    coarse_logits: torch.FloatTensor | None = None
+    fine_logits: torch.FloatTensor | None = None
+    expert_scores: torch.FloatTensor | None = None
+    loss_parts: dict[str, torch.FloatTensor] | None = None
+    attentions: dict[str, torch.FloatTensor] | None = None
+
+
+class DednPreTrainedModel(PreTrainedModel):
+    config_class = DednConfig
+    base_model_prefix = "dedn"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    # Else the Trainer takes the loss for one that is already divided by the accumulated batch's size.
+    accepts_loss_kwargs = False
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        if isinstance(module, DednAttentionHead):
+            init.normal_(module.word_vectors)
+            init.copy_(module.word_vectors, F.normalize(module.word_vectors, dim=-1))
+            init.normal_(module.region_value)
+            if module.low_rank:
+                init.normal_(module.region_value_out)
+            init.zeros_(module.region_weight)
+            init.normal_(module.channel_value)
+            init.zeros_(module.channel_weight)
+        elif isinstance(module, DednExpert):
+            grouped = torch.tensor([index for group in module.groups for index in group], dtype=torch.long)
+            init.copy_(module.attribute_order, grouped.argsort())
+        elif isinstance(module, DednModel):
+            init.zeros_(module.class_attributes)
+            seen = torch.zeros(self.config.num_labels, dtype=torch.bool)
+            seen[self.config.seen_class_ids] = True
+            init.copy_(module.seen_classes, seen)
+
+
+class DednModel(DednPreTrainedModel):
+    """
+    DEDN with its backbone, or over feature maps alone where `config.backbone_config` is `None`.
+
+    A new model has random word vectors and no class attributes: give it [`~DednModel.set_word_vectors`] and
+    [`~DednModel.set_classes`] before training. A trained one has both, and can be given other classes at any time.
+    """
+
+    def __init__(self, config: DednConfig):
+        super().__init__(config)
+        if not config.attribute_names:
+            raise ValueError("A DednModel needs attributes, but `config.attribute_names` is empty. Name them there.")
+        num_attributes = len(config.attribute_names)
+        self.backbone = None
+        if config.backbone_config is not None:
+            self.backbone = backbone_class(config.backbone_config).from_config(config.backbone_config)
+        self.coarse_expert = DednExpert(config, [list(range(num_attributes))])
+        self.fine_expert = DednExpert(config, list(config.attribute_groups.values()))
+        self.register_buffer("class_attributes", torch.empty(config.num_labels, num_attributes))
+        self.register_buffer("seen_classes", torch.empty(config.num_labels, dtype=torch.bool))
+        self.post_init()
+        self.train(self.training)
+
+    def train(self, mode: bool = True):
+        super().train(mode)
+        # Here and not in __init__, because from_pretrained makes the parameters anew.
+        if self.backbone is not None and self.config.freeze_backbone:
+            self.backbone.eval()
+            self.backbone.requires_grad_(False)
+        return self
+
+    def set_word_vectors(self, word_vectors):
+        """
+        Starts the word vectors of every head from these, L2-normalised. A row of zeros stays one.
+
+        Args:
+            word_vectors (`torch.Tensor` or `np.ndarray` of shape `(A, D)`):
+                One word vector an attribute, in attribute order.
+
+        Raises:
+            ValueError: If the shape is another.
+        """
+        word_vectors = torch.as_tensor(word_vectors, dtype=torch.float32)
+        expected = (len(self.config.attribute_names), self.config.word_vector_size)
+        if tuple(word_vectors.shape) != expected:
+            raise ValueError(
+                f"`word_vectors` has shape {tuple(word_vectors.shape)}, but the model has {expected[0]} attributes and "
+                f"`word_vector_size` {expected[1]}. Give one row an attribute, and set `word_vector_size` to their width."
+            )
+        for expert in (self.coarse_expert, self.fine_expert):
+            expert.set_word_vectors(F.normalize(word_vectors, dim=-1))
+
+    def set_classes(self, names: list[str], class_attributes, seen: list[bool] | None = None):
+        """
+        Replaces the classes that the model predicts; the config follows, so that saving and loading agree.
+
+        Args:
+            names (`list[str]`):
+                Names of the K classes.
+            class_attributes (`torch.Tensor` or `np.ndarray` of shape `(K, A)`):
+                Strength of each attribute in each class; rows need no normalisation.
+            seen (`list[bool]`, *optional*):
+                Which classes have training images. `None`: the classes that the model was trained on
+                (`config.trained_class_names`) are seen, all others unseen.
+
+        Raises:
+            ValueError: If a name occurs twice, or the sizes do not agree.
+        """
+        names = list(names)
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"Class names must differ, but {twice} occur more than once. Rename them.")
+        class_attributes = torch.as_tensor(class_attributes).to(self.class_attributes)
+        self._check_class_attributes(class_attributes)
+        if len(class_attributes) != len(names):
+            raise ValueError(
+                f"There are {len(names)} class names but {len(class_attributes)} rows of `class_attributes`. "
+                "Give one row a class."
+            )
+        if seen is None:
+            trained = set(self.config.trained_class_names)
+            seen = [name in trained for name in names]
+        elif len(seen) != len(names):
+            raise ValueError(
+                f"There are {len(names)} class names but {len(seen)} entries in `seen`. Give one truth value a class."
+            )
+        seen = [bool(value) for value in seen]
+        newly_trained = {name for name, value in zip(names, seen) if value} - set(self.config.trained_class_names)
+        self.config.trained_class_names = self.config.trained_class_names + sorted(newly_trained)
+        self.config.id2label = dict(enumerate(names))
+        self.config.label2id = {name: index for index, name in enumerate(names)}
+        self.config.seen_class_ids = [index for index, value in enumerate(seen) if value]
+        self.class_attributes = class_attributes
+        self.seen_classes = torch.tensor(seen, dtype=torch.bool, device=class_attributes.device)
+
+    def get_feature_map(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """
+        Feature maps of preprocessed images, `(B, C, H, W)`, not normalised.
+
+        Raises:
+            ValueError: If the model has no backbone.
+        """
+        if self.backbone is None:
+            raise ValueError(
+                "This model has no backbone (`config.backbone_config` is None), so it takes no `pixel_values`: pass "
+                "`feature_map` instead, or load the model with a backbone."
+            )
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_backbone):
+            return backbone_feature_map(self.backbone, pixel_values)
+
+    def forward(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        feature_map: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        class_attributes: torch.Tensor | None = None,
+        output_attentions: bool = False,
+        return_dict: bool = True,
+    ) -> DednOutput | tuple:
+        r"""
+        Args:
+            pixel_values (`torch.Tensor` of shape `(B, 3, height, width)`, *optional*):
+                Preprocessed images, for a model with a backbone.
+            feature_map (`torch.Tensor` of shape `(B, C, H, W)`, *optional*):
+                Feature maps of the images instead, before normalisation.
+            labels (`torch.LongTensor` of shape `(B,)`, *optional*):
+                Class ids; with them the loss is computed. The loss is the same in training and evaluation mode: it uses
+                the sum of both attentions and the class bias ±β.
+            class_attributes (`torch.Tensor` of shape `(K', A)`, *optional*):
+                Classes to score in this call instead of the model's own, all of them taken for unseen.
+            output_attentions (`bool`, *optional*, defaults to `False`):
+                Whether to return where the region attention looks.
+            return_dict (`bool`, *optional*, defaults to `True`):
+                Whether to return a [`DednOutput`] instead of a tuple.
+
+        Raises:
+            ValueError: If there is not exactly one of `pixel_values` and `feature_map`, a size differs from the config's,
+                a label is out of range, or both `labels` and `class_attributes` are given.
+        """
+        if (pixel_values is None) == (feature_map is None):
+            raise ValueError("Pass exactly one of `pixel_values` (images) and `feature_map` (their backbone's output).")
+        if feature_map is None:
+            feature_map = self.get_feature_map(pixel_values)
+        self._check_inputs(feature_map, labels, class_attributes)
+
+        # One row a region (B, R, C); its transpose has one row a channel.
+        regions = feature_map.to(self.dtype).flatten(2).transpose(1, 2)
+        if self.config.normalize_features:
+            regions = F.normalize(regions, dim=-1)
+
+        # Both experts side by side: 2A attributes, and for each what the map is multiplied with.
+        region_value, region_weight, channel_value, channel_weight = (
+            torch.cat(rows) for rows in zip(self.coarse_expert.folded(), self.fine_expert.folded())
+        )
+        region_scores, region_attention = attentive_pooling(regions, region_value, region_weight)
+        channel_scores, _ = attentive_pooling(regions.transpose(1, 2), channel_value, channel_weight)
+        coarse_region, fine_region = region_scores.chunk(2, dim=-1)
+        coarse_channel, fine_channel = channel_scores.chunk(2, dim=-1)
+
+        if class_attributes is None:
+            class_attributes, seen = self.class_attributes, self.seen_classes
+        else:
+            class_attributes = class_attributes.to(self.class_attributes)
+            seen = torch.zeros(len(class_attributes), dtype=torch.bool, device=class_attributes.device)
+        class_rows = F.normalize(class_attributes.float(), dim=-1).to(coarse_region.dtype)
+
+        if self.training:
+            coarse, fine = coarse_region + coarse_channel, fine_region + fine_channel
+            bias = self.config.class_bias
+        else:
+            c = self.config.region_mix
+            coarse, fine = c * coarse_region + (1 - c) * coarse_channel, c * fine_region + (1 - c) * fine_channel
+            bias = self.config.class_bias if self.config.calibration is None else self.config.calibration / 2
+        class_bias = torch.where(seen, -bias, bias).to(coarse.dtype)
+        coarse_logits, fine_logits = coarse @ class_rows.T + class_bias, fine @ class_rows.T + class_bias
+        e = self.config.coarse_mix
+
+        loss = loss_parts = None
+        if labels is not None:
+            loss, loss_parts = self._loss(
+                (coarse_region, coarse_channel), (fine_region, fine_channel), class_rows, seen, labels
+            )
+
+        attentions = None
+        if output_attentions:
+            maps = region_attention.unflatten(2, feature_map.shape[2:])
+            attentions = dict(zip(("coarse", "fine"), maps.chunk(2, dim=1)))
+
+        output = DednOutput(
+            loss=loss,
+            logits=e * coarse_logits + (1 - e) * fine_logits,
+            attribute_scores=e * coarse + (1 - e) * fine,
+            coarse_logits=coarse_logits,
+            fine_logits=fine_logits,
+            expert_scores=torch.stack([region_scores, channel_scores], dim=1).unflatten(2, (2, -1)).transpose(1, 2),
+            loss_parts=loss_parts,
+            attentions=attentions,
+        )
+        return output if return_dict else output.to_tuple()
+
+    def _loss(self, coarse, fine, class_rows, seen, labels):
+        """The total loss and its terms; `coarse` and `fine` are attribute scores by region and by channel attention."""
+        config = self.config
+        has_unseen = len(config.seen_class_ids) < config.num_labels
+        class_rows = class_rows.float()
+        class_bias = torch.where(seen, -config.class_bias, config.class_bias)
+        parts, biased = {}, []
+        for name, (by_region, by_channel) in (("coarse", coarse), ("fine", fine)):
+            by_region, by_channel = by_region.float(), by_channel.float()
+            scores = (by_region + by_channel) @ class_rows.T
+            biased.append(scores + class_bias)
+            parts[f"{name}_margin"] = margin_loss(scores, labels, seen, config.target_margin, config.seen_margin)
+            parts[f"{name}_calibration"] = (
+                self_calibration_loss(biased[-1], seen) if has_unseen else scores.new_zeros(())
+            )
+            parts[f"{name}_alignment"] = distillation_distance(by_region, by_channel)
+        parts["distillation"] = distillation_distance(*biased)
+        loss = (
+            parts["coarse_margin"]
+            + parts["fine_margin"]
+            + config.self_calibration_weight * (parts["coarse_calibration"] + parts["fine_calibration"])
+            + config.distillation_weight * parts["distillation"]
+            + config.alignment_weight * (parts["coarse_alignment"] + parts["fine_alignment"])
+        )
+        return loss, parts
+
+    def _check_inputs(self, feature_map, labels, class_attributes):
+        expected = (self.config.feature_channels, self.config.grid_size, self.config.grid_size)
+        if tuple(feature_map.shape[1:]) != expected:
+            raise ValueError(
+                f"A feature map of this model is {expected[0]} channels × {expected[1]} × {expected[2]} "
+                f"(`feature_channels`, `grid_size`), but this one has shape {tuple(feature_map.shape)}. Use the image "
+                "size and backbone that the model was made for, or set both in the config of a new model."
+            )
+        if class_attributes is not None:
+            if labels is not None:
+                raise ValueError(
+                    "`labels` are ids of the model's own classes and cannot go with `class_attributes` of one call. "
+                    "Use `set_classes` to train on or evaluate other classes."
+                )
+            self._check_class_attributes(class_attributes)
+        # A look at the values would break a graph apart.
+        if labels is not None and not torch.compiler.is_compiling():
+            lowest, highest = labels.min().item(), labels.max().item()
+            if lowest < 0 or highest >= self.config.num_labels:
+                raise ValueError(
+                    f"Labels must be from 0 to {self.config.num_labels - 1}, the model's {self.config.num_labels} classes, "
+                    f"but these are from {lowest} to {highest}. Give the model all classes with `set_classes`."
+                )
+
+    def _check_class_attributes(self, class_attributes):
+        expected = len(self.config.attribute_names)
+        if class_attributes.dim() != 2 or class_attributes.shape[1] != expected:
+            raise ValueError(
+                f"`class_attributes` must have one row a class and one column for each of the model's {expected} "
+                f"attributes, but its shape is {tuple(class_attributes.shape)}. `config.attribute_names` has their order."
+            )
+
+
+__all__ = ["DednModel", "DednOutput", "DednPreTrainedModel"]
