@@ -9,5 +9,9 @@ AutoConfig.register("dedn", DednConfig)
 AutoModel.register(DednConfig, DednModel)
 AutoModelForZeroShotImageClassification.register(DednConfig, DednModel)
 
+# Saving then copies the files that define them, for `trust_remote_code=True` where this package is not installed.
+DednConfig.register_for_auto_class()
+DednModel.register_for_auto_class("AutoModel")
+
 __version__ = "0.1.0"
 __all__ = ["DednConfig", "DednModel", "DednOutput"]

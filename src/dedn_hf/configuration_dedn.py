@@ -122,8 +122,8 @@ class DednConfig(PretrainedConfig):
         attribute_names (`list[str]`, *optional*, defaults to `[]`):
             The A attributes, in the order of the columns of the class-attribute matrix.
         attribute_groups (`dict[str, list[int]]`, *optional*):
-            Name of each head of the fine expert → indices of its attributes: a partition of all attributes. `None` is
-            one group `"all"`.
+            Name of each head of the fine expert → indices of its attributes: a partition of all attributes. Heads are
+            in the order of the names. `None` is one group `"all"`.
         word_vector_size (`int`, *optional*, defaults to 300):
             Width D of the attributes' word vectors.
         region_value_rank (`int`, *optional*):
@@ -208,7 +208,8 @@ class DednConfig(PretrainedConfig):
         self.grid_size = grid_size
         self.attribute_names = list(attribute_names or [])
         groups = attribute_groups or {"all": range(len(self.attribute_names))}
-        self.attribute_groups = {name: list(indices) for name, indices in groups.items()}
+        # By name, because config.json is: the heads' order must outlive a round trip.
+        self.attribute_groups = {name: list(indices) for name, indices in sorted(groups.items())}
         self.word_vector_size = word_vector_size
         self.region_value_rank = region_value_rank
         self.normalize_features = normalize_features

@@ -4,7 +4,7 @@ DEDN, the Dual Expert Distillation Network for generalized zero-shot learning (R
 An image's feature map F (C channels × R regions) is scored against A attributes by two experts: a coarse one, one
 attention head over all attributes, and a fine one, a head for each group of attributes. A class is scored by the inner
 product of its normalised row of class attributes with the attribute scores, so that a class needs no image, only a
-description. From top to bottom: the attention, a head, an expert, the losses, the model.
+description. From top to bottom: the pooling by attention, a head, an expert, the losses, the model.
 """
 
 import math
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 from transformers import AutoBackbone, AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
@@ -20,7 +21,68 @@ from transformers.utils import ModelOutput
 from .configuration_dedn import DednConfig
 
 
-def attentive_pooling(tokens: torch.Tensor, value: torch.Tensor, weight: torch.Tensor):
+class AttentivePooling(torch.autograd.Function):
+    """
+    `p_a = Σ_n P_an S_an` with `P = softmax over n of W Tᵀ` and `S = V Tᵀ`, for tokens T, image by image, so that what one
+    image needs stays in the processor's cache.
+
+    The textbook form keeps several tensors of batch × attributes × tokens. Here P is kept, and the smaller of S `(A, N)`
+    and `Z = P T` `(A, E)`, with which the forward pass takes two matrix products either way, since p_a = ⟨Z_a, V_a⟩ too.
+    With g = ∂loss/∂p, and because the softmax's derivative is P_an (δ_nm − P_am), the backward pass is
+
+        ∂(W T)_an = g_a P_an (S_an − p_a) = D_an        ∂W = D T
+        ∂S_an = g_a P_an                                ∂V = (g P) T = g ⊙ Z
+        ∂T = Dᵀ W + (g P)ᵀ V
+
+    and takes two more: the one that gives ∂W, and either the one that gives ∂V or, where Z is kept, S anew. (∂T only where
+    the backbone is trained.)
+    """
+
+    @staticmethod
+    def forward(ctx, tokens, value, weight):
+        # About 8 MB for each of an image block's tensors, and at least two images, one for each of two threads.
+        block = max(2, 2**21 // (len(weight) * tokens.shape[1]))
+        keep_values = tokens.shape[1] <= tokens.shape[2]
+        scores, kept = [], []
+        for image in tokens.split(block):
+            attention = torch.bmm(weight.expand(len(image), -1, -1), image.mT).softmax(dim=-1)
+            if keep_values:
+                pooled = torch.bmm(value.expand(len(image), -1, -1), image.mT)
+                scores.append((attention * pooled).sum(dim=-1))
+            else:
+                pooled = torch.bmm(attention, image)
+                scores.append((pooled * value).sum(dim=-1))
+            if any(ctx.needs_input_grad):
+                kept += [attention, pooled]
+        scores = torch.cat(scores)
+        ctx.block, ctx.keep_values = block, keep_values
+        ctx.save_for_backward(tokens, value, weight, scores, *kept)
+        return scores
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_scores):
+        tokens, value, weight, scores, *kept = ctx.saved_tensors
+        grad_value, grad_weight, grad_tokens = torch.zeros_like(value), torch.zeros_like(weight), []
+        blocks = zip(*(tensor.split(ctx.block) for tensor in (tokens, grad_scores, scores)))
+        for (image, grad, score), attention, pooled in zip(blocks, kept[::2], kept[1::2]):
+            if ctx.keep_values:
+                values = pooled
+            else:
+                values = torch.bmm(value.expand(len(image), -1, -1), image.mT)
+            grad_values = attention * grad[..., None]
+            grad_logits = (values - score[..., None]).mul_(grad_values)
+            grad_weight += torch.bmm(grad_logits, image).sum(dim=0)
+            if ctx.keep_values:
+                grad_value += torch.bmm(grad_values, image).sum(dim=0)
+            else:
+                grad_value += (pooled * grad[..., None]).sum(dim=0)
+            if ctx.needs_input_grad[0]:
+                grad_tokens.append(grad_logits.mT @ weight + grad_values.mT @ value)
+        return torch.cat(grad_tokens) if grad_tokens else None, grad_value, grad_weight
+
+
+def attentive_pooling(tokens: torch.Tensor, value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """
     Pools tokens into one score an attribute: `Σ_n softmax_n(⟨weight_a, token_n⟩) · ⟨value_a, token_n⟩`.
 
@@ -31,11 +93,21 @@ def attentive_pooling(tokens: torch.Tensor, value: torch.Tensor, weight: torch.T
         weight (`torch.Tensor` of shape `(A, E)`): One row an attribute.
 
     Returns:
-        The scores, `(B, A)`, and the attention weights, `(B, A, N)`.
+        `torch.Tensor` of shape `(B, A)`.
     """
-    transposed = tokens.transpose(1, 2)
-    weights = (weight @ transposed).softmax(dim=-1)
-    return (weights * (value @ transposed)).sum(dim=-1), weights
+    device = tokens.device.type
+    if torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        tokens, value, weight = tokens.to(dtype), value.to(dtype), weight.to(dtype)
+    if torch.compiler.is_compiling():
+        return (attention_weights(tokens, weight) * (value @ tokens.mT)).sum(dim=-1)
+    with torch.autocast(device, enabled=False):
+        return AttentivePooling.apply(tokens, value, weight)
+
+
+def attention_weights(tokens: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The weights `(B, A, N)` with which [`attentive_pooling`] pools."""
+    return (weight @ tokens.mT).softmax(dim=-1)
 
 
 class DednAttentionHead(nn.Module):
@@ -136,7 +208,10 @@ def backbone_class(config):
 def load_backbone(pretrained_model_name_or_path: str) -> PreTrainedModel:
     """A pretrained vision backbone in evaluation mode, for [`backbone_feature_map`]."""
     config = AutoConfig.from_pretrained(pretrained_model_name_or_path)
-    return backbone_class(config).from_pretrained(pretrained_model_name_or_path).eval()
+    # AutoBackbone.from_pretrained asks the Hub even about a folder, so the class that it stands for loads the weights.
+    with torch.device("meta"):
+        model_class = type(backbone_class(config).from_config(config))
+    return model_class.from_pretrained(pretrained_model_name_or_path).eval()
 
 
 def backbone_feature_map(backbone: PreTrainedModel, pixel_values: torch.Tensor) -> torch.Tensor:
@@ -270,6 +345,14 @@ class DednModel(DednPreTrainedModel):
             self.backbone.requires_grad_(False)
         return self
 
+    def save_pretrained(self, *args, **kwargs):
+        """As [`PreTrainedModel.save_pretrained`]; what is saved loads through both auto classes that the model serves."""
+        # register_for_auto_class knows one only, and a loaded model's map may point to where it came from.
+        reference = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
+        auto_classes = ("AutoModel", "AutoModelForZeroShotImageClassification")
+        self.config.auto_map = {**getattr(self.config, "auto_map", {}), **dict.fromkeys(auto_classes, reference)}
+        return super().save_pretrained(*args, **kwargs)
+
     def set_word_vectors(self, word_vectors):
         """
         Starts the word vectors of every head from these, L2-normalised. A row of zeros stays one.
@@ -334,6 +417,19 @@ class DednModel(DednPreTrainedModel):
         self.class_attributes = class_attributes
         self.seen_classes = torch.tensor(seen, dtype=torch.bool, device=class_attributes.device)
 
+    def set_backbone(self, backbone: PreTrainedModel):
+        """
+        Puts a pretrained backbone, kept frozen, before a model that was trained on the feature maps that it makes.
+
+        Args:
+            backbone (`PreTrainedModel`):
+                See [`load_backbone`].
+        """
+        self.backbone = backbone.to(device=self.device, dtype=self.dtype)
+        self.config.backbone_config = backbone.config
+        self.config.freeze_backbone = True
+        self.train(self.training)
+
     def get_feature_map(self, pixel_values: torch.Tensor) -> torch.Tensor:
         """
         Feature maps of preprocessed images, `(B, C, H, W)`, not normalised.
@@ -385,7 +481,7 @@ class DednModel(DednPreTrainedModel):
         self._check_inputs(feature_map, labels, class_attributes)
 
         # One row a region (B, R, C); its transpose has one row a channel.
-        regions = feature_map.to(self.dtype).flatten(2).transpose(1, 2)
+        regions = feature_map.to(self.dtype).flatten(2).mT
         if self.config.normalize_features:
             regions = F.normalize(regions, dim=-1)
 
@@ -393,8 +489,8 @@ class DednModel(DednPreTrainedModel):
         region_value, region_weight, channel_value, channel_weight = (
             torch.cat(rows) for rows in zip(self.coarse_expert.folded(), self.fine_expert.folded())
         )
-        region_scores, region_attention = attentive_pooling(regions, region_value, region_weight)
-        channel_scores, _ = attentive_pooling(regions.transpose(1, 2), channel_value, channel_weight)
+        region_scores = attentive_pooling(regions, region_value, region_weight)
+        channel_scores = attentive_pooling(regions.mT, channel_value, channel_weight)
         coarse_region, fine_region = region_scores.chunk(2, dim=-1)
         coarse_channel, fine_channel = channel_scores.chunk(2, dim=-1)
 
@@ -424,7 +520,7 @@ class DednModel(DednPreTrainedModel):
 
         attentions = None
         if output_attentions:
-            maps = region_attention.unflatten(2, feature_map.shape[2:])
+            maps = attention_weights(regions, region_weight).unflatten(2, feature_map.shape[2:])
             attentions = dict(zip(("coarse", "fine"), maps.chunk(2, dim=1)))
 
         output = DednOutput(

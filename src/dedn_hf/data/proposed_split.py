@@ -1,0 +1,252 @@
+"""The Proposed Split of Xian et al. (xlsa17), which CUB, SUN and AWA2 are evaluated on."""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+from datasets import DatasetDict, DatasetInfo, Features, GeneratorBasedBuilder, SplitGenerator
+
+from .splits import fingerprint_split
+
+XLSA17_HELP = (
+    "The Proposed Split is in xlsa17.zip, https://datasets.d2.mpi-inf.mpg.de/xian/xlsa17.zip; unpack it so that "
+    "`<data_dir>/xlsa17/data/` exists."
+)
+PROPOSED_SPLIT_NAME = "Proposed Split v2 (xlsa17)"
+# Fingerprints of trainval, test_seen and test_unseen with the split's own locs (1-based) as image ids.
+PROPOSED_SPLIT_SHA256 = {
+    "CUB": "7180aaff2a824a901918e540287ae1a21193393ff217da0c7ae1bfd05d3de529",
+    "SUN": "fc537f2f84f3f84a35665f94262ef08e2d47fc80c9c022591a75252882e5673a",
+    "AWA2": "bfc36a2c1bb7454f5ca46c61cb116dcdd9800dd369aed1c27a8a7d96135fb463",
+}
+
+
+@dataclass
+class ProposedSplit:
+    """
+    The Proposed Split of one data set, read by [`read_proposed_split`].
+
+    Args:
+        folder (`Path`):
+            Where it was read.
+        class_names (`list[str]`):
+            All classes in the order of `att_splits.mat`, which for CUB is not the official one: match by name.
+        class_attributes (`np.ndarray` of shape `(K, A)`, float64, *optional*):
+            `original_att` transposed: rows in the order of `class_names`, in the unit of the data set.
+        image_ids (`dict[str, list[int]]`):
+            `trainval`, `test_seen` and `test_unseen` → locs, 1-based, ascending. For CUB a loc is the official
+            image id.
+        train_classes (`list[str]`), validation_classes (`list[str]`), test_classes (`list[str]`):
+            Names in `trainclasses1.txt`, `valclasses1.txt` and `testclasses.txt`.
+    """
+
+    folder: Path
+    class_names: list[str]
+    class_attributes: np.ndarray | None
+    image_ids: dict[str, list[int]]
+    train_classes: list[str]
+    validation_classes: list[str]
+    test_classes: list[str]
+
+    @property
+    def sha256(self) -> str:
+        """Fingerprint of `image_ids`, see [`fingerprint_split`]."""
+        return fingerprint_split(self.image_ids)
+
+    @property
+    def name(self) -> str:
+        """`"Proposed Split v2 (xlsa17)"` where the fingerprint is the known one, else `"unknown split"`."""
+        known = PROPOSED_SPLIT_SHA256.get(self.folder.name)
+        return PROPOSED_SPLIT_NAME if self.sha256 == known else "unknown split"
+
+    def check(self, class_of_image: Mapping[int, str]):
+        """
+        Checks the split against the images that it splits.
+
+        Args:
+            class_of_image (`Mapping[int, str]`):
+                Id of every image of the data set → name of its class.
+
+        Raises:
+            ValueError: If class names differ, an image is in no part, in two, or in one that its class is not for.
+        """
+        ours, theirs = set(class_of_image.values()), set(self.class_names)
+        if ours != theirs:
+            raise ValueError(
+                f"The classes in {self.folder / 'att_splits.mat'} are not those of the images: only the images have "
+                f"{_some(ours - theirs)}, only the split has {_some(theirs - ours)}. {XLSA17_HELP}"
+            )
+        part_of = {}
+        for part, ids in self.image_ids.items():
+            for image_id in ids:
+                if image_id not in class_of_image:
+                    raise self._error(f"{part}_loc names image {image_id}, which is not among the images")
+                if image_id in part_of:
+                    raise self._error(f"image {image_id} is in {part_of[image_id]}_loc and in {part}_loc")
+                part_of[image_id] = part
+        if len(part_of) != len(class_of_image):
+            absent = class_of_image.keys() - part_of.keys()
+            raise self._error(f"{len(absent)} of {len(class_of_image)} images are in no part, such as {_some(absent)}")
+        unseen = set(self.test_classes)
+        for image_id, part in part_of.items():
+            name = class_of_image[image_id]
+            if (name in unseen) != (part == "test_unseen"):
+                raise self._error(
+                    f"test_unseen_loc must be exactly the images of the unseen classes in testclasses.txt, but image "
+                    f"{image_id} of the {'unseen' if name in unseen else 'seen'} class {name} is in {part}_loc"
+                )
+
+    def partition(self, class_of_image: Mapping[int, str], seed: int = 0) -> dict[str, list[int]]:
+        """
+        The six parts that a data set has here.
+
+        The split's own `train_loc` and `val_loc` contain images of `test_seen`. So validation is made from `trainval`
+        alone: images of the validation classes are `validation_unseen`, and of those of each train class a random
+        fifth (rounded; at least one, unless it is the only one) is `validation_seen`.
+
+        Args:
+            class_of_image (`Mapping[int, str]`):
+                As in [`~ProposedSplit.check`].
+            seed (`int`, *optional*, defaults to 0):
+                Seed of the draw.
+
+        Returns:
+            `dict[str, list[int]]`: `train`, `validation_seen`, `validation_unseen`, `test_seen`, `test_unseen` and
+            `trainval` → image ids, ascending.
+        """
+        images_of = {}
+        for image_id in self.image_ids["trainval"]:
+            images_of.setdefault(class_of_image[image_id], []).append(image_id)
+        generator = np.random.default_rng(seed)
+        train, validation_seen = [], []
+        for name in sorted(images_of.keys() & set(self.train_classes)):
+            ids = generator.permutation(images_of[name]).tolist()
+            held_out = min(max(1, round(len(ids) / 5)), len(ids) - 1)
+            validation_seen += ids[:held_out]
+            train += ids[held_out:]
+        validation_unseen = [i for name in self.validation_classes for i in images_of.get(name, [])]
+        return {
+            "train": sorted(train),
+            "validation_seen": sorted(validation_seen),
+            "validation_unseen": sorted(validation_unseen),
+            "test_seen": self.image_ids["test_seen"],
+            "test_unseen": self.image_ids["test_unseen"],
+            "trainval": self.image_ids["trainval"],
+        }
+
+    def _error(self, problem: str) -> ValueError:
+        return ValueError(f"{self.folder}: {problem}. {XLSA17_HELP}")
+
+
+def read_proposed_split(data_dir: str | os.PathLike, name: str) -> ProposedSplit:
+    """
+    Reads `<data_dir>/xlsa17/data/<name>/`: `att_splits.mat` and the class lists. `res101.mat` is not needed.
+
+    Args:
+        data_dir (`str` or `os.PathLike`):
+            The folder that holds `xlsa17/`.
+        name (`str`):
+            `"CUB"`, `"SUN"` or `"AWA2"`.
+
+    Raises:
+        FileNotFoundError: If files are missing; names all of them.
+        ValueError: If a file cannot be read, `att_splits.mat` lacks a variable, or the class lists contradict each
+            other.
+    """
+    folder = Path(data_dir) / "xlsa17" / "data" / name
+    lists = {key: f"{key}.txt" for key in ("trainclasses1", "valclasses1", "testclasses", "trainvalclasses")}
+    missing = [file for file in ("att_splits.mat", *lists.values()) if not (folder / file).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}. {XLSA17_HELP}")
+    file = folder / "att_splits.mat"
+    try:
+        content = scipy.io.loadmat(file)
+    except Exception as error:  # scipy raises whatever a damaged byte leads to
+        raise ValueError(f"{file} cannot be read as a MATLAB file: {error}. {XLSA17_HELP}") from error
+    parts = ("trainval", "test_seen", "test_unseen")
+    missing = [key for key in ("allclasses_names", *(f"{part}_loc" for part in parts)) if key not in content]
+    if missing:
+        raise ValueError(f"{file} lacks {', '.join(missing)}. {XLSA17_HELP}")
+
+    class_names = [str(cell.item()).strip() for cell in content["allclasses_names"].ravel()]
+    attributes = content.get("original_att")
+    classes = {key: (folder / file_name).read_text(encoding="utf-8").split() for key, file_name in lists.items()}
+    split = ProposedSplit(
+        folder=folder,
+        class_names=class_names,
+        class_attributes=None if attributes is None else attributes.T,
+        image_ids={part: sorted(map(int, content[f"{part}_loc"].ravel())) for part in parts},
+        train_classes=classes["trainclasses1"],
+        validation_classes=classes["valclasses1"],
+        test_classes=classes["testclasses"],
+    )
+    for key, names in classes.items():
+        strangers = set(names) - set(class_names)
+        if strangers or len(set(names)) != len(names):
+            twice = {name for name in names if names.count(name) > 1}
+            raise split._error(
+                f"{lists[key]} names classes that att_splits.mat lacks ({_some(strangers)}) or twice ({_some(twice)})"
+            )
+    seen = split.train_classes + split.validation_classes
+    if sorted(seen) != sorted(classes["trainvalclasses"]):
+        raise split._error("trainclasses1.txt and valclasses1.txt together are not the classes of trainvalclasses.txt")
+    if sorted(seen + split.test_classes) != sorted(class_names):
+        wrong = set(class_names) - set(seen) - set(split.test_classes) or set(seen) & set(split.test_classes)
+        raise split._error(f"trainvalclasses.txt and testclasses.txt are no partition of the classes: {_some(wrong)}")
+    return split
+
+
+class SplitBuilder(GeneratorBasedBuilder):
+    """
+    Writes the rows of a data set into the `datasets` cache, one split for each part.
+
+    Args:
+        name (`str`):
+            Short name of the data set.
+        features (`datasets.Features`):
+            Types of the columns.
+        rows (`Mapping[int, dict]`):
+            Image id → its row.
+        parts (`Mapping[str, list[int]]`):
+            Name of each split → the ids of its images. An image may be in several.
+        cache_dir (`str` or `os.PathLike`, *optional*):
+            The cache; the default is that of `datasets`.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        features: Features,
+        rows: Mapping[int, dict],
+        parts: Mapping[str, list[int]],
+        cache_dir: str | os.PathLike | None = None,
+    ):
+        self._features, self._rows, self._parts = features, rows, parts
+        # Hashing the contents is what keeps a changed file from being answered out of the cache.
+        contents = json.dumps([features.to_dict(), list(rows.values()), parts])
+        super().__init__(cache_dir=cache_dir, dataset_name=name, hash=hashlib.sha256(contents.encode()).hexdigest())
+
+    def build(self) -> DatasetDict:
+        """The splits, from the cache where it has them."""
+        self.download_and_prepare()
+        return self.as_dataset()
+
+    def _info(self) -> DatasetInfo:
+        return DatasetInfo(features=self._features)
+
+    def _split_generators(self, dl_manager) -> list[SplitGenerator]:
+        return [SplitGenerator(part, gen_kwargs={"image_ids": ids}) for part, ids in self._parts.items()]
+
+    def _generate_examples(self, image_ids: list[int]):
+        for image_id in image_ids:
+            yield image_id, self._rows[image_id]
+
+
+def _some(values) -> str:
+    values = sorted(values)
+    return f"{', '.join(map(str, values[:5]))}{', …' if len(values) > 5 else ''}" if values else "none"

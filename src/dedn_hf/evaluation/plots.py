@@ -1,0 +1,212 @@
+"""Figures of an evaluation, as PNG files that read well at 800 pixels across. Nothing here touches pyplot's state."""
+
+import math
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+
+from .calibration import SeenUnseenCurve, ausuc
+from .metrics import expected_calibration_error, harmonic_mean, reliability_bins
+
+# Two colours that stay apart for colour-blind readers and in grey.
+_SEEN, _UNSEEN = "#1f5a94", "#e08214"
+
+
+def _save(figure: Figure, path: str | os.PathLike):
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        figure.savefig(temporary, format="png", dpi=150)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _light_grid(axes, axis: str = "both"):
+    axes.grid(axis=axis, color="0.88", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def plot_seen_unseen_curve(
+    curve: SeenUnseenCurve, path: str | os.PathLike, chosen: float | None = None, best: float | None = None
+):
+    """
+    S over U for every γ of calibrated stacking, with its area, and the points of up to two values of γ.
+
+    Args:
+        curve ([`SeenUnseenCurve`]):
+            The curve.
+        path (`str` or `os.PathLike`):
+            PNG file to write; its folder is made.
+        chosen (`float`, *optional*):
+            The γ in use, such as the one chosen on validation data.
+        best (`float`, *optional*):
+            The γ of highest H on these very images, which no protocol may use; shown for comparison.
+    """
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.fill_between(curve.unseen, curve.seen, color=_SEEN, alpha=0.1, linewidth=0)
+    axes.plot(curve.unseen, curve.seen, color=_SEEN, linewidth=2, label=f"all γ: AUSUC {ausuc(curve):.1f}")
+
+    # Lines of equal H (S = HU / (2U − H)) say how far a point is from another in the headline figure.
+    limit = max(curve.unseen.max(), curve.seen.max()) * 1.08
+    limit = limit if limit > 0 else 100.0
+    step = next(width for width in (1, 2, 5, 10, 20) if limit / width <= 6)
+    for level in np.arange(step, limit, step):
+        unseen = np.linspace(level / 2, limit, 400)[1:]
+        seen = level * unseen / (2 * unseen - level)
+        axes.plot(unseen, seen, color="0.75", linewidth=0.8, linestyle=":", zorder=1)
+        axes.annotate(
+            f"H = {level:g}",
+            (limit, level * limit / (2 * limit - level)),
+            xytext=(3, 0),
+            textcoords="offset points",
+            va="center",
+            color="0.45",
+            fontsize=9,
+            annotation_clip=False,
+        )
+
+    marks = (("chosen", chosen, "o", _UNSEEN, 11), ("best on these images", best, "*", "black", 13))
+    for name, calibration, marker, color, size in marks:
+        if calibration is None:
+            continue
+        seen, unseen = curve.at(calibration)
+        label = f"{name}: γ = {calibration:.3g}, S {seen:.1f}, U {unseen:.1f}, H {harmonic_mean(seen, unseen):.1f}"
+        axes.plot(
+            unseen,
+            seen,
+            marker,
+            color=color,
+            markersize=size,
+            markeredgecolor="white",
+            label=label,
+            clip_on=False,
+            zorder=5,
+        )
+    axes.set_xlim(0, limit)
+    axes.set_ylim(0, limit)
+    axes.set_xlabel("U: accuracy on unseen classes (%)", fontsize=12)
+    axes.set_ylabel("S: accuracy on seen classes (%)", fontsize=12)
+    axes.set_title("Seen–unseen accuracy under calibrated stacking", fontsize=13)
+    axes.tick_params(labelsize=11)
+    axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside lower center", fontsize=11, frameon=False)
+    _save(figure, path)
+
+
+def plot_per_class_accuracy(
+    accuracies: Sequence[float], class_names: Sequence[str], seen_class_ids: Sequence[int], path: str | os.PathLike
+):
+    """
+    A bar for each class, by name: seen classes first, then unseen ones, each from the best to the worst.
+
+    Args:
+        accuracies (`Sequence[float]` of length `K`):
+            Per cent, as [`~metrics.per_class_accuracy`] gives them; classes with NaN are left out and counted.
+        class_names (`Sequence[str]` of length `K`):
+            Name of each class; long ones are cut.
+        seen_class_ids (`Sequence[int]`):
+            Classes that the model was trained on.
+        path (`str` or `os.PathLike`):
+            PNG file to write; its folder is made. The figure is the taller the more classes there are.
+
+    Raises:
+        ValueError: different lengths, or no class with an accuracy.
+    """
+    accuracies = np.asarray(accuracies, dtype=np.float64)
+    if accuracies.shape != (len(class_names),):
+        raise ValueError(f"`accuracies` has shape {accuracies.shape}, but there are {len(class_names)} `class_names`.")
+    is_seen = np.zeros(len(class_names), dtype=bool)
+    is_seen[np.asarray(seen_class_ids, dtype=np.int64)] = True
+    present = np.flatnonzero(~np.isnan(accuracies))
+    if not present.size:
+        raise ValueError(f"None of the {len(class_names)} classes has an accuracy: all are NaN.")
+    order = present[np.lexsort((present, -accuracies[present], ~is_seen[present]))]
+
+    columns = 1 if len(order) <= 40 else 2 if len(order) <= 100 else 3
+    rows = math.ceil(len(order) / columns)
+    longest_name = {1: 40, 2: 30, 3: 24}[columns]
+    limit = next((limit for limit in (20, 50) if accuracies[order].max() <= limit), 100)
+    figure = Figure(figsize=(8, 1.1 + max(rows, 8) * 0.135), layout="constrained")
+    for column, axes in enumerate(figure.subplots(1, columns, squeeze=False)[0]):
+        ids = order[column * rows : (column + 1) * rows]
+        values = accuracies[ids]
+        axes.barh(range(len(ids)), values, color=np.where(is_seen[ids], _SEEN, _UNSEEN), height=0.75)
+        names = [str(class_names[index]) for index in ids]
+        names = [name if len(name) <= longest_name else name[: longest_name - 1] + "…" for name in names]
+        axes.set_yticks(range(len(ids)), names, fontsize=8, parse_math=False)
+        axes.set_ylim(rows - 0.4, -0.6)
+        axes.set_xlim(0, limit)
+        axes.set_xticks([0, limit / 2, limit] if columns == 3 else np.linspace(0, limit, 6))
+        axes.tick_params(axis="y", length=0)
+        axes.tick_params(axis="x", labelsize=9)
+        _light_grid(axes, "x")
+    absent = len(class_names) - len(order)
+    note = f"; classes without images, left out: {absent}" if absent else ""
+    figure.supxlabel(f"accuracy (%){note}", fontsize=11)
+
+    handles = []
+    for name, color, kind in (("seen", _SEEN, is_seen), ("unseen", _UNSEEN, ~is_seen)):
+        of_kind = order[kind[order]]
+        if of_kind.size:
+            label = f"{of_kind.size} {name} classes: mean {accuracies[of_kind].mean():.1f} %"
+            handles.append(Patch(color=color, label=label))
+    figure.legend(handles=handles, loc="outside upper center", ncols=2, fontsize=11, frameon=False)
+    _save(figure, path)
+
+
+def plot_reliability(confidences: Sequence[float], correct: Sequence[bool], path: str | os.PathLike, bins: int = 15):
+    """
+    Reliability diagram: accuracy over confidence, and below it how many predictions there are of each confidence.
+
+    Args:
+        confidences (`Sequence[float]` of length `N`):
+            Probability of the predicted class, in [0, 1].
+        correct (`Sequence[bool]` of length `N`):
+            Whether the prediction is right.
+        path (`str` or `os.PathLike`):
+            PNG file to write; its folder is made.
+        bins (`int`, *optional*, defaults to 15):
+            Number of bins of equal width.
+
+    Raises:
+        ValueError: see [`~metrics.reliability_bins`]; also without predictions.
+    """
+    confidence, accuracy, counts = reliability_bins(confidences, correct, bins)
+    if not counts.sum():
+        raise ValueError("There are no predictions to draw a reliability diagram of.")
+    error = expected_calibration_error(confidences, correct, bins)
+    centres, width, filled = (np.arange(bins) + 0.5) * 100 / bins, 100 / bins, counts > 0
+
+    figure = Figure(figsize=(8, 6.5), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
+    upper.bar(centres[filled], accuracy[filled], width=width * 0.92, color=_SEEN, label="accuracy")
+    upper.plot(
+        confidence[filled],
+        accuracy[filled],
+        "o",
+        color=_UNSEEN,
+        markeredgecolor="white",
+        label="mean confidence of the bin",
+    )
+    upper.plot([0, 100], [0, 100], color="0.4", linestyle="--", linewidth=1.2, label="perfectly calibrated")
+    upper.set_ylim(0, 100)
+    upper.set_ylabel("accuracy (%)", fontsize=12)
+    upper.set_title(f"Reliability: expected calibration error {error:.1f} %", fontsize=13)
+    upper.legend(loc="upper left", fontsize=11, frameon=False)
+    lower.bar(centres, 100 * counts / counts.sum(), width=width * 0.92, color="0.6")
+    lower.set_xlim(0, 100)
+    lower.set_ylabel("predictions (%)", fontsize=12)
+    lower.set_xlabel("confidence (%)", fontsize=12)
+    for axes in (upper, lower):
+        axes.tick_params(labelsize=11)
+        _light_grid(axes, "y")
+    figure.align_ylabels()
+    _save(figure, path)

@@ -1,0 +1,13 @@
+from .arguments import RECIPES, DednTrainingArguments
+from .dataset import ClassSubset, PixelValueDataset
+from .sampler import ClassBalancedSampler
+from .trainer import DednTrainer
+
+__all__ = [
+    "RECIPES",
+    "ClassBalancedSampler",
+    "ClassSubset",
+    "DednTrainer",
+    "DednTrainingArguments",
+    "PixelValueDataset",
+]

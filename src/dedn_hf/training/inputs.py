@@ -1,0 +1,80 @@
+"""From a data set to what a model is trained on: stored feature maps, or images."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import datasets
+from torch.utils.data import Dataset
+from transformers import CLIPImageProcessor, PreTrainedModel
+
+from ..data import GzslDataset
+from ..data.feature_maps import FeatureMapStore, fingerprint_weights
+from ..modeling_dedn import load_backbone
+from .dataset import PixelValueDataset
+
+
+@dataclass
+class ModelInputs:
+    """
+    What a model is trained on.
+
+    Args:
+        make (`Callable`):
+            From a split of a data set (columns `image`, `label`, `image_id`) to items with `labels` and either
+            `feature_map` or `pixel_values`, and an attribute `labels`.
+        image_processor (`BaseImageProcessor`):
+            What makes `pixel_values` from an image.
+        config (`dict`, *optional*, defaults to `{}`):
+            What the inputs fix in the config of the model.
+        backbone (`PreTrainedModel`, *optional*):
+            The frozen backbone that made the feature maps.
+    """
+
+    make: Callable[[datasets.Dataset], Dataset]
+    image_processor: CLIPImageProcessor
+    config: dict = field(default_factory=dict)
+    backbone: PreTrainedModel | None = None
+
+
+def prepare_inputs(dataset: GzslDataset, feature_maps: str | None = None, backbone: str | None = None) -> ModelInputs:
+    """
+    Images of the synthetic birds with a backbone to be trained, or stored feature maps.
+
+    Args:
+        dataset (`GzslDataset`):
+            The data set.
+        feature_maps (`str`, *optional*):
+            Folder of a [`FeatureMapStore`] of its images.
+        backbone (`str`, *optional*):
+            Folder or id of the backbone that made the feature maps, for a model that takes images after training.
+
+    Raises:
+        ValueError: If there are neither, or they do not belong together; names the difference.
+    """
+    if feature_maps is None:
+        if dataset.name != "synthetic_birds" or backbone is not None:
+            raise ValueError(
+                f"Training on {dataset.name} with a frozen backbone takes stored feature maps: make them once with "
+                "scripts/extract_features.py and name their folder with --feature_maps."
+            )
+        size = dataset.splits["trainval"][0]["image"].size[0]
+        half = [0.5] * 3
+        processor = CLIPImageProcessor(
+            size={"shortest_edge": size}, crop_size=size, resample=2, image_mean=half, image_std=half
+        )
+        return ModelInputs(lambda images: PixelValueDataset(images, processor), processor)
+
+    store = FeatureMapStore(feature_maps)
+    store.require(dataset=dataset.name, class_names=dataset.class_names)
+    channels, height, width = store.shape
+    if height != width:
+        raise ValueError(f"{feature_maps} holds maps of {height} × {width} regions, but the model takes square ones only.")
+    inputs = ModelInputs(
+        lambda images: store.select(images["image_id"]),
+        CLIPImageProcessor(**store.metadata["processor"]),
+        {"backbone_config": None, "freeze_backbone": True, "feature_channels": channels, "grid_size": height},
+    )
+    if backbone is not None:
+        inputs.backbone = load_backbone(backbone)
+        store.require(backbone_sha256=fingerprint_weights(inputs.backbone))
+    return inputs

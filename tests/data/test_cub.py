@@ -1,0 +1,348 @@
+import os
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+from dedn_hf.configuration_dedn import PRESETS
+from dedn_hf.data.cub import load_cub, load_cub_images
+
+CLASSES = ["001.Auk", "002.Bunting", "003.Crow", "004.Dove", "005.Egret"]
+TRAIN, VALIDATION, TEST = ["001.Auk", "004.Dove"], ["003.Crow"], ["002.Bunting", "005.Egret"]
+IMAGES_PER_CLASS = 10
+PARTS = ["back", "left eye"]
+NUM_ATTRIBUTES = 312
+
+
+def class_of(image_id):
+    return (image_id - 1) // IMAGES_PER_CLASS
+
+
+def write_lines(path, lines):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines))
+
+
+def replace_line(path, number, line):
+    lines = path.read_text().splitlines()
+    lines[number - 1 : number] = [] if line is None else [line]
+    write_lines(path, lines)
+
+
+def change_mat(tree, **changes):
+    file = tree / "xlsa17/data/CUB/att_splits.mat"
+    content = {key: value for key, value in scipy.io.loadmat(file).items() if not key.startswith("__")}
+    scipy.io.savemat(file, {key: value for key, value in (content | changes).items() if value is not None})
+
+
+def locs(ids):
+    return np.array(ids, np.uint16)[:, None]
+
+
+def names_cell(names):
+    return np.array([[np.array([name])] for name in names], dtype=object)
+
+
+@pytest.fixture
+def tree(tmp_path):
+    """A data set of 50 images in the official layout; image i has the colour (i, 0, 0)."""
+    data_dir = tmp_path / "data"
+    cub, split = data_dir / "CUB_200_2011", data_dir / "xlsa17/data/CUB"
+    ids = range(1, len(CLASSES) * IMAGES_PER_CLASS + 1)
+    write_lines(cub / "classes.txt", [f"{i} {name}" for i, name in enumerate(CLASSES, 1)])
+    write_lines(cub / "images.txt", [f"{i} {CLASSES[class_of(i)]}/bird_{i}.jpg" for i in ids])
+    write_lines(cub / "image_class_labels.txt", [f"{i} {class_of(i) + 1}" for i in ids])
+    write_lines(cub / "bounding_boxes.txt", [f"{i} 1.0 2.0 {i}.0 4.5" for i in ids])
+    write_lines(cub / "parts/parts.txt", [f"{i} {name}" for i, name in enumerate(PARTS, 1)])
+    write_lines(
+        cub / "parts/part_locs.txt", [line for i in ids for line in (f"{i} 1 {i}.0 3.5 1", f"{i} 2 0.0 0.0 0")]
+    )
+    write_lines(
+        cub / "attributes/attributes.txt", [f"{i} has_attribute::value_{i}" for i in range(1, NUM_ATTRIBUTES + 1)]
+    )
+    matrix = np.arange(len(CLASSES))[:, None] * 10 + np.linspace(0, 50, NUM_ATTRIBUTES)[None]
+    np.savetxt(cub / "attributes/class_attribute_labels_continuous.txt", matrix)
+    for i in ids:
+        path = cub / f"images/{CLASSES[class_of(i)]}/bird_{i}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 6), (i, 0, 0)).save(path, format="WEBP", lossless=True)
+
+    for file, names in {
+        "trainclasses1": TRAIN,
+        "valclasses1": VALIDATION,
+        "testclasses": TEST,
+        "trainvalclasses": VALIDATION + TRAIN,
+    }.items():
+        write_lines(split / f"{file}.txt", names)
+    seen = [i for i in ids if CLASSES[class_of(i)] not in TEST]
+    scipy.io.savemat(
+        split / "att_splits.mat",
+        {
+            "allclasses_names": names_cell(CLASSES[::-1]),
+            # The last two images of each seen class are those of test_seen.
+            "trainval_loc": locs([i for i in seen if (i - 1) % IMAGES_PER_CLASS < 8][::-1]),
+            "test_seen_loc": locs([i for i in seen if (i - 1) % IMAGES_PER_CLASS >= 8]),
+            "test_unseen_loc": locs([i for i in ids if CLASSES[class_of(i)] in TEST]),
+        },
+    )
+    return data_dir
+
+
+@pytest.fixture
+def load(tree, tmp_path):
+    return lambda **kwargs: load_cub(tree, cache_dir=tmp_path / "cache", **kwargs)
+
+
+def test_splits(load):
+    splits = load().splits
+    ids = {name: list(split["image_id"]) for name, split in splits.items()}
+    sizes = {
+        "train": 12,
+        "validation_seen": 4,
+        "validation_unseen": 8,
+        "test_seen": 6,
+        "test_unseen": 20,
+        "trainval": 24,
+    }
+    assert {name: len(values) for name, values in ids.items()} == sizes
+    assert sorted(ids["train"] + ids["validation_seen"] + ids["validation_unseen"]) == ids["trainval"]
+    assert not set(ids["trainval"]) & set(ids["test_seen"] + ids["test_unseen"])
+    names = {name: {CLASSES[label] for label in split["label"]} for name, split in splits.items()}
+    assert names["train"] == names["validation_seen"] == set(TRAIN)
+    assert names["validation_unseen"] == set(VALIDATION)
+    assert names["test_unseen"] == set(TEST)
+    # Stratified: two of eight of each class.
+    assert np.bincount(splits["validation_seen"]["label"]).tolist() == [2, 0, 0, 2]
+
+
+def test_rows_belong_together(load):
+    for split in load().splits.values():
+        for row in split:
+            i = row["image_id"]
+            assert row["label"] == class_of(i)
+            assert row["image"].size == (8, 6) and row["image"].getpixel((0, 0)) == (i, 0, 0)
+            assert row["part_points"] == [[i, 3.5, 1], [0, 0, 0]]
+            assert row["box"] == [1, 2, i, 4.5]
+
+
+def test_classes_follow_the_official_order(load):
+    """`allclasses_names` is in another order: nothing may follow it."""
+    dataset = load()
+    assert dataset.class_names == dataset.splits["train"].features["label"].names == CLASSES
+    assert dataset.seen_class_ids == [0, 2, 3]
+    assert dataset.validation_class_ids == [2]
+    assert dataset.unseen_class_ids == [1, 4]
+    assert dataset.class_attributes.shape == (5, NUM_ATTRIBUTES) and dataset.class_attributes.dtype == np.float32
+    np.testing.assert_allclose(dataset.class_attributes[:, 0], [0, 0.1, 0.2, 0.3, 0.4], rtol=1e-6)
+    assert dataset.class_attributes.max() == pytest.approx(0.9)
+
+
+def test_class_side(load):
+    dataset = load()
+    assert dataset.attribute_names[0] == "has_attribute::value_1"
+    assert dataset.attribute_groups == PRESETS["cub"]["attribute_groups"]
+    assert dataset.part_names == PARTS
+    assert dataset.split_name == "unknown split"
+    assert re.fullmatch("[0-9a-f]{64}", dataset.split_sha256)
+
+
+def test_images_are_stored_by_path(load, tree):
+    row = load().splits["test_seen"].with_format("arrow")[0]["image"][0].as_py()
+    assert row["bytes"] is None
+    assert row["path"] == str(tree / "CUB_200_2011/images/001.Auk/bird_9.jpg")
+
+
+def test_cache_is_used_and_not_stale(load, tree):
+    files = load().splits["train"].cache_files
+    modified = os.stat(files[0]["filename"]).st_mtime_ns
+    again = load()
+    assert again.splits["train"].cache_files == files
+    assert os.stat(files[0]["filename"]).st_mtime_ns == modified
+    replace_line(tree / "CUB_200_2011/bounding_boxes.txt", 1, "1 9.0 9.0 9.0 9.0")
+    assert load().splits["trainval"][0]["box"] == [9, 9, 9, 9]
+
+
+@pytest.mark.parametrize("place", ["CUB_200_2011/attributes", "CUB_200_2011", "."])
+def test_places_of_attributes_txt(load, tree, place):
+    (tree / "CUB_200_2011/attributes/attributes.txt").rename(tree / place / "attributes.txt")
+    assert load().attribute_names[311] == "has_attribute::value_312"
+
+
+def test_no_attributes_txt(load, tree):
+    (tree / "CUB_200_2011/attributes/attributes.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"attributes\.txt is in none of .*data\.caltech\.edu"):
+        load()
+
+
+def test_word_vectors(load, tree, tmp_path):
+    assert load().word_vectors is None
+    vectors = np.random.default_rng(0).normal(size=(NUM_ATTRIBUTES, 7))
+    (tree / "attribute_vectors").mkdir()
+    np.save(tree / "attribute_vectors/cub.npy", vectors)
+    np.testing.assert_array_equal(load().word_vectors, vectors.astype(np.float32))
+    np.save(tmp_path / "other.npy", vectors[:, :3])
+    assert load(word_vectors=tmp_path / "other.npy").word_vectors.shape == (NUM_ATTRIBUTES, 3)
+
+
+def test_word_vectors_of_wrong_shape_or_pickled(load, tmp_path):
+    np.save(tmp_path / "short.npy", np.zeros((311, 4)))
+    with pytest.raises(ValueError, match=r"short\.npy must hold one vector .* 312 attributes.*\(311, 4\)"):
+        load(word_vectors=tmp_path / "short.npy")
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="allow_pickle"):
+        load(word_vectors=tmp_path / "objects.npy")
+    with pytest.raises(FileNotFoundError, match=r"absent\.npy"):
+        load(word_vectors=tmp_path / "absent.npy")
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "classes.txt",
+        "images.txt",
+        "image_class_labels.txt",
+        "bounding_boxes.txt",
+        "parts/parts.txt",
+        "parts/part_locs.txt",
+        "attributes/class_attribute_labels_continuous.txt",
+    ],
+)
+def test_missing_file(load, tree, file):
+    (tree / "CUB_200_2011" / file).unlink()
+    with pytest.raises(FileNotFoundError, match=f"lacks {re.escape(file)}.*data.caltech.edu"):
+        load()
+
+
+def test_all_missing_files_are_named(load, tree):
+    (tree / "CUB_200_2011/classes.txt").unlink()
+    (tree / "CUB_200_2011/images.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"lacks classes\.txt, images\.txt\."):
+        load()
+
+
+def test_missing_image(load, tree):
+    (tree / "CUB_200_2011/images/003.Crow/bird_25.jpg").unlink()
+    message = r"1 of the 50 images .* do not exist: .*003\.Crow/bird_25\.jpg\. .*data\.caltech\.edu"
+    with pytest.raises(FileNotFoundError, match=message):
+        load()
+    with pytest.raises(FileNotFoundError, match=message):
+        load_cub_images(tree)
+
+
+@pytest.mark.parametrize(
+    "file, number, line, message",
+    [
+        (
+            "image_class_labels.txt",
+            7,
+            None,
+            r"image_class_labels\.txt has 49 images where images\.txt has 50.*image 7\.",
+        ),
+        ("images.txt", 7, None, r"has 50 images where images\.txt has 49.*image 7\."),
+        ("images.txt", 7, "6 001.Auk/bird_7.jpg", r"images\.txt has 50 lines for 49 images"),
+        ("image_class_labels.txt", 7, "7 3", r"puts image 7 into class 3.*has the image in 001\.Auk"),
+        ("image_class_labels.txt", 7, "7 6", r"puts image 7 into class 6.*has 5 classes"),
+        ("image_class_labels.txt", 7, "7 one", r"image_class_labels\.txt, line 7: '7 one' is not 2 values"),
+        ("classes.txt", 2, "3 002.Bunting", r"classes\.txt must number different names"),
+        ("bounding_boxes.txt", 7, None, r"bounding_boxes\.txt has 49 images.*image 7\."),
+        ("bounding_boxes.txt", 7, "7 1.0 2.0", r"bounding_boxes\.txt, line 7"),
+        ("parts/part_locs.txt", 7, None, r"part_locs\.txt lacks parts of 1 images, such as image 4\."),
+        ("parts/part_locs.txt", 7, "4 3 0.0 0.0 0", r"part_locs\.txt has part 3 of image 4"),
+        ("attributes/attributes.txt", 312, None, r"attributes\.txt names 311 attributes, but CUB has 312"),
+        ("attributes/class_attribute_labels_continuous.txt", 5, None, r"has shape \(4, 312\).*5 classes"),
+        ("attributes/class_attribute_labels_continuous.txt", 5, " ".join(["100.5"] * 312), r"outside 0 to 100"),
+        ("attributes/class_attribute_labels_continuous.txt", 5, " ".join(["nan"] * 312), r"outside 0 to 100"),
+        ("attributes/class_attribute_labels_continuous.txt", 5, "a b", r"no matrix of numbers"),
+    ],
+)
+def test_wrong_files(load, tree, file, number, line, message):
+    replace_line(tree / "CUB_200_2011" / file, number, line)
+    with pytest.raises(ValueError, match=message):
+        load()
+
+
+def test_class_names_differ_between_the_sources(load, tree):
+    for file in ("classes.txt", "images.txt"):
+        path = tree / "CUB_200_2011" / file
+        path.write_text(path.read_text().replace("002.Bunting", "002.Bulbul"))
+    images = tree / "CUB_200_2011/images"
+    (images / "002.Bunting").rename(images / "002.Bulbul")
+    with pytest.raises(ValueError, match=r"only the images have 002\.Bulbul, only the split has 002\.Bunting"):
+        load()
+
+
+def test_split_against_images(load, tree):
+    unseen = [i for i in range(1, 51) if CLASSES[class_of(i)] in TEST]
+    change_mat(tree, test_unseen_loc=locs([*unseen[1:], 9]), test_seen_loc=locs([11, 10, 29, 30, 39, 40]))
+    with pytest.raises(ValueError, match=r"exactly the images of the unseen classes.*image (11|9) of the"):
+        load()
+
+
+def test_load_cub_images_needs_images_and_class_names_only(tree):
+    full = load_cub_images(tree)
+    for path in list(tree.rglob("*")):
+        if (
+            path.is_file()
+            and path.suffix != ".jpg"
+            and path.name
+            not in (
+                "images.txt",
+                "classes.txt",
+                "image_class_labels.txt",
+            )
+        ):
+            path.unlink()
+    images = load_cub_images(tree)
+    assert images.column_names == ["image", "label", "image_id"]
+    assert images["image_id"][:] == full["image_id"][:] == list(range(1, 51))
+    assert images.features["label"].names == CLASSES
+    assert images[24]["image"].getpixel((0, 0)) == (25, 0, 0) and images[24]["label"] == 2
+
+
+DATA_DIR = Path(os.environ.get("DEDN_DATA_DIR", Path(__file__).parents[3] / "shared" / "data"))
+real_data = pytest.mark.skipif(
+    not (DATA_DIR / "CUB_200_2011").is_dir(),
+    reason=f"no CUB_200_2011 in {DATA_DIR}: set DEDN_DATA_DIR to the folder that holds it",
+)
+
+FAMILIES = {
+    "head": "bill_shape bill_length bill_color head_pattern throat_color eye_color forehead_color nape_color "
+    "crown_color",
+    "torso": "upperparts_color underparts_color breast_pattern breast_color back_color back_pattern belly_color "
+    "belly_pattern",
+    "wing": "wing_color wing_shape wing_pattern",
+    "tail": "tail_shape upper_tail_color under_tail_color tail_pattern",
+    "leg": "leg_color",
+    "whole body": "size shape primary_color",
+}
+
+
+@pytest.mark.real_data
+@real_data
+def test_real_cub(tmp_path):
+    dataset = load_cub(DATA_DIR, cache_dir=tmp_path)
+    sizes = {name: len(split) for name, split in dataset.splits.items()}
+    assert (sizes["trainval"], sizes["test_seen"], sizes["test_unseen"]) == (7057, 1764, 2967)
+    assert sizes["train"] + sizes["validation_seen"] + sizes["validation_unseen"] == 7057
+    assert dataset.split_name == "Proposed Split v2 (xlsa17)"
+    counts = [len(dataset.class_names), len(dataset.seen_class_ids), len(dataset.validation_class_ids)]
+    assert counts == [200, 150, 50]
+    assert dataset.class_attributes.shape == (200, 312) and dataset.class_attributes.max() == 1
+    # The same matrix in the order of the other source.
+    content = scipy.io.loadmat(DATA_DIR / "xlsa17/data/CUB/att_splits.mat")
+    order = [str(cell.item()) for cell in content["allclasses_names"].ravel()]
+    ours = dataset.class_attributes[[dataset.class_names.index(name) for name in order]]
+    np.testing.assert_allclose(ours, content["original_att"].T / 100, atol=1e-6)
+
+
+@pytest.mark.real_data
+@real_data
+def test_real_attribute_names_agree_with_the_groups(tmp_path):
+    dataset = load_cub(DATA_DIR, cache_dir=tmp_path)
+    families = [name.split("::")[0].removeprefix("has_") for name in dataset.attribute_names]
+    for group, of_group in FAMILIES.items():
+        expected = [i for i, family in enumerate(families) if family in of_group.split()]
+        assert sorted(dataset.attribute_groups[group]) == expected

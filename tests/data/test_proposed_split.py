@@ -1,0 +1,165 @@
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.io
+
+from dedn_hf.data.proposed_split import PROPOSED_SPLIT_NAME, PROPOSED_SPLIT_SHA256, read_proposed_split
+from dedn_hf.data.splits import fingerprint_split
+
+CLASSES = ["bear", "ant", "dog", "cat"]
+LISTS = {"trainclasses1": ["ant", "dog"], "valclasses1": ["cat"], "testclasses": ["bear"]}
+CLASS_OF_IMAGE = {
+    1: "ant",
+    2: "ant",
+    3: "ant",
+    4: "dog",
+    5: "cat",
+    6: "cat",
+    7: "bear",
+    8: "bear",
+    9: "ant",
+    10: "cat",
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "xlsa17/data/SUN"
+    folder.mkdir(parents=True)
+    for name, classes in {**LISTS, "trainvalclasses": ["cat", "dog", "ant"]}.items():
+        (folder / f"{name}.txt").write_text("\r\n".join(classes) + "\r\n")
+    write_mat(folder)
+    return folder
+
+
+def write_mat(folder, **changes):
+    content = {
+        "allclasses_names": np.array([[np.array([name])] for name in CLASSES], dtype=object),
+        "original_att": np.arange(12.0).reshape(3, 4),
+        "trainval_loc": np.array([[6], [5], [4], [3], [2], [1]], np.uint16),
+        "test_seen_loc": np.array([[10], [9]], np.uint16),
+        "test_unseen_loc": np.array([[7], [8]], np.uint16),
+    }
+    content = {key: value for key, value in (content | changes).items() if value is not None}
+    scipy.io.savemat(folder / "att_splits.mat", content)
+
+
+def read(folder):
+    return read_proposed_split(folder.parents[2], folder.name)
+
+
+def test_contents(folder):
+    split = read(folder)
+    split.check(CLASS_OF_IMAGE)
+    assert split.class_names == CLASSES
+    np.testing.assert_array_equal(split.class_attributes[1], [1, 5, 9])
+    assert split.image_ids == {"trainval": [1, 2, 3, 4, 5, 6], "test_seen": [9, 10], "test_unseen": [7, 8]}
+    assert (split.train_classes, split.validation_classes, split.test_classes) == (["ant", "dog"], ["cat"], ["bear"])
+    assert split.sha256 == fingerprint_split(split.image_ids)
+    assert split.name == "unknown split"
+
+
+def test_class_attributes_are_optional(folder):
+    write_mat(folder, original_att=None)
+    assert read(folder).class_attributes is None
+
+
+def test_partition(folder):
+    parts = read(folder).partition(CLASS_OF_IMAGE)
+    # One of the three ants is held out; the only dog stays in train.
+    assert len(parts["validation_seen"]) == 1 and set(parts["validation_seen"]) < {1, 2, 3}
+    assert sorted(parts["train"] + parts["validation_seen"]) == [1, 2, 3, 4]
+    assert parts["validation_unseen"] == [5, 6]
+    assert (parts["test_seen"], parts["test_unseen"]) == ([9, 10], [7, 8])
+    assert parts["trainval"] == [1, 2, 3, 4, 5, 6]
+
+
+def test_partition_is_seeded(folder):
+    split = read(folder)
+    draws = [split.partition(CLASS_OF_IMAGE, seed)["validation_seen"] for seed in range(20)]
+    assert draws == [split.partition(CLASS_OF_IMAGE, seed)["validation_seen"] for seed in range(20)]
+    assert len(set(map(tuple, draws))) == 3
+
+
+def test_missing_files(folder):
+    (folder / "att_splits.mat").unlink()
+    (folder / "valclasses1.txt").unlink()
+    with pytest.raises(FileNotFoundError, match=r"lacks att_splits\.mat, valclasses1\.txt.*xlsa17\.zip"):
+        read(folder)
+
+
+def test_damaged_mat(folder):
+    content = (folder / "att_splits.mat").read_bytes()
+    for damaged in (b"<html>not found</html>", content[: len(content) // 2], b""):
+        (folder / "att_splits.mat").write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"att_splits\.mat cannot be read as a MATLAB file"):
+            read(folder)
+
+
+def test_missing_variables(folder):
+    write_mat(folder, trainval_loc=None, allclasses_names=None)
+    with pytest.raises(ValueError, match=r"att_splits\.mat lacks allclasses_names, trainval_loc"):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    "file, classes, message",
+    [
+        ("valclasses1", ["cow"], r"valclasses1\.txt names classes that att_splits\.mat lacks \(cow\)"),
+        ("testclasses", ["bear", "bear"], r"testclasses\.txt .*twice \(bear\)"),
+        ("trainclasses1", ["ant"], r"trainclasses1\.txt and valclasses1\.txt together are not"),
+        ("testclasses", ["bear", "ant"], r"no partition of the classes: ant"),
+        ("testclasses", [], r"no partition of the classes: bear"),
+    ],
+)
+def test_contradicting_class_lists(folder, file, classes, message):
+    (folder / f"{file}.txt").write_text("\n".join(classes))
+    with pytest.raises(ValueError, match=message):
+        read(folder)
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"trainval_loc": [1, 2, 3, 4, 5, 6, 11]}, "trainval_loc names image 11, which is not among the images"),
+        ({"trainval_loc": [1, 2, 3, 4, 5, 6, 9]}, "image 9 is in trainval_loc and in test_seen_loc"),
+        ({"trainval_loc": [1, 2, 3, 4, 6]}, "1 of 10 images are in no part, such as 5"),
+        (
+            {"trainval_loc": [2, 3, 4, 5, 6], "test_unseen_loc": [1, 7, 8]},
+            "unseen classes .*image 1 of the seen class ant is in test_unseen_loc",
+        ),
+        (
+            {"test_seen_loc": [8, 9, 10], "test_unseen_loc": [7]},
+            "unseen classes .*image 8 of the unseen class bear is in test_seen_loc",
+        ),
+    ],
+)
+def test_split_against_images(folder, changes, message):
+    write_mat(folder, **{key: np.array(ids)[:, None] for key, ids in changes.items()})
+    with pytest.raises(ValueError, match=f"{message}.*xlsa17.zip"):
+        read(folder).check(CLASS_OF_IMAGE)
+
+
+def test_class_names_against_images(folder):
+    with pytest.raises(ValueError, match="only the images have camel, only the split has cat"):
+        read(folder).check({i: name.replace("cat", "camel") for i, name in CLASS_OF_IMAGE.items()})
+
+
+DATA_DIR = Path(os.environ.get("DEDN_DATA_DIR", Path(__file__).parents[3] / "shared" / "data"))
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(
+    not (DATA_DIR / "xlsa17").is_dir(),
+    reason=f"no xlsa17 in {DATA_DIR}: set DEDN_DATA_DIR to the folder that holds it",
+)
+@pytest.mark.parametrize(
+    "name, sizes", [("CUB", (7057, 1764, 2967)), ("SUN", (10320, 2580, 1440)), ("AWA2", (23527, 5882, 7913))]
+)
+def test_real_splits(name, sizes):
+    split = read_proposed_split(DATA_DIR, name)
+    assert tuple(len(split.image_ids[part]) for part in ("trainval", "test_seen", "test_unseen")) == sizes
+    assert split.sha256 == PROPOSED_SPLIT_SHA256[name]
+    assert split.name == PROPOSED_SPLIT_NAME

@@ -1,0 +1,133 @@
+import json
+
+import pytest
+from golden_cases import VARIANTS, load_case
+from tiny_model import make_tiny_config
+from transformers import AutoConfig, ResNetConfig
+
+from dedn_hf import DednConfig
+from dedn_hf.configuration_dedn import PRESETS
+
+
+def preset(variant, **kwargs):
+    num_attributes = sum(map(len, PRESETS[variant]["attribute_groups"].values()))
+    return DednConfig.from_preset(variant, attribute_names=[f"attribute {i}" for i in range(num_attributes)], **kwargs)
+
+
+@pytest.mark.parametrize(
+    "variant, sizes",
+    [
+        ("cub", {"head": 112, "torso": 87, "wing": 24, "tail": 40, "leg": 15, "whole body": 34}),
+        ("sun", {"function": 64, "element": 27, "environment and material": 9, "other": 2}),
+        ("awa2", {"texture": 18, "limb": 15, "abstract": 38, "environment": 14}),
+    ],
+)
+def test_preset_groups_have_the_released_sizes(variant, sizes):
+    assert {name: len(indices) for name, indices in PRESETS[variant]["attribute_groups"].items()} == sizes
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_preset_groups_are_the_golden_ones(variant):
+    case, _ = load_case(variant)
+    for group, indices in enumerate(PRESETS[variant]["attribute_groups"].values()):
+        assert indices == (case["input.attribute_group"] == group).nonzero().flatten().tolist()
+
+
+@pytest.mark.parametrize(
+    "variant, grid, rank, target, seen, calibration, region_mix, coarse_mix",
+    [
+        ("cub", 14, None, 2, 1, 0, 0.8, 0.9),
+        ("sun", 14, 256, 1, 1, 0, 0.95, 0.3),
+        ("awa2", 7, None, 1, 1, 0.11, 0.8, 0.5),
+    ],
+)
+def test_preset_settings_are_the_released_ones(variant, grid, rank, target, seen, calibration, region_mix, coarse_mix):
+    config = preset(variant)
+    assert (config.feature_channels, config.grid_size, config.word_vector_size) == (2048, grid, 300)
+    assert config.region_value_rank == rank
+    assert (config.target_margin, config.seen_margin, config.class_bias) == (target, seen, 1)
+    assert config.self_calibration_weight == calibration
+    assert (config.distillation_weight, config.alignment_weight) == (0.1, 0.001)
+    assert (config.region_mix, config.coarse_mix) == (region_mix, coarse_mix)
+    assert config.backbone_config is None and config.calibration is None and config.normalize_features
+
+
+def test_preset_takes_changes_and_stays_as_it_is():
+    assert preset("cub", region_mix=0.6).region_mix == 0.6
+    assert PRESETS["cub"]["region_mix"] == 0.8
+
+
+def test_unknown_preset_names_the_presets():
+    with pytest.raises(ValueError, match=r"'cub200'.*cub, sun, awa2, synthetic_birds"):
+        DednConfig.from_preset("cub200")
+
+
+def test_round_trip(tmp_path):
+    # Names out of alphabetical order, and more than ten classes: neither order may follow the JSON's sorted keys.
+    config = make_tiny_config(
+        backbone_config=ResNetConfig(embedding_size=4, hidden_sizes=[6], depths=[1], out_features=["stage1"]),
+        id2label={index: f"class {index}" for index in range(12)},
+        seen_class_ids=[0, 2, 11],
+        calibration=0.7,
+        region_value_rank=2,
+    )
+    config.save_pretrained(tmp_path)
+    loaded = AutoConfig.from_pretrained(tmp_path)
+    assert isinstance(loaded, DednConfig)
+    original, loaded_fields = config.to_dict(), loaded.to_dict()
+    assert (
+        loaded_fields.pop("backbone_config")["hidden_sizes"] == original.pop("backbone_config")["hidden_sizes"] == [6]
+    )
+    original.pop("_name_or_path", None), loaded_fields.pop("_name_or_path", None)
+    assert loaded_fields == original
+    assert isinstance(loaded.backbone_config, ResNetConfig) and loaded.backbone_config.out_features == ["stage1"]
+    assert list(loaded.attribute_groups) == list(config.attribute_groups)
+    assert list(loaded.id2label.items()) == [(index, f"class {index}") for index in range(12)]
+    assert loaded.trained_class_names == ["class 0", "class 2", "class 11"]
+    assert json.loads((tmp_path / "config.json").read_text())["label2id"]["class 11"] == 11
+
+
+def test_the_order_in_which_groups_are_given_does_not_matter():
+    groups = make_tiny_config().attribute_groups
+    again = make_tiny_config(attribute_groups=dict(reversed(groups.items())))
+    assert list(again.attribute_groups.items()) == list(groups.items())
+
+
+def test_defaults():
+    config = DednConfig(attribute_names=["a", "b"], num_labels=3)
+    assert config.attribute_groups == {"all": [0, 1]}
+    assert config.seen_class_ids == [0, 1, 2]
+    assert config.freeze_backbone and config.calibration is None
+    assert DednConfig().attribute_names == []
+
+
+def test_trained_classes_are_the_seen_ones_unless_told():
+    assert make_tiny_config().trained_class_names == ["jay", "wren", "swift"]
+    assert make_tiny_config(trained_class_names=["emu"]).trained_class_names == ["emu"]
+
+
+@pytest.mark.parametrize(
+    "groups, message",
+    [
+        ({"a": [0, 1, 2], "b": [4, 5, 6]}, r"each of the 7 attributes.*6 indices: missing \[3\]"),
+        ({"a": [0, 1, 2, 3], "b": [3, 4, 5, 6]}, r"8 indices: missing \[\], more than once \[3\]"),
+        ({"a": [0, 1, 2, 3], "b": [4, 5, 6, 7]}, r"beyond the attributes \[7\]"),
+        ({"a": [0, 1, 2, 3], "b": [4, 5, -1]}, r"missing \[6\].*beyond the attributes \[-1\]"),
+    ],
+)
+def test_groups_that_are_no_partition(groups, message):
+    with pytest.raises(ValueError, match=message):
+        make_tiny_config(attribute_groups=groups)
+
+
+@pytest.mark.parametrize("ids, strangers", [([0, 5], r"\[5\]"), ([-1, 2], r"\[-1\]")])
+def test_seen_classes_that_do_not_exist(ids, strangers):
+    with pytest.raises(ValueError, match=rf"{strangers}, but there are 5 classes.*id2label"):
+        make_tiny_config(seen_class_ids=ids)
+
+
+@pytest.mark.parametrize("name", ["region_mix", "coarse_mix"])
+@pytest.mark.parametrize("value", [-0.1, 1.1])
+def test_mixes_are_shares(name, value):
+    with pytest.raises(ValueError, match=rf"`{name}`.*{value}"):
+        make_tiny_config(**{name: value})
