@@ -254,8 +254,8 @@ def _check_keys(state: dict, variant: str, num_groups: int, entries: dict[str, s
     if missing or unexpected:
         raise ValueError(
             f"This is no state dict of the released program for variant {variant!r}: missing keys {missing}, "
-            f"unexpected keys {unexpected}. If the state dict lies deeper in the file, or its keys have a prefix, save "
-            "it by itself with the program's own names."
+            f"unexpected keys {unexpected}. If the state dict lies deeper in the file, or its keys have a prefix, "
+            "save it by itself with the program's own names."
         )
 
 
