@@ -30,7 +30,7 @@ def main():
         name = data.class_names[bird["label"]]
         draw.text((x + cell_width // 2, y + picture + 8), name, fill="black", font=font, anchor="mt")
     temporary = f"{args.output}.tmp"
-    sheet.save(temporary, format="PNG", optimize=True)
+    sheet.quantize(256).save(temporary, format="PNG", optimize=True)
     os.replace(temporary, args.output)
 
 

@@ -81,13 +81,13 @@ PRESETS = {
         "backbone_config": {
             "model_type": "resnet",
             "embedding_size": 32,
-            "hidden_sizes": [64, 128, 256],
+            "hidden_sizes": [32, 64, 128],
             "depths": [1, 1, 1],
             "layer_type": "basic",
             "out_features": ["stage3"],
         },
         "freeze_backbone": False,
-        "feature_channels": 256,
+        "feature_channels": 128,
         "grid_size": 6,
         "word_vector_size": 64,
         "class_bias": 1.0,
@@ -223,6 +223,9 @@ class DednConfig(PretrainedConfig):
         self.region_mix = region_mix
         self.coarse_mix = coarse_mix
 
+        if __name__.startswith("dedn_hf."):
+            # Where this package is installed it has registered the pipeline; a model's own would ask for trust in it.
+            kwargs.pop("custom_pipelines", None)
         if kwargs.get("id2label") is not None and kwargs.get("label2id") is None:
             kwargs["label2id"] = {label: int(index) for index, label in kwargs["id2label"].items()}
         super().__init__(**kwargs)

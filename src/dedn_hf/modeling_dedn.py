@@ -9,6 +9,8 @@ description. From top to bottom: the pooling by attention, a head, an expert, th
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +21,14 @@ from transformers import initialization as init
 from transformers.utils import ModelOutput
 
 from .configuration_dedn import DednConfig
+
+if TYPE_CHECKING:
+    # A saved model takes along the files that this one imports: the pipeline too, and again when it is saved anew.
+    from .pipeline_dedn import ZeroShotAttributeClassificationPipeline  # noqa: F401
+
+
+# Numbers in one tensor of a block of images: 8 MB in float32, so that a few of them stay in a processor's cache.
+BLOCK_SIZE = 2**21
 
 
 class AttentivePooling(torch.autograd.Function):
@@ -40,8 +50,8 @@ class AttentivePooling(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, tokens, value, weight):
-        # About 8 MB for each of an image block's tensors, and at least two images, one for each of two threads.
-        block = max(2, 2**21 // (len(weight) * tokens.shape[1]))
+        # At least two images, one for each of two threads.
+        block = max(2, BLOCK_SIZE // (len(weight) * tokens.shape[1]))
         keep_values = tokens.shape[1] <= tokens.shape[2]
         scores, kept = [], []
         for image in tokens.split(block):
@@ -312,6 +322,7 @@ class DednPreTrainedModel(PreTrainedModel):
             seen = torch.zeros(self.config.num_labels, dtype=torch.bool)
             seen[self.config.seen_class_ids] = True
             init.copy_(module.seen_classes, seen)
+            init.copy_(module.attribute_calibration, torch.tensor([[1.0], [0.0]]).expand(2, len(self.config.attribute_names)))
 
 
 class DednModel(DednPreTrainedModel):
@@ -334,6 +345,7 @@ class DednModel(DednPreTrainedModel):
         self.fine_expert = DednExpert(config, list(config.attribute_groups.values()))
         self.register_buffer("class_attributes", torch.empty(config.num_labels, num_attributes))
         self.register_buffer("seen_classes", torch.empty(config.num_labels, dtype=torch.bool))
+        self.register_buffer("attribute_calibration", torch.empty(2, num_attributes))
         self.post_init()
         self.train(self.training)
 
@@ -345,13 +357,24 @@ class DednModel(DednPreTrainedModel):
             self.backbone.requires_grad_(False)
         return self
 
-    def save_pretrained(self, *args, **kwargs):
-        """As [`PreTrainedModel.save_pretrained`]; what is saved loads through both auto classes that the model serves."""
+    def save_pretrained(self, save_directory, *args, **kwargs):
+        """
+        As [`PreTrainedModel.save_pretrained`]; what is saved loads through both auto classes that the model serves and
+        through `pipeline`, also where only transformers is installed. The image processor is saved by itself.
+        """
         # register_for_auto_class knows one only, and a loaded model's map may point to where it came from.
-        reference = f"{type(self).__module__.split('.')[-1]}.{type(self).__name__}"
         auto_classes = ("AutoModel", "AutoModelForZeroShotImageClassification")
+        reference = f"modeling_dedn.{type(self).__name__}"
         self.config.auto_map = {**getattr(self.config, "auto_map", {}), **dict.fromkeys(auto_classes, reference)}
-        return super().save_pretrained(*args, **kwargs)
+        self.config.custom_pipelines = {
+            "zero-shot-attribute-classification": {
+                "impl": "pipeline_dedn.ZeroShotAttributeClassificationPipeline",
+                "pt": ["AutoModelForZeroShotImageClassification"],
+            }
+        }
+        super().save_pretrained(save_directory, *args, **kwargs)
+        for file in Path(save_directory).glob("*.safetensors"):  # which are written for their owner only
+            file.chmod(0o644)
 
     def set_word_vectors(self, word_vectors):
         """
@@ -416,6 +439,45 @@ class DednModel(DednPreTrainedModel):
         self.config.seen_class_ids = [index for index, value in enumerate(seen) if value]
         self.class_attributes = class_attributes
         self.seen_classes = torch.tensor(seen, dtype=torch.bool, device=class_attributes.device)
+
+    def set_attribute_calibration(self, calibration):
+        """
+        Stores what makes attribute scores readable, see [`~DednModel.attribute_probabilities`].
+
+        Args:
+            calibration (`torch.Tensor` or `np.ndarray` of shape `(2, A)`):
+                Slopes a, none of them negative, and offsets b, as `fit_attribute_calibration` returns them.
+
+        Raises:
+            ValueError: If the shape is another, a number is not finite or a slope is negative.
+        """
+        calibration = torch.as_tensor(calibration).to(self.attribute_calibration)
+        if calibration.shape != self.attribute_calibration.shape:
+            raise ValueError(
+                f"`calibration` has shape {tuple(calibration.shape)}, but the model has "
+                f"{len(self.config.attribute_names)} attributes. Give a row of slopes and a row of offsets for them."
+            )
+        if not calibration.isfinite().all() or (calibration[0] < 0).any():
+            raise ValueError("Slopes and offsets of a calibration must be finite, and no slope may be negative.")
+        self.attribute_calibration = calibration
+
+    def attribute_probabilities(self, attribute_scores: torch.Tensor) -> torch.Tensor:
+        """
+        Attribute scores as a person can read them: σ(a·score + b), how strongly the class of the image has the
+        attribute, on the scale of the class-attribute matrix divided by its largest entry.
+
+        a and b were fitted for each attribute on the training images, so that attributes can be compared. They hold for
+        scores in evaluation mode, with the mixes of the config. A model without them has a = 1 and b = 0.
+
+        Args:
+            attribute_scores (`torch.Tensor` of shape `(B, A)`):
+                As in [`DednOutput`].
+
+        Returns:
+            `torch.Tensor` of shape `(B, A)`, from 0 to 1.
+        """
+        slope, offset = self.attribute_calibration.float()
+        return (slope * attribute_scores.float() + offset).sigmoid()
 
     def set_backbone(self, backbone: PreTrainedModel):
         """
@@ -514,9 +576,11 @@ class DednModel(DednPreTrainedModel):
 
         loss = loss_parts = None
         if labels is not None:
-            loss, loss_parts = self._loss(
-                (coarse_region, coarse_channel), (fine_region, fine_channel), class_rows, seen, labels
-            )
+            # Exponentials and cubes of scores: not for bfloat16.
+            with torch.autocast(feature_map.device.type, enabled=False):
+                loss, loss_parts = self._loss(
+                    (coarse_region, coarse_channel), (fine_region, fine_channel), class_rows, seen, labels
+                )
 
         attentions = None
         if output_attentions:

@@ -1,0 +1,40 @@
+# Two commands for a fresh machine with Python ≥ 3.11: `make demo` and `make test`.
+PYTHON ?= python3
+# Torch goes in first. For the smaller CPU-only build on Linux:
+#   make demo TORCH="torch==2.13.0 --index-url https://download.pytorch.org/whl/cpu"
+TORCH ?= torch==2.13.0
+BIN = .venv/bin
+OUTPUT = outputs/synthetic_birds
+
+.PHONY: demo test test-all lint format clean
+
+demo: .venv/installed
+	$(BIN)/python scripts/train.py --output_dir $(OUTPUT) --overwrite_output_dir
+	$(BIN)/python scripts/evaluate.py --model $(OUTPUT) --dataset synthetic_birds --output_dir $(OUTPUT)/evaluation
+	$(BIN)/python scripts/explain.py --model $(OUTPUT) --dataset synthetic_birds --split test_unseen --index 0 \
+		--output $(OUTPUT)/evaluation/explanation.png
+
+test: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+
+# The slow tests and those on real CUB (skipped where it is not found), too.
+test-all: lint
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "slow or real_data or not slow"
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: .venv/installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12 …')"
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet $(TORCH)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
