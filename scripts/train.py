@@ -6,14 +6,15 @@ Trains and evaluates DEDN.
     accelerate launch scripts/train.py --dataset cub --data_dir DATA --feature_maps STORE --backbone BACKBONE
 """
 
-import shutil
+import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import yaml
 from transformers import HfArgumentParser
 
-from dedn_hf.training import RECIPES, DednTrainingArguments
+from dedn_hf.training import RECIPES, DednTrainingArguments, recipe
 
 
 @dataclass
@@ -29,11 +30,14 @@ class ScriptArguments:
     )
     backbone: str | None = field(
         default=None,
-        metadata={"help": "Pretrained backbone, kept frozen: of the images, or the one that made the feature maps."},
+        metadata={"help": "The backbone that made the feature maps: the saved model then takes images, too."},
     )
     protocol: str = field(
         default="validated",
-        metadata={"help": "validated: choose on validation classes; reference: as released.", "choices": list(RECIPES)},
+        metadata={
+            "help": "validated: choose on validation classes; reference: as released.",
+            "choices": list(RECIPES),
+        },
     )
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; one run each."})
     word_vectors: str | None = field(
@@ -44,41 +48,59 @@ class ScriptArguments:
     )
 
 
-def defaults(protocol: str, dataset: str) -> dict:
-    recipe = RECIPES.get(protocol, {}).get(dataset, {})
-    return {"output_dir": f"outputs/{dataset}", **recipe}
+def read_settings(file: str) -> list[str]:
+    """The settings of a YAML or JSON file as they would be on the command line, where types and names are checked."""
+    text = Path(file).read_text(encoding="utf-8")
+    settings = json.loads(text) if file.endswith(".json") else yaml.safe_load(text)
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file} must hold names and values of arguments, such as `dataset: cub`.")
+    arguments = []
+    for name, value in settings.items():
+        if isinstance(value, list):
+            arguments += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            arguments.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+    return arguments
 
 
 def parse_arguments() -> tuple[ScriptArguments, DednTrainingArguments]:
-    parser = HfArgumentParser((ScriptArguments, DednTrainingArguments), description=__doc__)
-    if len(sys.argv) == 2 and sys.argv[1].endswith((".yaml", ".yml", ".json")):
-        import yaml
-
-        # JSON is YAML, too.
-        given = yaml.safe_load(Path(sys.argv[1]).read_text(encoding="utf-8"))
-        dataset, protocol = given.get("dataset", "synthetic_birds"), given.get("protocol", "validated")
-        script, training = parser.parse_dict({**defaults(protocol, dataset), **given})
-    else:
-        known, _ = HfArgumentParser(ScriptArguments, add_help=False).parse_known_args()
-        parser.set_defaults(**defaults(known.protocol, known.dataset))
-        script, training = parser.parse_args_into_dataclasses()
+    options = {"description": __doc__.strip().splitlines()[0], "allow_abbrev": False}
+    parser = HfArgumentParser((ScriptArguments, DednTrainingArguments), **options)
+    given = sys.argv[1:]
+    if given and given[0].endswith((".yaml", ".yml", ".json")):
+        try:
+            given = read_settings(given[0]) + given[1:]
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            parser.error(f"{given[0]} cannot be read: {error}")
+    known, _ = HfArgumentParser(ScriptArguments, add_help=False, **options).parse_known_args(given)
+    parser.set_defaults(output_dir=f"outputs/{known.dataset}", **recipe(known.protocol, known.dataset))
+    script, training, unknown = parser.parse_args_into_dataclasses(given, return_remaining_strings=True)
+    if unknown:
+        parser.error(f"there are no such arguments: {' '.join(unknown)}")
+    if training.seed != DednTrainingArguments.seed:
+        parser.error("name seeds with --seeds, also a single one; --seed is set from it")
     return script, training
 
 
 def main():
     script, training = parse_arguments()
 
-    from dedn_hf.data.load import load_gzsl_dataset
-    from dedn_hf.training.inputs import prepare_inputs
-    from dedn_hf.training.protocol import format_results, run_protocol
+    from transformers.utils import logging
 
-    if script.overwrite_output_dir and training.process_index == 0 and Path(training.output_dir).exists():
-        shutil.rmtree(training.output_dir)
-    training.distributed_state.wait_for_everyone()
-    dataset = load_gzsl_dataset(script.dataset, script.data_dir, script.word_vectors)
+    from dedn_hf.data.load import load_gzsl_dataset
+    from dedn_hf.results import format_results
+    from dedn_hf.training.inputs import prepare_inputs
+    from dedn_hf.training.protocol import run_protocol
+
+    # Each checkpoint would have a bar for its one file of weights.
+    logging.disable_progress_bar()
+    with training.main_process_first(desc="data set"):
+        dataset = load_gzsl_dataset(script.dataset, script.data_dir, script.word_vectors)
     inputs = prepare_inputs(dataset, script.feature_maps, script.backbone)
-    results = run_protocol(script.protocol, dataset, inputs, training, script.seeds)
-    if training.should_save:
+    results = run_protocol(
+        script.protocol, dataset, inputs, training, script.seeds, overwrite=script.overwrite_output_dir
+    )
+    if training.process_index == 0:
         print(f"\n{script.dataset}, {script.protocol} protocol, seeds {results['seeds']}, per cent")
         print(format_results(results))
         print(f"Model and results.json: {training.output_dir}")

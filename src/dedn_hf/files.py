@@ -1,14 +1,29 @@
 """Writing files."""
 
 import json
+import math
 import os
 from pathlib import Path
 
 
 def write_json(path: str | os.PathLike, content: dict):
-    """Writes JSON under a temporary name and moves it, so that a file is there whole or not at all."""
+    """
+    Writes JSON under a temporary name and moves it, so that a file is there whole or not at all. JSON knows no NaN and
+    no infinity: they become `null`.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+    temporary.write_text(text + "\n", encoding="utf-8")
     os.replace(temporary, path)
+
+
+def _finite(content):
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and not math.isfinite(content):
+        return None
+    return content

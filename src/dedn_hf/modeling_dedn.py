@@ -322,7 +322,8 @@ class DednPreTrainedModel(PreTrainedModel):
             seen = torch.zeros(self.config.num_labels, dtype=torch.bool)
             seen[self.config.seen_class_ids] = True
             init.copy_(module.seen_classes, seen)
-            init.copy_(module.attribute_calibration, torch.tensor([[1.0], [0.0]]).expand(2, len(self.config.attribute_names)))
+            identity = torch.tensor([[1.0], [0.0]])
+            init.copy_(module.attribute_calibration, identity.expand_as(module.attribute_calibration))
 
 
 class DednModel(DednPreTrainedModel):
@@ -466,8 +467,8 @@ class DednModel(DednPreTrainedModel):
         Attribute scores as a person can read them: σ(a·score + b), how strongly the class of the image has the
         attribute, on the scale of the class-attribute matrix divided by its largest entry.
 
-        a and b were fitted for each attribute on the training images, so that attributes can be compared. They hold for
-        scores in evaluation mode, with the mixes of the config. A model without them has a = 1 and b = 0.
+        a and b were fitted for each attribute on the training images, so that attributes can be compared. They hold
+        for scores in evaluation mode, with the mixes of the config. A model without them has a = 1 and b = 0.
 
         Args:
             attribute_scores (`torch.Tensor` of shape `(B, A)`):

@@ -20,16 +20,21 @@ def load_gzsl_dataset(name: str, data_dir: str | None = None, word_vectors: str 
         data_dir (`str`, *optional*):
             Where its files are; the synthetic birds need none.
         word_vectors (`str`, *optional*):
-            A `.npy` file of shape `(A, D)`, or `"random"` to compose them from random vectors of the attributes' words.
-            By default `<data_dir>/attribute_vectors/<name>.npy`.
+            A `.npy` file of shape `(A, D)`, or `"random"` to compose them from random vectors of the words in the
+            attributes' names. By default `<data_dir>/attribute_vectors/<name>.npy`; the synthetic birds have vectors
+            of their own.
 
     Raises:
-        ValueError: If there is no such data set, or it needs a `data_dir`.
+        ValueError: If there is no such data set, it needs a `data_dir`, or cannot use `word_vectors`.
         FileNotFoundError: If a file is missing; says which, and where to get it.
     """
     if name not in DATASETS:
         raise ValueError(f"There is no data set {name!r}; choose one of {', '.join(DATASETS)}.")
     if name == "synthetic_birds":
+        if word_vectors not in (None, "random"):
+            raise ValueError(
+                f"The synthetic birds have word vectors of their own: leave --word_vectors {word_vectors} out."
+            )
         dataset = load_synthetic_birds()
     else:
         if data_dir is None:
@@ -40,7 +45,7 @@ def load_gzsl_dataset(name: str, data_dir: str | None = None, word_vectors: str 
     if dataset.word_vectors is None:
         expected = Path(data_dir) / "attribute_vectors" / f"{name}.npy"
         raise FileNotFoundError(
-            f"There are no word vectors for {name}: {expected} does not exist. Name a file with --word_vectors FILE, or "
-            "compose them from random ones with --word_vectors random."
+            f"There are no word vectors for {name}: {expected} does not exist. Name a file with --word_vectors FILE, "
+            "or compose them from random ones with --word_vectors random."
         )
     return dataset

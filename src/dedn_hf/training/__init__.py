@@ -1,4 +1,4 @@
-from .arguments import RECIPES, DednTrainingArguments
+from .arguments import RECIPES, DednTrainingArguments, recipe
 from .dataset import ClassSubset, PixelValueDataset
 from .sampler import ClassBalancedSampler
 from .trainer import DednTrainer
@@ -10,4 +10,5 @@ __all__ = [
     "DednTrainer",
     "DednTrainingArguments",
     "PixelValueDataset",
+    "recipe",
 ]

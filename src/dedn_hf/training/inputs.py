@@ -28,12 +28,15 @@ class ModelInputs:
             What the inputs fix in the config of the model.
         backbone (`PreTrainedModel`, *optional*):
             The frozen backbone that made the feature maps.
+        source (`dict`, *optional*, defaults to `{}`):
+            What the inputs come from, for `results.json`.
     """
 
     make: Callable[[datasets.Dataset], Dataset]
     image_processor: CLIPImageProcessor
     config: dict = field(default_factory=dict)
     backbone: PreTrainedModel | None = None
+    source: dict = field(default_factory=dict)
 
 
 def prepare_inputs(dataset: GzslDataset, feature_maps: str | None = None, backbone: str | None = None) -> ModelInputs:
@@ -68,12 +71,18 @@ def prepare_inputs(dataset: GzslDataset, feature_maps: str | None = None, backbo
     store.require(dataset=dataset.name, class_names=dataset.class_names)
     channels, height, width = store.shape
     if height != width:
-        raise ValueError(f"{feature_maps} holds maps of {height} × {width} regions, but the model takes square ones only.")
+        raise ValueError(
+            f"{feature_maps} holds maps of {height} × {width} regions, but the model takes square ones only."
+        )
     inputs = ModelInputs(
         lambda images: store.select(images["image_id"]),
         CLIPImageProcessor(**store.metadata["processor"]),
         {"backbone_config": None, "freeze_backbone": True, "feature_channels": channels, "grid_size": height},
+        source={key: store.metadata[key] for key in ("backbone", "backbone_sha256", "image_size")},
     )
+    for split in dataset.splits.values():
+        # Here, because the test images are not asked for before training has ended.
+        inputs.make(split)
     if backbone is not None:
         inputs.backbone = load_backbone(backbone)
         store.require(backbone_sha256=fingerprint_weights(inputs.backbone))

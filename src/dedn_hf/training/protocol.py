@@ -1,37 +1,43 @@
 """
 The two protocols of training and evaluation.
 
-`reference` is as released: train on trainval, look at the test set after every epoch, report the best epoch. Its figures
-are comparable with published ones, and too good. `validated` chooses on validation classes, trains anew and reads the
-test set once. See the README for what each is good for.
+`reference` is as released: train on trainval, look at the test set after every epoch, report the best epoch. Its
+figures are comparable with published ones, and too good. `validated` chooses on validation classes, trains anew and
+reads the test set once. See the README for what each is good for.
 """
 
 import dataclasses
+import hashlib
 import json
+import math
 import os
-import platform
 import shutil
-import sys
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import datasets
 import numpy as np
-from torch.utils.data import ConcatDataset, Dataset
-from transformers import TrainerCallback, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from safetensors.torch import load_file
+from transformers import TrainerCallback, TrainerState, set_seed
 
 from ..configuration_dedn import PRESETS, DednConfig
 from ..data import GzslDataset
 from ..evaluation import ausuc, choose_mixes, gzsl_metrics, seen_unseen_curve
 from ..files import write_json
 from ..modeling_dedn import DednModel
+from ..results import provenance
 from .arguments import DednTrainingArguments
 from .dataset import ClassSubset
 from .inputs import ModelInputs
 from .trainer import DednTrainer
 
-PROTOCOLS = ("validated", "reference")
+# Protocol → splits that it cannot do without. Without test images `validated` has no figures for them.
+PROTOCOLS = {
+    "validated": ("trainval", "train", "validation_seen", "validation_unseen"),
+    "reference": ("trainval", "test_seen", "test_unseen"),
+}
 _RECORDED_ARGUMENTS = (
     "optim",
     "optim_args",
@@ -46,6 +52,7 @@ _RECORDED_ARGUMENTS = (
     "max_steps",
     "balanced_batches",
     "bf16",
+    "world_size",
 )
 _RECORDED_SETTINGS = (
     "class_bias",
@@ -67,16 +74,18 @@ class _StopAfterEpoch(TrainerCallback):
         self.epoch = epoch
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        control.should_training_stop = round(state.epoch) >= self.epoch
+        control.should_training_stop = state.epoch >= self.epoch
 
 
-def build_model(dataset: GzslDataset, class_ids: Sequence[int], unseen_class_ids: Sequence[int], **config) -> DednModel:
+def build_model(
+    dataset: GzslDataset, class_ids: Sequence[int], unseen_class_ids: Sequence[int], **config
+) -> DednModel:
     """
     A new model for some classes of a data set, with its word vectors and class attributes.
 
     Args:
         dataset (`GzslDataset`):
-            The data set; the settings are its preset's.
+            The data set; the settings are those of the preset of its name, or else the defaults of [`DednConfig`].
         class_ids (`Sequence[int]`):
             The classes that the model knows; its ids are places in this list.
         unseen_class_ids (`Sequence[int]`):
@@ -85,18 +94,19 @@ def build_model(dataset: GzslDataset, class_ids: Sequence[int], unseen_class_ids
             What differs from the preset, see [`DednConfig`].
     """
     names = [dataset.class_names[class_id] for class_id in class_ids]
-    seen = [class_id not in set(unseen_class_ids) for class_id in class_ids]
+    unseen = set(unseen_class_ids)
+    seen = [class_id not in unseen for class_id in class_ids]
     model = DednModel(
-        DednConfig.from_preset(
-            dataset.name,
-            **{
+        DednConfig(
+            **PRESETS.get(dataset.name, {})
+            | {
                 "attribute_names": dataset.attribute_names,
                 "attribute_groups": dataset.attribute_groups,
                 "word_vector_size": dataset.word_vectors.shape[1],
                 "id2label": dict(enumerate(names)),
                 "seen_class_ids": np.flatnonzero(seen).tolist(),
-                **config,
-            },
+            }
+            | config
         )
     )
     model.set_word_vectors(dataset.word_vectors)
@@ -110,12 +120,13 @@ def run_protocol(
     inputs: ModelInputs,
     args: DednTrainingArguments,
     seeds: Sequence[int],
+    overwrite: bool = False,
 ) -> dict:
     """
     Trains and evaluates on a data set; writes the model and `results.json` into `args.output_dir`.
 
     With several seeds each has a folder `seed_<n>` below it, and the first seed's model is on top. What was finished
-    is not done again: the same call goes on from the last checkpoint.
+    is not done again: the same call goes on from the last checkpoint. Several machines must share the folder to go on.
 
     Args:
         protocol (`str`):
@@ -128,51 +139,62 @@ def run_protocol(
             Arguments of training; the protocol sets seed, evaluation and saving.
         seeds (`Sequence[int]`):
             One run each.
+        overwrite (`bool`, *optional*, defaults to `False`):
+            Whether a run that `output_dir` holds is deleted first.
 
     Returns:
-        `dict`: what `results.json` holds.
+        `dict`: what `results.json` holds. A figure that no image speaks of is `None`.
 
     Raises:
-        ValueError: If there is no such protocol, a seed occurs twice, or `output_dir` holds a run with other settings.
+        ValueError: If there is no such protocol, the data set lacks a split for it, a seed occurs twice, `output_dir`
+            holds a run with other settings, or is not to be deleted.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"There is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
     if len(set(seeds)) != len(seeds) or not seeds:
         raise ValueError(f"Seeds must be given and differ, but they are {list(seeds)}.")
-    output_dir = Path(args.output_dir)
-    preset = {name: PRESETS[dataset.name][name] for name in _RECORDED_SETTINGS if name in PRESETS[dataset.name]}
+    empty = [split for split in PROTOCOLS[protocol] if not len(dataset.splits[split])]
+    if empty:
+        raise ValueError(
+            f"The {protocol} protocol needs images in {', '.join(PROTOCOLS[protocol])}, but {dataset.name} has none "
+            f"in {', '.join(empty)}. Put classes or images there, or choose the other protocol."
+        )
     settings = {name: getattr(args, name) for name in _RECORDED_ARGUMENTS}
-    settings |= preset | {name: inputs.config[name] for name in _RECORDED_SETTINGS if name in inputs.config}
+    config = build_model(dataset, range(len(dataset.class_names)), dataset.unseen_class_ids, **inputs.config).config
+    settings |= {name: getattr(config, name) for name in _RECORDED_SETTINGS} | inputs.source
+    settings["word_vectors_sha256"] = hashlib.sha256(dataset.word_vectors.tobytes()).hexdigest()
     request = {
         "dataset": dataset.name,
         "protocol": protocol,
         "split": {"name": dataset.split_name, "sha256": dataset.split_sha256},
         "settings": {key: getattr(value, "value", value) for key, value in settings.items()},
     }
+    # Here, because it fails where the package is not installed.
+    origin = provenance()
+    output_dir = Path(args.output_dir)
+    if overwrite:
+        _from_main(lambda: _remove_run(output_dir))
 
-    runs = []
-    for seed in seeds:
-        folder = output_dir / f"seed_{seed}" if len(seeds) > 1 else output_dir
-        seed_request = request | {"seeds": [seed]}
-        with args.main_process_first(desc="checking what the output folder holds"):
-            _start(folder, seed_request)
-        if not (folder / "results.json").is_file():
-            run = _Run(dataset, inputs, args, seed, folder)
-            figures = run.validated() if protocol == "validated" else run.reference()
-            if args.should_save:
-                write_json(folder / "results.json", seed_request | figures | _provenance())
-                shutil.rmtree(folder / "unfinished")
-            args.distributed_state.wait_for_everyone()
-        runs.append(json.loads((folder / "results.json").read_text()))
+    def run_seed(seed: int, folder: Path) -> dict:
+        results = _from_main(lambda: _start(folder, request | {"seeds": [seed]}))
+        if results is None:
+            figures = _Run(dataset, inputs, args, seed, folder).run(protocol)
+            results = _finish(args, folder, request | {"seeds": [seed]} | figures | origin)
+        return results
 
     if len(seeds) == 1:
-        return runs[0]
-    results = request | {"seeds": list(seeds)} | _mean_and_std(runs) | _provenance()
-    if args.should_save:
-        for file in (output_dir / f"seed_{seeds[0]}").iterdir():
-            if file.is_file() and file.name != "results.json":
-                shutil.copy2(file, output_dir / file.name)
-        write_json(output_dir / "results.json", results)
+        return run_seed(seeds[0], output_dir)
+    results = _from_main(lambda: _start(output_dir, request | {"seeds": list(seeds)}))
+    if results is None:
+        runs = [run_seed(seed, output_dir / f"seed_{seed}") for seed in seeds]
+        if args.should_save:
+            files = [file for file in (output_dir / f"seed_{seeds[0]}").iterdir() if file.name != "results.json"]
+            shutil.rmtree(output_dir / "unfinished" / "model", ignore_errors=True)
+            (output_dir / "unfinished" / "model").mkdir()
+            for file in files:
+                shutil.copy2(file, output_dir / "unfinished" / "model")
+            _move_files(output_dir / "unfinished" / "model", output_dir)
+        results = _finish(args, output_dir, request | {"seeds": list(seeds)} | _mean_and_std(runs) | origin)
     return results
 
 
@@ -183,13 +205,17 @@ class _Run:
         self.dataset, self.inputs, self.args, self.seed, self.folder = dataset, inputs, args, seed, folder
         self.all_class_ids = list(range(len(dataset.class_names)))
 
-    def validated(self) -> dict:
+    def run(self, protocol: str) -> dict:
+        return self._validated() if protocol == "validated" else self._reference()
+
+    def _validated(self) -> dict:
         dataset = self.dataset
         class_ids = sorted(dataset.seen_class_ids)
         model = self._model(class_ids, dataset.validation_class_ids)
         class_attributes, seen = model.class_attributes.numpy(), model.config.seen_class_ids
 
         def choose(prediction):
+            # The last output of the model is `expert_scores`.
             choice = choose_mixes(prediction.predictions[-1], class_attributes, prediction.label_ids, seen)
             mixes = {name: getattr(choice, name) for name in ("region_mix", "coarse_mix", "calibration")}
             return choice.metrics | mixes
@@ -202,11 +228,11 @@ class _Run:
             compute_metrics=choose,
             eval_strategy="epoch",
         )
-        chooser.train(resume_from_checkpoint=get_last_checkpoint(chooser.args.output_dir))
-        history = [entry for entry in chooser.state.log_history if "eval_H" in entry]
-        best = max(history, key=lambda entry: entry["eval_H"])
+        self._train(chooser)
+        best = _best_epoch(chooser)
         chosen = {name: best[f"eval_{name}"] for name in ("region_mix", "coarse_mix", "calibration")}
-        epochs = round(best["epoch"])
+        # Whole ones, also where `max_steps` ends training within an epoch.
+        epochs = math.ceil(best["epoch"])
 
         trainer = self._trainer(
             "final",
@@ -214,18 +240,18 @@ class _Run:
             train_dataset=self._examples(["trainval"], self.all_class_ids),
             callbacks=[_StopAfterEpoch(epochs)],
         )
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(trainer.args.output_dir))
+        self._train(trainer, last_epoch=epochs)
         for name, value in chosen.items():
             setattr(trainer.model.config, name, value)
         test = self._test(trainer)
-        self._save(trainer, chooser.state.log_history, trainer.state.log_history)
+        self._save(trainer, choose=chooser.state.log_history, final=trainer.state.log_history)
         return {
             "chosen": {"epochs": epochs, **chosen},
             "validation": {name: best[f"eval_{name}"] for name in ("T1", "U", "S", "H")},
             "test": test,
         }
 
-    def reference(self) -> dict:
+    def _reference(self) -> dict:
         trainer = self._trainer(
             "final",
             self._model(self.all_class_ids, self.dataset.unseen_class_ids),
@@ -233,78 +259,149 @@ class _Run:
             eval_dataset=self._examples(["test_seen", "test_unseen"], self.all_class_ids),
             eval_strategy="epoch",
             load_best_model_at_end=True,
-            metric_for_best_model="H",
-            greater_is_better=True,
         )
-        trainer.train(resume_from_checkpoint=get_last_checkpoint(trainer.args.output_dir))
-        history = [entry for entry in trainer.state.log_history if "eval_H" in entry]
-        best = max(history, key=lambda entry: entry["eval_H"])
+        self._train(trainer)
         test = self._test(trainer)
-        self._save(trainer, trainer.state.log_history)
-        return {"chosen": {"epochs": round(best["epoch"]), "on": "the test set, as released"}, "test": test}
+        self._save(trainer, final=trainer.state.log_history)
+        epochs = math.ceil(_best_epoch(trainer)["epoch"])
+        return {"chosen": {"epochs": epochs, "on": "the test set, as released"}, "test": test}
 
     def _model(self, class_ids, unseen_class_ids) -> DednModel:
         set_seed(self.seed)
         return build_model(self.dataset, class_ids, unseen_class_ids, **self.inputs.config)
 
-    def _examples(self, splits, class_ids) -> Dataset:
-        examples = [ClassSubset(self.inputs.make(self.dataset.splits[split]), class_ids) for split in splits]
-        return examples[0] if len(examples) == 1 else ConcatDataset(examples)
+    def _examples(self, splits, class_ids) -> ClassSubset:
+        images = datasets.concatenate_datasets([self.dataset.splits[split] for split in splits])
+        return ClassSubset(self.inputs.make(images), class_ids)
 
-    def _trainer(self, stage, model, callbacks=(), compute_metrics=None, eval_dataset=None, train_dataset=None, **args):
+    def _trainer(self, stage: str, model: DednModel, **kwargs) -> DednTrainer:
+        own = {name: kwargs.pop(name) for name in ("eval_strategy", "load_best_model_at_end") if name in kwargs}
         args = dataclasses.replace(
             self.args,
             output_dir=str(self.folder / "unfinished" / stage),
             seed=self.seed,
             save_strategy="epoch",
-            save_total_limit=1,
-            **args,
+            # The best and the last. With one, the Trainer deletes the last when training ends.
+            save_total_limit=2,
+            metric_for_best_model="H",
+            greater_is_better=True,
+            **own,
         )
-        os.makedirs(args.output_dir, exist_ok=True)
-        metrics = {} if compute_metrics is None else {"compute_metrics": compute_metrics}
-        return DednTrainer(
-            model,
-            args,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            callbacks=list(callbacks),
-            **metrics,
-        )
+        return DednTrainer(model, args, **kwargs)
 
-    def _test(self, trainer) -> dict:
+    def _train(self, trainer: DednTrainer, last_epoch: float = math.inf):
+        """Trains, or goes on from the last checkpoint."""
+        found = _from_main(lambda: _last_checkpoint(Path(trainer.args.output_dir)))
+        if found is None:
+            trainer.train()
+            return
+        checkpoint, state = found
+        if state.global_step < state.max_steps and state.epoch < last_epoch:
+            trainer.train(resume_from_checkpoint=str(checkpoint))
+            return
+        # It had ended, and the Trainer would go on for another step, or another epoch.
+        if trainer.args.load_best_model_at_end:
+            checkpoint = checkpoint.with_name(f"checkpoint-{state.best_global_step}")
+        trainer.model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+        trainer.state = state
+
+    def _test(self, trainer: DednTrainer) -> dict:
         prediction = trainer.predict(self._examples(["test_seen", "test_unseen"], self.all_class_ids))
         logits, labels, seen = prediction.predictions[0], prediction.label_ids, self.dataset.seen_class_ids
-        return gzsl_metrics(logits, labels, seen) | {"AUSUC": ausuc(seen_unseen_curve(logits, labels, seen))}
+        metrics = gzsl_metrics(logits, labels, seen)
+        if not math.isnan(metrics["H"]):
+            metrics["AUSUC"] = ausuc(seen_unseen_curve(logits, labels, seen))
+        return {"AUSUC": None} | {name: None if math.isnan(value) else value for name, value in metrics.items()}
 
-    def _save(self, trainer, *histories):
+    def _save(self, trainer: DednTrainer, **histories):
         if not self.args.should_save:
             return
         model = trainer.accelerator.unwrap_model(trainer.model)
         if self.inputs.backbone is not None:
             model.set_backbone(self.inputs.backbone)
-        model.save_pretrained(self.folder)
-        self.inputs.image_processor.save_pretrained(self.folder)
-        write_json(self.folder / "training_log.json", dict(zip(("choose", "final")[-len(histories) :], histories)))
+        temporary = self.folder / "unfinished" / "model"
+        shutil.rmtree(temporary, ignore_errors=True)
+        model.save_pretrained(temporary)
+        self.inputs.image_processor.save_pretrained(temporary)
+        write_json(temporary / "training_log.json", histories)
+        _move_files(temporary, self.folder)
 
 
-def _start(folder: Path, request: dict):
-    """Leaves a record of what is run in the folder, or checks that a run that is there already is the same."""
-    record = folder / "unfinished" / "request.json"
-    results = folder / "results.json"
-    for file in (record, results):
+def _best_epoch(trainer: DednTrainer) -> dict:
+    history = [entry for entry in trainer.state.log_history if "eval_H" in entry]
+    return max(history, key=lambda entry: entry["eval_H"])
+
+
+def _from_main(function: Callable):
+    """What a function gives on the main process, on every process: the others may not see its files, or too late."""
+    return broadcast_object_list([function() if PartialState().is_main_process else None])[0]
+
+
+def _last_checkpoint(folder: Path) -> tuple[Path, TrainerState] | None:
+    """The last checkpoint that was written to its end, which `trainer_state.json` is."""
+    steps = sorted((int(path.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*")), reverse=True)
+    for step in steps:
+        checkpoint = folder / f"checkpoint-{step}"
+        try:
+            return checkpoint, TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            continue
+    return None
+
+
+def _start(folder: Path, request: dict) -> dict | None:
+    """
+    Leaves a record of what is run in the folder, or checks that a run that is there already is the same; gives the
+    results of a finished one.
+    """
+    record, results = folder / "unfinished" / "request.json", folder / "results.json"
+    for file in (results, record):
         if file.is_file():
-            there = json.loads(file.read_text())
-            differing = [key for key in request if there.get(key) != request[key]]
-            if differing:
-                changes = "; ".join(f"{key} is {there.get(key)} there, {request[key]} here" for key in differing)
+            there = json.loads(file.read_text(encoding="utf-8"))
+            # A record of an earlier version may lack a setting; then nothing can be said of it.
+            settings = there.get("settings", {})
+            changes = [(key, there.get(key), request[key]) for key in request if key != "settings"]
+            changes += [(key, settings[key], value) for key, value in request["settings"].items() if key in settings]
+            changes = [f"{key} is {old} there, {new} here" for key, old, new in changes if old != new]
+            if changes:
                 raise ValueError(
-                    f"{folder} holds a run with other settings: {changes}. Choose another --output_dir, or start anew "
-                    "with --overwrite_output_dir."
+                    f"{folder} holds a run with other settings: {'; '.join(changes)}. Choose another --output_dir, or "
+                    "start anew with --overwrite_output_dir."
                 )
-            return
-    if folder.is_dir() and any(file.name in ("config.json", "model.safetensors") for file in folder.iterdir()):
+            return there if file == results else None
+    if any((folder / name).exists() for name in ("config.json", "model.safetensors")):
         raise ValueError(f"{folder} holds a model that is not of such a run. Choose another --output_dir.")
     write_json(record, request)
+    return None
+
+
+def _finish(args: DednTrainingArguments, folder: Path, results: dict) -> dict:
+    if args.should_save:
+        # Written last: a run is finished with it.
+        write_json(folder / "results.json", results)
+        shutil.rmtree(folder / "unfinished")
+    args.distributed_state.wait_for_everyone()
+    return results
+
+
+def _remove_run(folder: Path):
+    if not folder.exists():
+        return
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise ValueError(f"--overwrite_output_dir does not delete {folder}, which is or holds the current folder.")
+    if not any((folder / name).is_file() for name in ("results.json", "unfinished/request.json")):
+        raise ValueError(
+            f"--overwrite_output_dir deletes the folder of a run only, but {folder} has neither results.json nor "
+            "unfinished/request.json. Choose another --output_dir, or leave --overwrite_output_dir out."
+        )
+    shutil.rmtree(folder)
+
+
+def _move_files(source: Path, target: Path):
+    for file in source.iterdir():
+        # safetensors writes files that only their owner can read.
+        file.chmod(0o644)
+        os.replace(file, target / file.name)
 
 
 def _mean_and_std(runs: list[dict]) -> dict:
@@ -312,34 +409,11 @@ def _mean_and_std(runs: list[dict]) -> dict:
     for part in ("validation", "test"):
         if part in runs[0]:
             values = {name: [run[part][name] for run in runs] for name in runs[0][part]}
-            figures[part] = {name: float(np.mean(value)) for name, value in values.items()}
-            figures["std"][part] = {name: float(np.std(value, ddof=1)) for name, value in values.items()}
+            figures[part] = {name: None if None in value else float(np.mean(value)) for name, value in values.items()}
+            figures["std"][part] = {
+                name: None if None in value else float(np.std(value, ddof=1)) for name, value in values.items()
+            }
     return figures
 
 
-def _provenance() -> dict:
-    packages = ("dedn-hf", "torch", "transformers", "accelerate", "datasets", "numpy")
-    arguments = [os.path.relpath(part) if os.path.isabs(part) else part for part in sys.argv]
-    return {
-        "versions": {"python": platform.python_version()} | {package: version(package) for package in packages},
-        "command": " ".join(["python", *arguments]),
-    }
-
-
-def format_results(results: dict) -> str:
-    """A table of `results.json` for the terminal, per cent."""
-    names = ["T1", "U", "S", "H", "AUSUC"]
-    std = results.get("std", {})
-    lines = [f"{'':12}" + "".join(f"{name:>15}" for name in names)]
-    for part in ("validation", "test"):
-        if part in results:
-            cells = []
-            for name in names:
-                value = results[part].get(name)
-                spread = std.get(part, {}).get(name)
-                cells.append("–" if value is None else f"{value:.1f}" + (f" ± {spread:.1f}" if spread is not None else ""))
-            lines.append(f"{part:12}" + "".join(f"{cell:>15}" for cell in cells))
-    return "\n".join(lines)
-
-
-__all__ = ["PROTOCOLS", "build_model", "format_results", "run_protocol"]
+__all__ = ["PROTOCOLS", "build_model", "run_protocol"]

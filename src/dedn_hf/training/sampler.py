@@ -32,9 +32,9 @@ class ClassBalancedSampler(Sampler[int]):
         self.indices_of_class = [np.flatnonzero(labels == label) for label in np.unique(labels)]
         if batch_size > len(self.indices_of_class):
             raise ValueError(
-                f"A class-balanced batch has one image each of different classes, but a batch has {batch_size} images and "
-                f"the training images are of {len(self.indices_of_class)} classes. Make the batch (per device × devices × "
-                "accumulation steps) no larger than that, or set `balanced_batches=False`."
+                f"A class-balanced batch has one image each of different classes, but a batch has {batch_size} images "
+                f"and the training images are of {len(self.indices_of_class)} classes. Make the batch (per device × "
+                "devices × accumulation steps) no larger than that, or set `balanced_batches=False`."
             )
         self.batch_size = batch_size
         self.num_batches = max(1, len(labels) // batch_size)

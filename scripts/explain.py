@@ -1,0 +1,95 @@
+"""
+Says in words what a model sees in an image, and draws where.
+
+    python scripts/explain.py --model MODEL image.jpg
+    python scripts/explain.py --model outputs/synthetic_birds --dataset synthetic_birds --split test_unseen --index 0
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+SPLITS = ("test_unseen", "test_seen", "trainval", "train", "validation_seen", "validation_unseen")
+
+
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("image", nargs="?", help="image file")
+    parser.add_argument("--model", required=True, help="folder or Hub id of a model with its backbone")
+    parser.add_argument("--output", help="PNG file to write (default: <image>_explanation.png in this folder)")
+    parser.add_argument("--top_classes", type=int, default=5, help="how many classes to name (default: 5)")
+    parser.add_argument("--top_attributes", type=int, default=5, help="how many attributes to show (default: 5)")
+    of_dataset = parser.add_argument_group("an image of a data set, instead of a file")
+    of_dataset.add_argument("--dataset", help="synthetic_birds, cub, …")
+    of_dataset.add_argument("--data_dir", help="folder of the data set's files; the synthetic birds need none")
+    of_dataset.add_argument("--split", choices=SPLITS, default=SPLITS[0], help=f"its split (default: {SPLITS[0]})")
+    of_dataset.add_argument("--index", type=int, default=0, help="which image of the split, from 0 (default: 0)")
+    args = parser.parse_args(arguments)
+    if (args.image is None) == (args.dataset is None):
+        parser.error("name either an image file or a --dataset.")
+    for name in ("top_classes", "top_attributes"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} is {getattr(args, name)}; at least 1 is needed.")
+    if args.image is not None and not Path(args.image).is_file():
+        parser.error(f"there is no image file {args.image}.")
+    if args.output is None:
+        stem = Path(args.image).stem if args.image else f"{args.dataset}_{args.split}_{args.index}"
+        args.output = f"{stem}_explanation.png"
+    if not args.output.lower().endswith(".png"):
+        parser.error(f"--output {args.output} must be a .png file.")
+    if args.image is not None and Path(args.output).resolve() == Path(args.image).resolve():
+        parser.error(f"--output {args.output} is the image itself; name another file.")
+    return args
+
+
+def main(arguments: list[str] | None = None):
+    args = parse_arguments(arguments)
+
+    from transformers import CLIPImageProcessor
+    from transformers.image_utils import load_image
+
+    from dedn_hf import DednModel
+    from dedn_hf.data import load_gzsl_dataset
+    from dedn_hf.evaluation.attention_maps import explain_image, plot_explanation
+
+    try:
+        model = DednModel.from_pretrained(args.model)
+        processor = CLIPImageProcessor.from_pretrained(args.model)
+        truth = None
+        if args.image is not None:
+            image = load_image(args.image)  # upright, as its EXIF tag says
+        else:
+            # The model has word vectors of its own.
+            dataset = load_gzsl_dataset(args.dataset, args.data_dir, word_vectors="random")
+            images = dataset.splits[args.split]
+            if not 0 <= args.index < len(images):
+                raise ValueError(f"{args.split} has images from 0 to {len(images) - 1}, and no {args.index}.")
+            image = images[args.index]["image"].convert("RGB")
+            truth = dataset.class_names[images[args.index]["label"]]
+        explanation = explain_image(model, processor, image, args.top_classes, args.top_attributes)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+
+    predicted = explanation.classes[0][0]
+    heading = f"{predicted}, {100 * explanation.classes[0][1]:.0f} %"
+    if truth is not None:
+        if truth not in model.config.trained_class_names:
+            known = "a class of which the model was never shown an image"
+        elif args.split.startswith("test"):
+            known = "a class that the model was trained on, but this image was not in training"
+        else:
+            known = "a class that the model was trained on, and this image is one of those it may have learned from"
+        print(f"True class: {truth}, {known}.")
+        heading += " (right)" if predicted == truth else f" (wrong: it is {truth})"
+    print("\nWhat it may be:")
+    for name, share, seen in explanation.classes:
+        print(f"  {100 * share:5.1f} %  {name} ({'seen' if seen else 'unseen'})")
+    print(f"\nWhat speaks for {predicted}, in points of its score over the average class's:")
+    for attribute in explanation.attributes:
+        print(f"  {attribute.contribution:+5.2f}  {attribute.words}")
+    plot_explanation(explanation, image, args.output, heading)
+    print(f"\nWhere: {args.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,446 @@
+"""
+All that is said of one model on one data set. The test images are read once, for their expert scores: attribute scores
+of [coarse, fine] expert × [region, channel] attention. Every figure follows from them in NumPy, for any mix and γ.
+"""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.stats import rankdata
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from ..configuration_dedn import DednConfig
+from ..data import GzslDataset
+from ..files import write_json
+from ..modeling_dedn import DednModel
+from ..results import provenance
+from .calibration import ausuc, best_calibration, mix_expert_scores, seen_unseen_curve
+from .metrics import (
+    check_gzsl_inputs,
+    expected_calibration_error,
+    gzsl_metrics,
+    per_class_accuracy,
+    top_confusions,
+)
+from .plots import plot_per_class_accuracy, plot_reliability, plot_seen_unseen_curve
+
+TEST_SPLITS = ("test_seen", "test_unseen")
+
+
+def match_classes(config: DednConfig, dataset: GzslDataset) -> np.ndarray:
+    """
+    Finds the classes of a data set among those of a model, by name.
+
+    Args:
+        config ([`DednConfig`]):
+            Config of the model.
+        dataset ([`GzslDataset`]):
+            The data set.
+
+    Returns:
+        `np.ndarray` of shape `(K,)`, int64: for each label of the data set, the model's id of the class.
+
+    Raises:
+        ValueError: If the two differ in classes, or in which of them are seen; names the differences.
+    """
+    place = {name: index for index, name in config.id2label.items()}
+    seen = {config.id2label[index] for index in config.seen_class_ids}
+    sides = {
+        "classes": (set(place), set(dataset.class_names)),
+        "seen classes": (seen, {dataset.class_names[index] for index in dataset.seen_class_ids}),
+    }
+    for kind, (of_model, of_dataset) in sides.items():
+        if of_model != of_dataset:
+            only_model, only_dataset = sorted(of_model - of_dataset), sorted(of_dataset - of_model)
+            raise ValueError(
+                f"The {kind} of the model and of {dataset.name} differ: {_some(only_model)} only in the model's "
+                f"{len(of_model)}, {_some(only_dataset)} only in the data set's {len(of_dataset)}. Evaluate the model "
+                "on the data set that it was trained for, or give it the data set's classes with `set_classes`."
+            )
+    return np.array([place[name] for name in dataset.class_names], dtype=np.int64)
+
+
+def _some(names: list[str]) -> str:
+    return f"{len(names)} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else "none"
+
+
+@torch.inference_mode()
+def predict_expert_scores(model: DednModel, examples: Dataset, batch_size: int = 100) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Reads each example once.
+
+    Args:
+        model ([`DednModel`]):
+            The model, on the device where it is to run.
+        examples (`Dataset` of length `N`):
+            Items with `labels` and either `feature_map` or `pixel_values`.
+        batch_size (`int`, *optional*, defaults to 100):
+            Examples in the model at once.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: the expert scores `(N, 2, 2, A)`, float32, and the labels `(N,)`.
+    """
+    model.eval()
+    scores, labels = [], []
+    with tqdm(total=len(examples), desc="Reading test images", unit="image") as progress:
+        for batch in DataLoader(examples, batch_size=batch_size):
+            labels.append(batch.pop("labels").numpy())
+            output = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
+            scores.append(output.expert_scores.float().cpu().numpy())
+            progress.update(len(labels[-1]))
+    return np.concatenate(scores), np.concatenate(labels)
+
+
+def average_precision(scores: Sequence[float], positive: Sequence[bool]) -> float:
+    """
+    Area under the precision–recall curve as a sum of steps, `Σ (R_n − R_(n−1)) P_n` over the thresholds of `scores`;
+    equal scores share a threshold.
+
+    Args:
+        scores (`Sequence[float]` of length `N`):
+            What the items are ranked by, highest first.
+        positive (`Sequence[bool]` of length `N`):
+            Which items should come first.
+
+    Returns:
+        `float`: in [0, 1]; NaN without positive items.
+    """
+    scores, positive = np.asarray(scores), np.asarray(positive, dtype=bool)
+    if not positive.any():
+        return float("nan")
+    order = np.argsort(-scores, kind="stable")
+    found = np.cumsum(positive[order])
+    thresholds = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
+    found = found[thresholds]
+    precision, recall = found / (thresholds + 1), found / found[-1]
+    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
+
+
+def attribute_ranking(
+    attribute_scores: np.ndarray,
+    labels: Sequence[int],
+    class_attributes: np.ndarray,
+    attribute_groups: Mapping[str, Sequence[int]],
+) -> dict[str, dict[str, float | int | None]]:
+    """
+    Do the images that score highest in an attribute have it? Mean average precision over attributes.
+
+    An image has an attribute if its class is described by it more strongly than the mean over the whole
+    class-attribute matrix: a threshold that needs no scale. (At one half, 124 of CUB's 312 attributes would belong to
+    no class.) Attributes that all images or none have are left out.
+
+    Args:
+        attribute_scores (`np.ndarray` of shape `(N, A)`):
+            Attribute scores of the images.
+        labels (`Sequence[int]` of length `N`):
+            Their classes.
+        class_attributes (`np.ndarray` of shape `(K, A)`):
+            Class-attribute matrix, not normalised.
+        attribute_groups (`Mapping[str, Sequence[int]]`):
+            Name → indices of attributes.
+
+    Returns:
+        `dict[str, dict]`: for `"all"` and each group `"mAP"` and `"chance"` (what a random order would give: the mean
+        share of images that have the attribute), per cent, `None` without attributes to rank by, and `"attributes"`,
+        the number of attributes that were averaged.
+    """
+    positive = (class_attributes > class_attributes.mean())[np.asarray(labels)]
+    share = positive.mean(axis=0)
+    precision = np.array([average_precision(*column) for column in zip(attribute_scores.T, positive.T)])
+    ranked = (share > 0) & (share < 1)
+
+    def over(indices) -> dict[str, float | int | None]:
+        indices = [index for index in indices if ranked[index]]
+        mean, chance = (float(100 * values[indices].mean()) if indices else None for values in (precision, share))
+        return {"mAP": mean, "chance": chance, "attributes": len(indices)}
+
+    groups = {name: over(indices) for name, indices in attribute_groups.items()}
+    return {"all": over(range(len(ranked)))} | groups
+
+
+def seen_unseen_auroc(logits: np.ndarray, labels: Sequence[int], seen_class_ids: Sequence[int]) -> float:
+    """
+    How well the scores tell images of seen classes from images of unseen ones: the probability that of one image of
+    each kind the one of a seen class has the higher `max_seen s − max_unseen s`. That is the critical γ of calibrated
+    stacking, so the figure depends on no γ.
+
+    Args:
+        logits (`np.ndarray` of shape `(N, K)`):
+            Class scores.
+        labels (`Sequence[int]` of length `N`):
+            True class of each image.
+        seen_class_ids (`Sequence[int]`):
+            Classes that the model was trained on.
+
+    Returns:
+        `float`: area under the ROC curve over images, per cent; 50 is chance. NaN without images of either kind.
+
+    Raises:
+        ValueError: see [`~metrics.check_gzsl_inputs`].
+    """
+    logits, labels, is_seen = check_gzsl_inputs(logits, labels, seen_class_ids)
+    of_seen = is_seen[labels]
+    num_seen, num_unseen = of_seen.sum(), (~of_seen).sum()
+    if not num_seen or not num_unseen:
+        return float("nan")
+    ranks = rankdata(logits[:, is_seen].max(axis=1) - logits[:, ~is_seen].max(axis=1))
+    wins = ranks[of_seen].sum() - num_seen * (num_seen + 1) / 2
+    return float(100 * wins / (num_seen * num_unseen))
+
+
+def costliest_confusions(
+    predictions: Sequence[int],
+    labels: Sequence[int],
+    class_names: Sequence[str],
+    seen_class_ids: Sequence[int],
+    k: int = 20,
+) -> list[dict]:
+    """
+    The pairs of classes whose confusion takes most from S or U. An image weighs the more the fewer its class has, and
+    the fewer classes of its kind, seen or unseen, there are.
+
+    Args:
+        predictions (`Sequence[int]` of length `N`):
+            Predicted class of each image.
+        labels (`Sequence[int]` of length `N`):
+            True class of each image.
+        class_names (`Sequence[str]` of length `K`):
+            Name of each class.
+        seen_class_ids (`Sequence[int]`):
+            Classes that the model was trained on.
+        k (`int`, *optional*, defaults to 20):
+            How many pairs at most.
+
+    Returns:
+        `list[dict]`: as [`~metrics.top_confusions`], and `"figure"` (`"S"` or `"U"`) and `"cost"`, the points of it
+        that are lost; highest cost first.
+    """
+    seen = {class_names[index] for index in seen_class_ids}
+    present = {class_names[label] for label in np.unique(labels)}
+    kinds = {"S": len(present & seen), "U": len(present - seen)}
+    confusions = top_confusions(predictions, labels, class_names, k=len(labels))
+    for confusion in confusions:
+        confusion["figure"] = "S" if confusion["label"] in seen else "U"
+        confusion["cost"] = confusion["percent"] / kinds[confusion["figure"]]
+    return sorted(confusions, key=lambda confusion: -confusion["cost"])[:k]
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+
+class EvaluationReport:
+    """
+    The figures of a model, from its expert scores.
+
+    Args:
+        config ([`DednConfig`]):
+            Config of the model: its mixes, calibration, classes and attribute groups.
+        class_attributes (`np.ndarray` of shape `(K, A)`):
+            The model's class attributes.
+        expert_scores (`np.ndarray` of shape `(N, 2, 2, A)`):
+            From [`predict_expert_scores`].
+        labels (`np.ndarray` of shape `(N,)`):
+            True classes, as ids of the model.
+
+    Attributes:
+        figures (`dict`):
+            What goes into `results.json`, see [`~EvaluationReport.write`]. In per cent, except for γ (`calibration`):
+            - `test`: T1, U, S, H and AUSUC as the model is.
+            - `calibration`: the model's γ, and `best_in_hindsight`: the γ that would have been best on these very
+              images, with its figures, which no protocol may report as its own.
+            - `experts`: for `coarse`, `fine` and `mixed` expert and in it `region`, `channel` and `mixed` attention:
+              T1, U, S and H at the model's γ, AUSUC, and `best_H` with the γ that is best in hindsight.
+            - `seen_unseen_auroc`: see [`seen_unseen_auroc`].
+            - `expected_calibration_error`: of the softmax over the model's logits, its γ among them.
+            - `attribute_ranking`: see [`attribute_ranking`], of the mixed attribute scores.
+            - `classes`: for each class `accuracy` among all classes (`None` without images), `images`, `seen`.
+            - `confusions`: see [`costliest_confusions`].
+    """
+
+    def __init__(
+        self, config: DednConfig, class_attributes: np.ndarray, expert_scores: np.ndarray, labels: np.ndarray
+    ):
+        self.class_names = [config.id2label[index] for index in range(config.num_labels)]
+        self.seen_class_ids = seen = list(config.seen_class_ids)
+        self.calibration = 2 * config.class_bias if config.calibration is None else config.calibration
+        logits = mix_expert_scores(expert_scores, class_attributes, config.region_mix, config.coarse_mix)
+        self.curve = seen_unseen_curve(logits, labels, seen)
+        self.best_calibration, best = best_calibration(logits, labels, seen)
+
+        _, _, is_seen = check_gzsl_inputs(logits, labels, seen)
+        calibrated = logits - self.calibration * is_seen
+        predictions = calibrated.argmax(axis=1)
+        self.accuracies = per_class_accuracy(predictions, labels, len(self.class_names))
+        self.confidences = _softmax(calibrated).max(axis=1)
+        self.correct = predictions == labels
+
+        attention = config.region_mix * expert_scores[:, :, 0] + (1 - config.region_mix) * expert_scores[:, :, 1]
+        attribute_scores = config.coarse_mix * attention[:, 0] + (1 - config.coarse_mix) * attention[:, 1]
+        test = gzsl_metrics(logits, labels, seen, self.calibration) | {"AUSUC": ausuc(self.curve)}
+        counts = np.bincount(labels, minlength=len(self.class_names))
+        self.figures = {
+            "test": test,
+            "calibration": {
+                "model": self.calibration,
+                "best_in_hindsight": {"calibration": self.best_calibration, **best},
+            },
+            "experts": self._experts(config, class_attributes, expert_scores, labels),
+            "seen_unseen_auroc": seen_unseen_auroc(logits, labels, seen),
+            "expected_calibration_error": expected_calibration_error(self.confidences, self.correct),
+            "attribute_ranking": attribute_ranking(
+                attribute_scores, labels, class_attributes, config.attribute_groups
+            ),
+            "classes": {
+                name: {"accuracy": float(accuracy) if count else None, "images": int(count), "seen": bool(of_seen)}
+                for name, accuracy, count, of_seen in zip(self.class_names, self.accuracies, counts, is_seen)
+            },
+            "confusions": costliest_confusions(predictions, labels, self.class_names, seen),
+        }
+
+    def _experts(self, config, class_attributes, expert_scores, labels) -> dict[str, dict[str, dict[str, float]]]:
+        experts = {}
+        for expert, coarse_mix in (("coarse", 1.0), ("fine", 0.0), ("mixed", config.coarse_mix)):
+            experts[expert] = {}
+            for attention, region_mix in (("region", 1.0), ("channel", 0.0), ("mixed", config.region_mix)):
+                logits = mix_expert_scores(expert_scores, class_attributes, region_mix, coarse_mix)
+                experts[expert][attention] = gzsl_metrics(logits, labels, self.seen_class_ids, self.calibration) | {
+                    "AUSUC": ausuc(seen_unseen_curve(logits, labels, self.seen_class_ids)),
+                    "best_H": best_calibration(logits, labels, self.seen_class_ids)[1]["H"],
+                }
+        return experts
+
+    def __str__(self) -> str:
+        """Tables for the terminal."""
+        figures = self.figures
+        best = figures["calibration"]["best_in_hindsight"]
+        names = ("T1", "U", "S", "H", "AUSUC")
+        lines = [f"{'':34}" + "".join(f"{name:>8}" for name in names)]
+        lines.append(_row(f"model, γ = {self.calibration:.3g}", figures["test"], names))
+        label = f"best γ in hindsight, {best['calibration']:.3g}"
+        lines.append(_row(label, best | {"AUSUC": figures["test"]["AUSUC"]}, names))
+
+        lines += ["", f"{'expert, attention':34}" + "".join(f"{name:>8}" for name in (*names, "best H"))]
+        for expert, attentions in figures["experts"].items():
+            for attention, values in attentions.items():
+                lines.append(_row(f"{expert}, {attention}", values, (*names, "best_H")))
+
+        lines += ["", f"{'attribute ranking':34}{'mAP':>8}{'chance':>8}{'attributes':>12}"]
+        for group, values in figures["attribute_ranking"].items():
+            lines.append(_row(group, values, ("mAP", "chance")) + f"{values['attributes']:>12}")
+
+        lines += ["", "confusions that cost most"]
+        for confusion in figures["confusions"][:5]:
+            lines.append(
+                f"  {confusion['label']} taken for {confusion['prediction']}: {confusion['count']} images "
+                f"({confusion['percent']:.0f} %), {confusion['cost']:.2f} points of {confusion['figure']}"
+            )
+        lines += [
+            "",
+            f"AUROC of seen against unseen images    {figures['seen_unseen_auroc']:6.1f}",
+            f"expected calibration error             {figures['expected_calibration_error']:6.1f}",
+        ]
+        return "\n".join(lines)
+
+    def write(self, output_dir: str | os.PathLike, description: dict):
+        """
+        Writes `results.json` and the figures `seen_unseen_curve.png`, `per_class_accuracy.png` and `reliability.png`.
+
+        Args:
+            output_dir (`str` or `os.PathLike`):
+                Folder; it is made.
+            description (`dict`):
+                What `results.json` says before the figures: model, data set, protocol and so on.
+        """
+        output_dir = Path(output_dir)
+        plot_seen_unseen_curve(
+            self.curve, output_dir / "seen_unseen_curve.png", chosen=self.calibration, best=self.best_calibration
+        )
+        plot_per_class_accuracy(
+            self.accuracies, self.class_names, self.seen_class_ids, output_dir / "per_class_accuracy.png"
+        )
+        plot_reliability(self.confidences, self.correct, output_dir / "reliability.png")
+        write_json(output_dir / "results.json", description | self.figures | provenance())
+
+
+def _row(label: str, values: dict[str, float | None], names: Sequence[str]) -> str:
+    cells = ("–" if values[name] is None else f"{values[name]:.1f}" for name in names)
+    return f"{label:34}" + "".join(f"{cell:>8}" for cell in cells)
+
+
+def evaluate_model(
+    model: DednModel, dataset: GzslDataset, examples: Mapping[str, Dataset], batch_size: int = 100
+) -> EvaluationReport:
+    """
+    Evaluates a model on the test images of a data set, each of which is read once.
+
+    Args:
+        model ([`DednModel`]):
+            The model, on the device where it is to run.
+        dataset ([`GzslDataset`]):
+            The data set that it was trained for.
+        examples (`Mapping[str, Dataset]`):
+            `"test_seen"` and `"test_unseen"` → the images of the split as items for the model, see
+            [`predict_expert_scores`].
+        batch_size (`int`, *optional*, defaults to 100):
+            Images in the model at once.
+
+    Returns:
+        [`EvaluationReport`].
+
+    Raises:
+        ValueError: see [`match_classes`].
+    """
+    place = match_classes(model.config, dataset)
+    images = ConcatDataset([examples[split] for split in TEST_SPLITS])
+    expert_scores, labels = predict_expert_scores(model, images, batch_size)
+    class_attributes = model.class_attributes.float().cpu().numpy()
+    return EvaluationReport(model.config, class_attributes, expert_scores, place[labels])
+
+
+def check_output_dir(output_dir: str | os.PathLike, model: str, dataset: str):
+    """
+    Makes sure that an evaluation replaces nothing but an earlier one of the same model on the same data set.
+
+    Args:
+        output_dir (`str` or `os.PathLike`):
+            The folder that is to be written.
+        model (`str`):
+            Folder or id of the model.
+        dataset (`str`):
+            Name of the data set.
+
+    Raises:
+        ValueError: If the folder holds other results, or is a file.
+    """
+    output_dir = Path(output_dir)
+    if output_dir.exists() and not output_dir.is_dir():
+        raise ValueError(f"--output_dir {output_dir} is a file. Name a folder.")
+    results = output_dir / "results.json"
+    if results.is_file():
+        there = json.loads(results.read_text(encoding="utf-8"))
+        if (there.get("model"), there.get("dataset")) != (model, dataset):
+            raise ValueError(
+                f"{results} holds other results than an evaluation of {model} on {dataset}. Choose another "
+                "--output_dir."
+            )
+
+
+__all__ = [
+    "TEST_SPLITS",
+    "EvaluationReport",
+    "attribute_ranking",
+    "average_precision",
+    "check_output_dir",
+    "costliest_confusions",
+    "evaluate_model",
+    "match_classes",
+    "predict_expert_scores",
+    "seen_unseen_auroc",
+]

@@ -1,0 +1,48 @@
+"""What `results.json` holds beside the figures, and how it is shown."""
+
+import os
+import platform
+import shlex
+import sys
+from importlib.metadata import version
+
+from accelerate import PartialState
+
+_PACKAGES = ("dedn-hf", "torch", "transformers", "accelerate", "datasets", "numpy")
+
+
+def provenance() -> dict:
+    """`versions` of Python and the packages that matter, and the `command` that is running, with relative paths."""
+    world_size = PartialState().num_processes
+    program = ["python"] if world_size == 1 else ["accelerate", "launch", "--num_processes", str(world_size)]
+    return {
+        "versions": {"python": platform.python_version()} | {package: version(package) for package in _PACKAGES},
+        "command": shlex.join([*program, *map(_relative, sys.argv)]),
+    }
+
+
+def _relative(argument: str) -> str:
+    """An argument of the command line, with a path (also that of `--flag=path`) relative to the current folder."""
+    flag, equals, value = argument.rpartition("=") if argument.startswith("-") else ("", "", argument)
+    return flag + equals + (os.path.relpath(value) if os.path.isabs(value) else value)
+
+
+def format_results(results: dict) -> str:
+    """A table of the `validation` and `test` figures of `results.json` for the terminal, per cent."""
+    names = ["T1", "U", "S", "H", "AUSUC"]
+    std = results.get("std", {})
+    lines = [f"{'':12}" + "".join(f"{name:>15}" for name in names)]
+    for part in ("validation", "test"):
+        if part in results:
+            cells = []
+            for name in names:
+                value = results[part].get(name)
+                spread = std.get(part, {}).get(name)
+                cells.append(
+                    "–" if value is None else f"{value:.1f}" + (f" ± {spread:.1f}" if spread is not None else "")
+                )
+            lines.append(f"{part:12}" + "".join(f"{cell:>15}" for cell in cells))
+    return "\n".join(lines)
+
+
+__all__ = ["format_results", "provenance"]

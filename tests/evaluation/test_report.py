@@ -1,0 +1,243 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from datasets import DatasetDict
+from PIL import Image
+from sklearn.metrics import average_precision_score, roc_auc_score
+from torch.utils.data import Dataset
+
+from dedn_hf.data import GzslDataset
+from dedn_hf.evaluation import gzsl_metrics, top_confusions
+from dedn_hf.evaluation.report import (
+    EvaluationReport,
+    attribute_ranking,
+    average_precision,
+    check_output_dir,
+    costliest_confusions,
+    evaluate_model,
+    match_classes,
+    predict_expert_scores,
+    seen_unseen_auroc,
+)
+
+
+class FeatureMaps(Dataset):
+    """Random feature maps, in the order of the data set's labels, that count how often each was read."""
+
+    def __init__(self, labels, seed=0):
+        self.labels = np.asarray(labels)
+        generator = torch.Generator().manual_seed(seed)
+        self.maps = torch.randn(len(labels), 6, 3, 3, generator=generator)
+        self.reads = np.zeros(len(labels), dtype=int)
+
+    def __len__(self):
+        return len(self.labels)
+
+    def __getitem__(self, index):
+        self.reads[index] += 1
+        return {"feature_map": self.maps[index], "labels": int(self.labels[index])}
+
+
+# The classes of the tiny model in another order: swift, wren and jay are seen.
+NAMES = ["crow", "swift", "owl", "wren", "jay"]
+
+
+@pytest.fixture
+def dataset(tiny_model):
+    place = [tiny_model.config.label2id[name] for name in NAMES]
+    return GzslDataset(
+        name="birds",
+        splits=DatasetDict(),
+        class_names=NAMES,
+        attribute_names=tiny_model.config.attribute_names,
+        attribute_groups=tiny_model.config.attribute_groups,
+        class_attributes=tiny_model.class_attributes.numpy()[place],
+        seen_class_ids=[1, 3, 4],
+        validation_class_ids=[],
+        split_name="",
+        split_sha256="",
+    )
+
+
+@pytest.fixture
+def examples():
+    return {"test_seen": FeatureMaps([1] * 9 + [3] * 6 + [4] * 3), "test_unseen": FeatureMaps([0] * 8 + [2] * 4, 1)}
+
+
+def test_average_precision_is_scikit_learns():
+    generator = np.random.default_rng(0)
+    for share in (0.02, 0.3, 0.9):
+        scores, positive = generator.normal(size=500), generator.random(500) < share
+        assert average_precision(scores, positive) == pytest.approx(average_precision_score(positive, scores))
+        tied = np.round(scores)
+        assert average_precision(tied, positive) == pytest.approx(average_precision_score(positive, tied))
+    assert np.isnan(average_precision([1.0, 2.0], [False, False]))
+
+
+def test_attribute_ranking():
+    class_attributes = np.array([[0.9, 0.1, 0.0, 0.8], [0.1, 0.7, 0.0, 0.9], [0.2, 0.6, 0.0, 0.7]])
+    labels = np.array([0, 0, 1, 2])
+    scores = np.array([[3.0, 2, 0, 1], [2.0, 1, 0, 2], [0.0, 3, 0, 3], [1.0, 4, 0, 4]])
+    groups = {"ranked": [0, 1], "had by none or all": [2, 3]}
+    ranking = attribute_ranking(scores, labels, class_attributes, groups)
+    assert ranking["ranked"] == ranking["all"] == {"mAP": 100.0, "chance": 50.0, "attributes": 2}
+    assert ranking["had by none or all"] == {"mAP": None, "chance": None, "attributes": 0}
+    # Turned round, the two images that have an attribute come third and fourth: (1/3 + 2/4) / 2.
+    assert attribute_ranking(-scores, labels, class_attributes, groups)["all"]["mAP"] == pytest.approx(100 * 5 / 12)
+    # The scale of the matrix is of no importance.
+    assert attribute_ranking(scores, labels, 100 * class_attributes, groups) == ranking
+
+
+def test_seen_unseen_auroc_is_scikit_learns_and_knows_no_bias():
+    generator = np.random.default_rng(0)
+    labels = np.arange(200) % 5
+    logits = np.round(4 * (generator.normal(size=(200, 5)) + np.eye(5)[labels])) / 4  # with ties
+    seen = [0, 2, 3]
+    difference = logits[:, seen].max(axis=1) - logits[:, [1, 4]].max(axis=1)
+    expected = 100 * roc_auc_score(np.isin(labels, seen), difference)
+    assert seen_unseen_auroc(logits, labels, seen) == pytest.approx(expected)
+    assert seen_unseen_auroc(logits + 4 * np.isin(range(5), seen), labels, seen) == pytest.approx(expected)
+    assert np.isnan(seen_unseen_auroc(logits[:1], labels[:1], seen))
+
+
+def test_costliest_confusions_weigh_classes_as_s_and_u_do():
+    names = ["a", "b", "c", "d"]
+    labels = np.array([0] * 10 + [1] * 2 + [2] * 4 + [3] * 4)
+    predictions = labels.copy()
+    predictions[:3] = 1  # 3 of 10 images of one of three seen classes: 10 points of S
+    predictions[10] = 0  # 1 of 2: 16.7 points of S
+    predictions[16] = 2  # 1 of 4 of the one unseen class: 25 points of U
+    confusions = costliest_confusions(predictions, labels, names, [0, 1, 2])
+    assert [(c["label"], c["prediction"], c["figure"]) for c in confusions] == [
+        ("d", "c", "U"),
+        ("b", "a", "S"),
+        ("a", "b", "S"),
+    ]
+    assert [c["cost"] for c in confusions] == pytest.approx([25, 50 / 3, 10])
+    # The most frequent one comes first where images are counted.
+    assert top_confusions(predictions, labels, names)[0]["label"] == "a"
+    logits = np.eye(4)[predictions]
+    metrics = gzsl_metrics(logits, labels, [0, 1, 2])
+    assert sum(c["cost"] for c in confusions if c["figure"] == "S") == pytest.approx(100 - metrics["S"])
+    assert sum(c["cost"] for c in confusions if c["figure"] == "U") == pytest.approx(100 - metrics["U"])
+
+
+def test_classes_are_matched_by_name(tiny_model, dataset):
+    place = match_classes(tiny_model.config, dataset)
+    assert [tiny_model.config.id2label[index] for index in place] == NAMES
+
+
+def test_other_classes_are_an_error(tiny_model, dataset):
+    dataset.class_names = ["crow", "swift", "owl", "wren", "emu"]
+    with pytest.raises(ValueError, match=r"classes of the model and of birds differ: 1 \(jay\).* 1 \(emu\)"):
+        match_classes(tiny_model.config, dataset)
+    dataset.class_names = NAMES
+    dataset.seen_class_ids = [0, 3, 4]
+    with pytest.raises(ValueError, match=r"seen classes .* differ: 1 \(swift\).* 1 \(crow\)"):
+        match_classes(tiny_model.config, dataset)
+
+
+def test_each_image_is_read_once(tiny_model, dataset, examples):
+    evaluate_model(tiny_model, dataset, examples, batch_size=7)
+    assert all((split.reads == 1).all() for split in examples.values())
+
+
+@pytest.mark.parametrize("calibration", [None, 0.3])
+def test_figures_are_those_of_the_models_own_logits(tiny_model, dataset, examples, calibration):
+    tiny_model.config.calibration = calibration
+    tiny_model.config.region_mix, tiny_model.config.coarse_mix = 0.7, 0.4
+    tiny_model.train()  # what was done with the model before is of no importance
+    report = evaluate_model(tiny_model, dataset, examples)
+
+    maps = torch.cat([split.maps for split in examples.values()])
+    names = [NAMES[label] for split in examples.values() for label in split.labels]
+    labels = np.array([tiny_model.config.label2id[name] for name in names])
+    with torch.no_grad():
+        logits = tiny_model.eval()(feature_map=maps).logits.numpy()
+    metrics = gzsl_metrics(logits, labels, tiny_model.config.seen_class_ids)
+    assert {name: report.figures["test"][name] for name in metrics} == pytest.approx(metrics)
+    assert report.figures["calibration"]["model"] == (2.0 if calibration is None else 0.3)
+    shares = torch.from_numpy(logits).softmax(dim=-1).amax(dim=-1).numpy()
+    np.testing.assert_allclose(report.confidences, shares, rtol=1e-4)
+    np.testing.assert_array_equal(report.correct, logits.argmax(axis=1) == labels)
+
+    classes = report.figures["classes"]
+    assert {name: classes[name]["images"] for name in NAMES} == {"crow": 8, "swift": 9, "owl": 4, "wren": 6, "jay": 3}
+    for figure, seen in (("S", True), ("U", False)):
+        accuracies = [c["accuracy"] for c in classes.values() if c["seen"] == seen]
+        assert np.mean(accuracies) == pytest.approx(metrics[figure])
+    assert report.figures["calibration"]["best_in_hindsight"]["H"] >= metrics["H"] - 1e-9
+
+
+def test_experts_alone_and_mixed(tiny_model, dataset, examples):
+    tiny_model.config.region_mix, tiny_model.config.coarse_mix = 0.7, 0.4
+    report = evaluate_model(tiny_model, dataset, examples)
+    experts = report.figures["experts"]
+    assert experts["mixed"]["mixed"].items() >= report.figures["test"].items()
+    for expert, coarse_mix in (("coarse", 1.0), ("fine", 0.0)):
+        for attention, region_mix in (("region", 1.0), ("channel", 0.0)):
+            tiny_model.config.region_mix, tiny_model.config.coarse_mix = region_mix, coarse_mix
+            alone = evaluate_model(tiny_model, dataset, examples).figures["test"]
+            assert experts[expert][attention].items() >= alone.items()
+    # They are not all the same, or nothing was compared.
+    assert len({tuple(values.values()) for of_expert in experts.values() for values in of_expert.values()}) > 4
+
+
+def test_class_without_images(tiny_model, dataset, examples, tmp_path):
+    del examples["test_seen"]
+    examples["test_seen"] = FeatureMaps([1] * 4 + [3] * 4)
+    report = evaluate_model(tiny_model, dataset, examples)
+    assert report.figures["classes"]["jay"] == {"accuracy": None, "images": 0, "seen": True}
+    report.write(tmp_path, {})
+
+
+def test_written_files(tiny_model, dataset, examples, tmp_path):
+    report = evaluate_model(tiny_model, dataset, examples)
+    report.write(tmp_path / "out", {"model": "outputs/birds", "dataset": "birds"})
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["model"] == "outputs/birds" and results["test"] == report.figures["test"]
+    assert {"versions", "command", "experts", "confusions", "attribute_ranking"} <= results.keys()
+    pictures = sorted(path.name for path in (tmp_path / "out").glob("*.png"))
+    assert pictures == ["per_class_accuracy.png", "reliability.png", "seen_unseen_curve.png"]
+    for name in pictures:
+        with Image.open(tmp_path / "out" / name) as image:
+            image.verify()
+
+
+def test_table(tiny_model, dataset, examples):
+    report = evaluate_model(tiny_model, dataset, examples)
+    lines = str(report).splitlines()
+    model = next(line for line in lines if line.startswith("model, γ = 2"))
+    expected = [f"{report.figures['test'][name]:.1f}" for name in ("T1", "U", "S", "H", "AUSUC")]
+    assert model.split()[-5:] == expected
+    assert sum(line.startswith(("coarse, ", "fine, ", "mixed, ")) for line in lines) == 9
+    assert {"wing", "tail", "body"} <= {line.split()[0] for line in lines if line}
+
+
+def test_report_without_unseen_images_says_what_is_missing(tiny_model):
+    scores = np.zeros((3, 2, 2, 7))
+    with pytest.raises(ValueError, match="0 of unseen"):
+        EvaluationReport(tiny_model.config, tiny_model.class_attributes.numpy(), scores, np.array([0, 1, 3]))
+
+
+def test_expert_scores_do_not_depend_on_the_batch(tiny_model, examples):
+    one, _ = predict_expert_scores(tiny_model, examples["test_seen"], batch_size=1)
+    all_at_once, labels = predict_expert_scores(tiny_model, examples["test_seen"], batch_size=50)
+    assert one.shape == (18, 2, 2, 7)
+    np.testing.assert_allclose(one, all_at_once, rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(labels, examples["test_seen"].labels)
+
+
+def test_other_results_are_not_overwritten(tmp_path):
+    check_output_dir(tmp_path / "new", "model", "cub")
+    (tmp_path / "results.json").write_text(json.dumps({"model": "model", "dataset": "cub"}))
+    check_output_dir(tmp_path, "model", "cub")
+    with pytest.raises(ValueError, match="other results"):
+        check_output_dir(tmp_path, "another model", "cub")
+    (tmp_path / "results.json").write_text(json.dumps({"dataset": "cub", "protocol": "validated"}))
+    with pytest.raises(ValueError, match="Choose another --output_dir"):
+        check_output_dir(tmp_path, "model", "cub")
+    with pytest.raises(ValueError, match="is a file"):
+        check_output_dir(tmp_path / "results.json", "model", "cub")

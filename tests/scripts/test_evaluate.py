@@ -1,0 +1,164 @@
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import concatenate_datasets
+from PIL import Image
+from transformers import CLIPImageProcessor, ResNetConfig, ResNetModel
+
+import dedn_hf.data
+from dedn_hf import DednModel
+from dedn_hf.data.feature_maps import extract_feature_maps
+from dedn_hf.data.synthetic_birds import load_synthetic_birds
+from dedn_hf.evaluation import gzsl_metrics
+from dedn_hf.training import DednTrainingArguments, PixelValueDataset
+from dedn_hf.training.inputs import prepare_inputs
+from dedn_hf.training.protocol import build_model, run_protocol
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory):
+    """Six small images of each class: one of each seen and six of each unseen class are for testing."""
+    cache = str(tmp_path_factory.mktemp("cache"))
+    return load_synthetic_birds(images_per_class=6, image_size=64, cache_dir=cache)
+
+
+def make_model(birds, folder, **changes):
+    torch.manual_seed(0)
+    inputs = prepare_inputs(birds)
+    settings = {
+        "backbone_config": {
+            "model_type": "resnet",
+            "embedding_size": 8,
+            "hidden_sizes": [8, 16],
+            "depths": [1, 1],
+            "layer_type": "basic",
+            "out_features": ["stage2"],
+        },
+        "feature_channels": 16,
+        "grid_size": 8,
+        "calibration": 0.02,
+    }
+    model = build_model(birds, range(110), birds.unseen_class_ids, **settings | changes)
+    model.save_pretrained(folder)
+    inputs.image_processor.save_pretrained(folder)
+    return model.eval(), inputs.image_processor
+
+
+@pytest.fixture
+def run(birds, monkeypatch):
+    monkeypatch.setattr(dedn_hf.data, "load_gzsl_dataset", lambda *args, **kwargs: birds)
+    spec = importlib.util.spec_from_file_location("evaluate_script", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def run(model, output_dir, *more):
+        arguments = ["--model", model, "--dataset", "synthetic_birds", "--output_dir", output_dir, *more]
+        script.main([str(argument) for argument in arguments])
+
+    return run
+
+
+def test_evaluation_from_images(run, birds, tmp_path, capsys):
+    model, processor = make_model(birds, tmp_path / "model")
+    record = {"dataset": "synthetic_birds", "protocol": "validated", "seeds": [3, 4], "test": {"H": 1.0}}
+    (tmp_path / "model/results.json").write_text(json.dumps(record))
+    run(tmp_path / "model", tmp_path / "out", "--batch_size", "60")
+
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    images = [PixelValueDataset(birds.splits[split], processor) for split in ("test_seen", "test_unseen")]
+    logits, labels = [], np.concatenate([split.labels for split in images])
+    with torch.no_grad():
+        for split in images:
+            pixel_values = torch.stack([item["pixel_values"] for item in split.__getitems__(list(range(len(split))))])
+            logits.append(model(pixel_values=pixel_values).logits.numpy())
+    expected = gzsl_metrics(np.concatenate(logits), labels, birds.seen_class_ids)
+    assert {name: results["test"][name] for name in expected} == pytest.approx(expected)
+    assert (results["dataset"], results["protocol"], results["seeds"]) == ("synthetic_birds", "validated", [3])
+    assert results["split"] == {"name": birds.split_name, "sha256": birds.split_sha256}
+    assert results["settings"]["calibration"] == 0.02
+    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+    printed = capsys.readouterr().out
+    assert "210 test images" in printed and "best γ in hindsight" in printed
+    # What was there remains.
+    assert json.loads((tmp_path / "model/results.json").read_text()) == record
+    with pytest.raises(SystemExit, match="other results"):
+        run(tmp_path / "model", tmp_path / "model")
+
+
+def test_evaluation_from_feature_maps(run, birds, tmp_path):
+    backbone = ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"))
+    backbone.save_pretrained(tmp_path / "backbone")
+    CLIPImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(tmp_path / "backbone")
+    images = concatenate_datasets([birds.splits["test_seen"], birds.splits["test_unseen"]])
+    extract_feature_maps(
+        images, str(tmp_path / "backbone"), 64, tmp_path / "store", "synthetic_birds", batch_size=50, num_workers=0
+    )
+    inputs = prepare_inputs(birds)
+    model = build_model(
+        birds, range(110), birds.unseen_class_ids, backbone_config=None, feature_channels=16, grid_size=8
+    )
+    model.save_pretrained(tmp_path / "maps only")
+    with pytest.raises(SystemExit, match=r"no backbone .* with --feature_maps"):
+        run(tmp_path / "maps only", tmp_path / "out")
+    run(tmp_path / "maps only", tmp_path / "out", "--feature_maps", tmp_path / "store")
+    from_maps = json.loads((tmp_path / "out/results.json").read_text())["test"]
+
+    # The same model with the backbone gives the same figures from the maps, and from images but for float16.
+    model.set_backbone(backbone.eval())
+    model.save_pretrained(tmp_path / "model")
+    inputs.image_processor.save_pretrained(tmp_path / "model")
+    run(tmp_path / "model", tmp_path / "both", "--feature_maps", tmp_path / "store")
+    assert json.loads((tmp_path / "both/results.json").read_text())["test"] == from_maps
+
+    other, _ = make_model(birds, tmp_path / "other")
+    assert isinstance(other, DednModel)
+    with pytest.raises(SystemExit, match="backbone_sha256"):
+        run(tmp_path / "other", tmp_path / "out 2", "--feature_maps", tmp_path / "store")
+    make_model(birds, tmp_path / "wide", backbone_config=None, feature_channels=32)
+    with pytest.raises(SystemExit, match=r"shape is \[16, 8, 8\], where \[32, 8, 8\] is asked for"):
+        run(tmp_path / "wide", tmp_path / "out 3", "--feature_maps", tmp_path / "store")
+
+
+def test_errors_before_long_work(run, birds, tmp_path, monkeypatch, capsys):
+    import dedn_hf.evaluation.report as report
+
+    monkeypatch.setattr(report, "predict_expert_scores", None)  # nothing may be computed
+    with pytest.raises(SystemExit, match=r"error: .*nowhere"):
+        run(tmp_path / "nowhere", tmp_path / "out")
+    torch.manual_seed(0)
+    model = build_model(birds, birds.seen_class_ids, birds.validation_class_ids, feature_channels=16)
+    model.save_pretrained(tmp_path / "chooser")
+    with pytest.raises(SystemExit, match=r"classes of the model and of synthetic_birds differ: none only"):
+        run(tmp_path / "chooser", tmp_path / "out")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SystemExit, match="is a file"):
+        run(tmp_path / "chooser", tmp_path / "file")
+    with pytest.raises(SystemExit):
+        run(tmp_path / "chooser", tmp_path / "out", "--batch_size", "0")
+    assert "--batch_size is 0" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.slow
+def test_figures_are_those_of_the_training_run(run, birds, tmp_path):
+    args = DednTrainingArguments(
+        output_dir=str(tmp_path / "run"),
+        num_train_epochs=1,
+        per_device_train_batch_size=50,
+        learning_rate=1e-3,
+        use_cpu=True,
+        report_to=[],
+    )
+    trained = run_protocol("validated", birds, prepare_inputs(birds), args, [0])
+    run(tmp_path / "run", tmp_path / "evaluation")
+    results = json.loads((tmp_path / "evaluation/results.json").read_text())
+    assert results["test"] == pytest.approx(trained["test"])
+    assert (results["protocol"], results["seeds"]) == ("validated", [0])
+    with Image.open(tmp_path / "evaluation/seen_unseen_curve.png") as image:
+        image.verify()

@@ -1,0 +1,115 @@
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+import dedn_hf.data
+from dedn_hf.data.synthetic_birds import load_synthetic_birds
+from dedn_hf.training.inputs import prepare_inputs
+from dedn_hf.training.protocol import build_model
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "explain.py"
+
+
+@pytest.fixture(scope="module")
+def birds(tmp_path_factory):
+    cache = str(tmp_path_factory.mktemp("cache"))
+    return load_synthetic_birds(images_per_class=6, image_size=64, cache_dir=cache)
+
+
+@pytest.fixture(scope="module")
+def model_folder(birds, tmp_path_factory):
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("model")
+    model = build_model(birds, range(110), birds.unseen_class_ids, grid_size=4)
+    model.save_pretrained(folder)
+    prepare_inputs(birds).image_processor.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def run(birds, model_folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(dedn_hf.data, "load_gzsl_dataset", lambda *args, **kwargs: birds)
+    monkeypatch.chdir(tmp_path)
+    spec = importlib.util.spec_from_file_location("explain_script", SCRIPT)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+
+    def run(*arguments, model=model_folder):
+        script.main(["--model", str(model), *map(str, arguments)])
+        return capsys.readouterr().out
+
+    return run
+
+
+def test_image_of_an_unseen_class(run, birds, tmp_path):
+    printed = run("--dataset", "synthetic_birds", "--index", 7, "--top_classes", 3, "--top_attributes", 4)
+    truth = birds.class_names[birds.splits["test_unseen"][7]["label"]]
+    assert f"True class: {truth}, a class of which the model was never shown an image." in printed
+    classes, attributes = printed.split("What speaks for ")
+    assert classes.count("(seen)") + classes.count("(unseen)") == 3
+    # "+0.01  red wing": a number and words, not has_wing_color::red.
+    lines = [line for line in attributes.splitlines() if line.startswith("  ")]
+    assert len(lines) == 4 and "has_" not in attributes
+    path = tmp_path / "synthetic_birds_test_unseen_7_explanation.png"
+    assert str(path.name) in printed
+    with Image.open(path) as picture:
+        picture.verify()
+        assert picture.size[0] == 1200
+
+
+@pytest.mark.parametrize(
+    "split, known",
+    [("test_seen", "but this image was not in training"), ("trainval", "one of those it may have learned from")],
+)
+def test_image_of_a_seen_class(run, birds, split, known):
+    printed = run("--dataset", "synthetic_birds", "--split", split, "--output", "out/picture.png")
+    assert f"True class: {birds.class_names[birds.splits[split][0]['label']]}, a class that the model" in printed
+    assert known in printed
+    assert Path("out/picture.png").is_file()
+
+
+def test_image_file_that_is_not_square(run, birds):
+    image = birds.splits["test_unseen"][0]["image"]
+    wide = Image.new("L", (200, 90))
+    wide.paste(image.convert("L"), (70, 10))
+    wide.save("bird.jpg")
+    printed = run("bird.jpg")
+    assert "True class" not in printed and "What it may be" in printed
+    assert Path("bird_explanation.png").is_file()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "name either an image file or a --dataset"),
+        (["bird.png", "--dataset", "synthetic_birds"], "name either an image file or a --dataset"),
+        (["bird.png"], "there is no image file bird.png"),
+        (["--dataset", "synthetic_birds", "--top_attributes", "0"], "--top_attributes is 0"),
+        (["--dataset", "synthetic_birds", "--output", "bird.jpg"], "must be a .png file"),
+        (["--dataset", "synthetic_birds", "--split", "test"], "invalid choice"),
+    ],
+)
+def test_bad_arguments(birds, model_folder, tmp_path, monkeypatch, capsys, arguments, message, run):
+    with pytest.raises(SystemExit) as error:
+        run(*arguments)
+    assert error.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_other_errors_without_traceback(run, birds, tmp_path):
+    with pytest.raises(SystemExit, match=r"error: test_unseen has images from 0 to 119, and no 120"):
+        run("--dataset", "synthetic_birds", "--index", 120)
+    Path("text.jpg").write_text("no image")
+    with pytest.raises(SystemExit, match="error: "):
+        run("text.jpg")
+    Image.new("RGB", (64, 64)).save("bird.png")
+    with pytest.raises(SystemExit):
+        run("bird.png", "--output", "./bird.png")
+    with Image.open("bird.png") as image:
+        assert image.size == (64, 64)
+    build_model(birds, range(110), birds.unseen_class_ids, backbone_config=None).save_pretrained(tmp_path / "maps")
+    prepare_inputs(birds).image_processor.save_pretrained(tmp_path / "maps")
+    with pytest.raises(SystemExit, match="error: This model has no backbone"):
+        run("bird.png", model=tmp_path / "maps")

@@ -1,0 +1,174 @@
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tiny_training import make_tiny_dataset, make_tiny_inputs
+from transformers import AutoModel
+
+from dedn_hf.data import load
+from dedn_hf.training import RECIPES, inputs, protocol
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
+
+
+@pytest.fixture
+def script(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    spec = importlib.util.spec_from_file_location("train", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "train", module)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def parse(script, monkeypatch):
+    def parse(*arguments):
+        monkeypatch.setattr(sys, "argv", ["scripts/train.py", *arguments])
+        return script.parse_arguments()
+
+    return parse
+
+
+@pytest.fixture
+def main(script, monkeypatch):
+    """Runs the script, with the tiny data set in place of the one that is asked for."""
+    asked = []
+    monkeypatch.setattr(load, "load_gzsl_dataset", lambda *names: asked.append(names) or make_tiny_dataset())
+    monkeypatch.setattr(
+        inputs, "prepare_inputs", lambda dataset, *names: asked.append(names) or make_tiny_inputs(dataset)
+    )
+
+    def main(*arguments):
+        options = ["--use_cpu", "--disable_tqdm", "True", "--per_device_train_batch_size", "4"]
+        monkeypatch.setattr(sys, "argv", ["scripts/train.py", *options, *arguments])
+        asked.clear()
+        script.main()
+        return asked
+
+    return main
+
+
+def test_defaults(parse):
+    script, training = parse()
+    assert script.dataset == "synthetic_birds" and script.protocol == "validated" and script.seeds == [0]
+    assert training.output_dir == "outputs/synthetic_birds" and training.report_to == []
+    recipe = RECIPES["validated"]["synthetic_birds"]
+    assert {name: getattr(training, name) for name in recipe} == recipe
+
+
+def test_recipe_is_that_of_data_set_and_protocol(parse):
+    script, training = parse("--dataset=awa2", "--protocol", "reference", "--num_train_epochs", "3")
+    assert training.output_dir == "outputs/awa2" and script.protocol == "reference"
+    assert training.optim == "rmsprop" and training.per_device_train_batch_size == 40
+    assert training.num_train_epochs == 3
+
+
+@pytest.mark.parametrize("suffix", ["yaml", "json"])
+def test_file_is_the_same_as_the_command_line(parse, tmp_path, suffix):
+    settings = {
+        "dataset": "cub",
+        "data_dir": "some/data",
+        "seeds": [0, 1, 2],
+        "learning_rate": "1e-3",
+        "balanced_batches": False,
+        "lr_scheduler_kwargs": {"num_cycles": 0.4},
+        "backbone": None,
+        "bf16": True,
+        "use_cpu": True,
+    }
+    text = json.dumps(settings, indent="\t")
+    if suffix == "yaml":
+        # As people write them; to YAML 1e-3 is a string.
+        text = (
+            "dataset: cub\ndata_dir: some/data\nseeds:\n- 0\n- 1\n- 2\nlearning_rate: 1e-3\nbalanced_batches: false\n"
+            "lr_scheduler_kwargs:\n  num_cycles: 0.4\nbackbone:\nbf16: yes\nuse_cpu: true\n"
+        )
+    (tmp_path / f"settings.{suffix}").write_text(text)
+    script, training = parse(f"settings.{suffix}")
+    assert script.dataset == "cub" and script.data_dir == "some/data" and script.seeds == [0, 1, 2]
+    assert script.backbone is None and training.output_dir == "outputs/cub"
+    assert training.learning_rate == 1e-3 and training.balanced_batches is False and training.bf16 is True
+    assert training.lr_scheduler_kwargs == {"num_cycles": 0.4}
+    assert training.optim == RECIPES["validated"]["cub"]["optim"]
+
+
+def test_single_seed_in_a_file(parse, tmp_path):
+    (tmp_path / "settings.yaml").write_text("seeds: 3\n")
+    assert parse("settings.yaml")[0].seeds == [3]
+
+
+@pytest.mark.parametrize(
+    "settings, message",
+    [
+        ("datasets: cub\n", "there are no such arguments: --datasets=cub"),
+        ("dataset: flowers\n", "invalid choice: 'flowers'"),
+        ("learning_rate: fast\n", "argument --learning_rate"),
+        ("- cub\n", "must hold names and values of arguments"),
+        ("a: [\n", "settings.yaml cannot be read"),
+        (None, "settings.yaml cannot be read: .*No such file"),
+    ],
+)
+def test_wrong_file(parse, tmp_path, capsys, settings, message):
+    if settings is not None:
+        (tmp_path / "settings.yaml").write_text(settings)
+    with pytest.raises(SystemExit):
+        parse("settings.yaml")
+    assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--word_vector", "random"], "there are no such arguments: --word_vector random"),
+        (["--protocol", "fast"], "invalid choice: 'fast'"),
+        (["--seed", "3"], "name seeds with --seeds"),
+    ],
+)
+def test_wrong_arguments(parse, capsys, arguments, message):
+    with pytest.raises(SystemExit):
+        parse(*arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_run(main, tmp_path, capsys):
+    asked = main(
+        "--dataset", "cub", "--data_dir", "D", "--feature_maps", "F", "--backbone", "B", "--num_train_epochs", "1"
+    )
+    assert asked == [("cub", "D", None), ("F", "B")]
+    results = json.loads((tmp_path / "outputs/cub/results.json").read_text())
+    output = capsys.readouterr().out
+    assert f"{results['test']['H']:.1f}" in output and "outputs/cub" in output
+    assert AutoModel.from_pretrained(tmp_path / "outputs/cub", local_files_only=True).config.num_labels == 10
+    assert results["command"].startswith("python scripts/train.py --use_cpu")
+
+
+@pytest.mark.parametrize("flags", [[], ["--overwrite_output_dir"]])
+def test_overwriting_is_asked_for(main, monkeypatch, flags):
+    taken = {}
+    results = {"seeds": [2, 5], "test": {}}
+    monkeypatch.setattr(protocol, "run_protocol", lambda *args, **kwargs: taken.update(args=args, **kwargs) or results)
+    main("--output_dir", "out", "--seeds", "2", "5", "--protocol", "reference", *flags)
+    assert taken["overwrite"] == bool(flags)
+    name, dataset, _, training, seeds = taken["args"]
+    assert (name, dataset.name, training.output_dir, seeds) == ("reference", "tiny", "out", [2, 5])
+
+
+@pytest.mark.slow
+def test_synthetic_birds_end_to_end(tmp_path):
+    command = [sys.executable, str(SCRIPT), "--use_cpu", "--max_steps", "2", "--per_device_train_batch_size", "8"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    output = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    folder = tmp_path / "outputs/synthetic_birds"
+    results = json.loads((folder / "results.json").read_text())
+    assert results["chosen"]["epochs"] == 1 and f"{results['test']['S']:.1f}" in output
+    model = AutoModel.from_pretrained(folder, local_files_only=True)
+    assert model.backbone is not None and model.config.num_labels == 110
+    assert (folder / "preprocessor_config.json").is_file()
+    again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
+    assert again.splitlines()[-4:] == output.splitlines()[-4:] and "training" not in again

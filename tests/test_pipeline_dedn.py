@@ -1,0 +1,482 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from tiny_model import make_tiny_config, make_tiny_model
+from transformers import CLIPImageProcessor, ConvNextImageProcessor, ResNetConfig, ViTImageProcessor, pipeline
+from transformers.pipelines.pt_utils import KeyDataset
+
+from dedn_hf import DednModel, ZeroShotAttributeClassificationPipeline
+from dedn_hf.pipeline_dedn import attention_in_image
+
+NAMES = ["jay", "wren", "owl", "swift", "crow"]
+TASK = "zero-shot-attribute-classification"
+
+
+BACKBONE = ResNetConfig(
+    embedding_size=4, hidden_sizes=[4, 6], depths=[1, 1], layer_type="basic", out_features=["stage2"]
+)
+
+
+def make_model(**changes):
+    model = make_tiny_model(backbone_config=BACKBONE, **changes)
+    model.set_attribute_calibration(torch.stack([torch.linspace(0.2, 0.5, 7), torch.linspace(-1, 1, 7)]))
+    return model
+
+
+def make_image(seed=0, width=40, height=30):
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
+@pytest.fixture
+def image():
+    return make_image()
+
+
+@pytest.fixture
+def processor():
+    return CLIPImageProcessor(size={"shortest_edge": 24}, crop_size=24, resample=2)
+
+
+@pytest.fixture
+def classifier(processor):
+    return pipeline(TASK, model=make_model(), image_processor=processor, device="cpu")
+
+
+def run_model(classifier, image, **inputs):
+    pixel_values = classifier.image_processor(image, return_tensors="pt")["pixel_values"]
+    with torch.no_grad():
+        return classifier.model(pixel_values, **inputs)
+
+
+def scores_of(result):
+    return {label["label"]: label["score"] for label in result["labels"]}
+
+
+def check_same(first, second):
+    """Two results are the same but for rounding."""
+    for part in ("labels", "attributes"):
+        assert [entry["label"] for entry in first[part]] == [entry["label"] for entry in second[part]]
+        for entry, other in zip(first[part], second[part], strict=True):
+            assert entry["score"] == pytest.approx(other["score"], abs=1e-5)
+            assert set(entry) == set(other)
+            if "attention" in entry:
+                torch.testing.assert_close(entry["attention"], other["attention"], atol=1e-6, rtol=1e-4)
+
+
+# What is returned
+
+
+def test_result(classifier, image):
+    assert isinstance(classifier, ZeroShotAttributeClassificationPipeline)
+    result = classifier(image)
+    assert set(result) == {"labels", "attributes"}
+    assert len(result["labels"]) == 5 and len(result["attributes"]) == 7
+    for entry in result["labels"]:
+        assert set(entry) == {"label", "score", "seen"} and isinstance(entry["score"], float)
+        assert entry["seen"] is (entry["label"] in ("jay", "wren", "swift"))
+    groups = {1: "wing", 6: "wing", 2: "tail", 4: "tail", 0: "body", 3: "body", 5: "body"}
+    for entry in result["attributes"]:
+        assert set(entry) == {"label", "group", "score"} and isinstance(entry["score"], float)
+        assert entry["group"] == groups[int(entry["label"].split()[1])]
+    for part in result.values():
+        assert [entry["score"] for entry in part] == sorted((entry["score"] for entry in part), reverse=True)
+
+
+def test_label_scores_are_the_softmax_of_the_models_logits(classifier, image):
+    expected = dict(zip(NAMES, run_model(classifier, image).logits[0].softmax(-1).tolist(), strict=True))
+    assert scores_of(classifier(image)) == pytest.approx(expected)
+    assert sum(expected.values()) == pytest.approx(1)
+
+
+def test_label_scores_are_the_softmax_over_the_candidates(classifier, image):
+    logits = run_model(classifier, image).logits[0]
+    expected = logits[[2, 0]].softmax(-1).tolist()
+    assert scores_of(classifier(image, ["owl", "jay"])) == pytest.approx(dict(zip(["owl", "jay"], expected)))
+    assert scores_of(classifier(image, ["owl"])) == scores_of(classifier(image, "owl")) == {"owl": 1.0}
+
+
+def test_attribute_scores_are_the_calibrated_ones(classifier, image):
+    scores = run_model(classifier, image).attribute_scores[0]
+    slope, offset = classifier.model.attribute_calibration
+    expected = {f"attribute {i}": 1 / (1 + math.exp(-(slope[i] * scores[i] + offset[i]))) for i in range(7)}
+    for candidates in (None, ["jay"], {"new": ["attribute 3"]}):
+        result = classifier(image, candidates)
+        assert {entry["label"]: entry["score"] for entry in result["attributes"]} == pytest.approx(expected)
+    assert all(0 < score < 1 for score in expected.values())
+
+
+def test_number_of_entries(classifier, image):
+    full = classifier(image, top_k=100, top_attributes=100)
+    part = classifier(image, top_k=2, top_attributes=3)
+    assert part == {"labels": full["labels"][:2], "attributes": full["attributes"][:3]}
+    assert classifier(image, top_k=0, top_attributes=0) == {"labels": [], "attributes": []}
+    middle = full["labels"][2]["score"]
+    above = classifier(image, threshold=middle)
+    assert above == {"labels": full["labels"][:3], "attributes": full["attributes"]}
+
+
+def test_defaults_of_numbers(processor, image):
+    names = [f"attribute {index}" for index in range(12)]
+    model = DednModel(make_tiny_config(attribute_names=names, attribute_groups=None, backbone_config=BACKBONE))
+    model.set_classes([f"class {index}" for index in range(8)], torch.rand(8, 12))
+    result = pipeline(TASK, model=model, image_processor=processor, device="cpu")(image)
+    assert len(result["labels"]) == 5 and len(result["attributes"]) == 10
+
+
+def test_parameters_can_be_given_to_the_pipeline_and_changed_in_a_call(processor, image):
+    parameters = {"top_k": 2, "candidate_labels": ["jay", "owl", "crow"], "top_attributes": 1}
+    classifier = pipeline(TASK, model=make_model(), image_processor=processor, device="cpu", **parameters)
+    everything = classifier(image, top_k=5)
+    assert {entry["label"] for entry in everything["labels"]} == {"jay", "owl", "crow"}
+    assert classifier(image)["labels"] == everything["labels"][:2]
+    assert [entry["label"] for entry in classifier(image, ["wren"])["labels"]] == ["wren"]
+    assert len(classifier(image)["attributes"]) == 1
+
+
+# Calibration
+
+
+def test_calibration_is_the_configs_by_default(processor, image):
+    logits = {}
+    for calibration in (None, 1.5):
+        model = make_model(calibration=calibration, class_bias=0.4)
+        classifier = pipeline(TASK, model=model, image_processor=processor, device="cpu")
+        logits[calibration] = run_model(classifier, image).logits[0]
+        expected = dict(zip(NAMES, logits[calibration].softmax(-1).tolist()))
+        assert scores_of(classifier(image)) == pytest.approx(expected)
+        assert scores_of(classifier(image, calibration=1.5 if calibration else 0.8)) == pytest.approx(expected)
+
+
+def test_calibration_takes_from_the_seen_candidates(classifier, image):
+    none, some = (scores_of(classifier(image, calibration=gamma)) for gamma in (0.0, 0.7))
+    for unseen in ("owl", "crow"):
+        for seen in ("jay", "wren", "swift"):
+            ratio = (some[seen] / some[unseen]) / (none[seen] / none[unseen])
+            assert ratio == pytest.approx(math.exp(-0.7))
+    assert some["owl"] / some["crow"] == pytest.approx(none["owl"] / none["crow"])
+
+
+@pytest.mark.parametrize("candidates", [["jay", "swift"], ["owl", "crow"], {"new": ["attribute 1"], "owl": None}])
+def test_calibration_does_nothing_among_seen_or_among_unseen_candidates(classifier, image, candidates):
+    assert scores_of(classifier(image, candidates, calibration=5)) == pytest.approx(
+        scores_of(classifier(image, candidates, calibration=0))
+    )
+
+
+# Classes that are described on the spot
+
+
+def scores_of_rows(classifier, image, rows):
+    """Of unseen classes."""
+    return run_model(classifier, image, class_attributes=torch.stack(rows)).logits[0].softmax(-1).tolist()
+
+
+def test_descriptions(classifier, image):
+    known = classifier.model.class_attributes
+    strongest = known.amax(dim=0)
+    mean = known[classifier.model.seen_classes].mean(dim=0)
+    listed, weighted = mean.clone(), mean.clone()
+    listed[[1, 4]] = strongest[[1, 4]]
+    weighted[2], weighted[5] = 0.25 * strongest[2], 0.0
+    row = torch.rand(7)
+    candidates = {
+        "listed": ["attribute 1", "attribute 4"],
+        "weighted": {"attribute 2": 0.25, "attribute 5": 0},
+        "tensor": row,
+        "array": row.numpy(),
+        "numbers": row.tolist(),
+        "crow": None,
+    }
+    expected = scores_of_rows(classifier, image, [listed, weighted, row, row, row, known[4]])
+    result = classifier(image, candidates, top_k=6)
+    assert scores_of(result) == pytest.approx(dict(zip(candidates, expected)))
+    assert not any(entry["seen"] for entry in result["labels"])
+
+
+def test_unnamed_attributes_as_zero(classifier, image):
+    known = classifier.model.class_attributes
+    rows = torch.zeros(2, 7)
+    rows[0, 1] = known[:, 1].max()
+    rows[1, 2] = known[:, 2].max()
+    candidates = {"one": ["attribute 1"], "two": "attribute 2"}
+    expected = scores_of_rows(classifier, image, list(rows))
+    zero = scores_of(classifier(image, candidates, unnamed_attributes="zero"))
+    assert zero == pytest.approx(dict(zip(candidates, expected)))
+    assert zero != pytest.approx(scores_of(classifier(image, candidates)))
+
+
+def test_full_description_of_a_class_is_that_class(classifier, image):
+    known = classifier.model.class_attributes
+    strength = (known[2] / known.amax(dim=0)).tolist()
+    description = {f"attribute {index}": value for index, value in enumerate(strength)}
+    for candidate in (description, known[2]):
+        scores = scores_of(classifier(image, {"described": candidate, "owl": None, "crow": None}))
+        assert scores["described"] == pytest.approx(scores["owl"], rel=1e-5)
+
+
+def test_description_of_a_trained_class_counts_as_seen(classifier, image):
+    labels = classifier(image, {"jay": ["attribute 1"], "new": ["attribute 1"]}, calibration=1.0)["labels"]
+    assert {entry["label"]: entry["seen"] for entry in labels} == {"jay": True, "new": False}
+    scores = {entry["label"]: entry["score"] for entry in labels}
+    assert scores["jay"] / scores["new"] == pytest.approx(math.exp(-1))
+
+
+def test_classes_that_the_model_is_given_later(classifier, image):
+    classifier.model.set_classes(["tit", "jay"], torch.rand(2, 7))
+    assert {entry["label"]: entry["seen"] for entry in classifier(image)["labels"]} == {"tit": False, "jay": True}
+
+
+def test_rows_are_prepared_once_per_call(classifier, monkeypatch):
+    calls = []
+    prepare = classifier._class_row
+    monkeypatch.setattr(classifier, "_class_row", lambda *args: calls.append(args[0]) or prepare(*args))
+    classifier([make_image(seed) for seed in range(5)], {"one": ["attribute 1"], "two": ["attribute 2"]})
+    assert calls == ["one", "two"]
+    classifier(make_image(), {"one": ["attribute 1"]})
+    assert calls == ["one", "two", "one"]
+
+
+# Inputs
+
+
+def test_kinds_of_input(classifier, tmp_path):
+    images = [make_image(seed) for seed in range(3)]
+    paths = [str(tmp_path / f"{index}.png") for index in range(3)]
+    for image, path in zip(images, paths):
+        image.save(path)
+    expected = [classifier(image) for image in images]
+    assert classifier(paths[1]) == expected[1]
+    assert classifier(images) == classifier(paths) == expected
+    assert list(classifier(path for path in paths)) == expected
+    assert list(classifier(KeyDataset([{"image": image} for image in images], "image"))) == expected
+
+
+def test_images_that_are_not_rgb(classifier):
+    image = make_image()
+    grey = image.convert("L")
+    assert classifier(grey) == classifier(grey.convert("RGB"))
+    image.putalpha(128)
+    assert classifier(image) == classifier(image.convert("RGB"))
+
+
+@pytest.mark.parametrize("batch_size", [2, 3, 5])
+def test_batching_changes_nothing(classifier, batch_size):
+    images = [make_image(seed, width=30 + 5 * seed) for seed in range(5)]
+    parameters = {"candidate_labels": {"new": ["attribute 3"], "jay": None}, "return_attention": True}
+    expected = [classifier(image, **parameters) for image in images]
+    for inputs in (images, (image for image in images)):
+        results = list(classifier(inputs, batch_size=batch_size, **parameters))
+        assert len(results) == 5
+        for result, single in zip(results, expected):
+            check_same(result, single)
+
+
+def test_half_precision(processor, image):
+    expected = scores_of(pipeline(TASK, model=make_model(), image_processor=processor, device="cpu")(image))
+    model = make_model().to(torch.bfloat16)
+    result = pipeline(TASK, model=model, image_processor=processor, device="cpu")(image, return_attention=True)
+    assert scores_of(result) == pytest.approx(expected, abs=0.1)
+    assert result["attributes"][0]["attention"].dtype == torch.float32
+
+
+def test_model_in_training_mode_is_put_into_evaluation_mode(processor, image):
+    trained = pipeline(TASK, model=make_model().train(), image_processor=processor, device="cpu")
+    assert trained(image) == pipeline(TASK, model=make_model(), image_processor=processor, device="cpu")(image)
+
+
+# Attention
+
+
+def test_attention_is_the_experts_mix_in_the_image(classifier, image):
+    share = classifier.model.config.coarse_mix
+    attentions = run_model(classifier, image, output_attentions=True).attentions
+    mixed = (share * attentions["coarse"] + (1 - share) * attentions["fine"])[0]
+    attributes = classifier(image, top_attributes=3, return_attention=True)["attributes"]
+    assert len(attributes) == 3
+    for entry in attributes:
+        grid = mixed[[int(entry["label"].split()[1])]]
+        expected = attention_in_image(grid, classifier.image_processor, 40, 30)[0]
+        assert entry["attention"].shape == (30, 40)
+        torch.testing.assert_close(entry["attention"], expected)
+
+
+def test_attention_lies_where_its_region_is_in_the_image(processor):
+    # An image is 80 × 48: its shorter side is halved to 24, and the crop is columns 16 to 63.
+    for row in range(3):
+        for column in range(3):
+            grid = torch.zeros(1, 3, 3)
+            grid[0, row, column] = 1
+            (attention,) = attention_in_image(grid, processor, 80, 48)
+            assert attention.shape == (48, 80)
+            assert attention.sum().item() == pytest.approx(1)
+            assert not attention[:, :16].any() and not attention[:, 64:].any()
+            inside = attention[16 * row : 16 * row + 16, 16 + 16 * column : 32 + 16 * column]
+            assert inside.max() == attention.max() and inside.sum() > 0.5
+    uniform = attention_in_image(torch.full((1, 3, 3), 1 / 9), processor, 80, 48)[0]
+    torch.testing.assert_close(uniform[:, 16:64], torch.full((48, 48), 1 / 48**2))
+
+
+def test_attention_agrees_with_what_the_image_processor_does(processor):
+    # A bright square, as the processor shows it in the grid, comes back to where it is.
+    image = Image.new("RGB", (90, 61))
+    image.paste((255, 255, 255), (50, 35, 65, 50))
+    shown = processor(image, return_tensors="pt")["pixel_values"][0].mean(dim=0, keepdim=True)
+    attention = attention_in_image(shown - shown.min(), processor, 90, 61)[0]
+    y, x = torch.meshgrid(torch.arange(61) + 0.5, torch.arange(90) + 0.5, indexing="ij")
+    assert (attention * x).sum().item() == pytest.approx(57.5, abs=0.5)
+    assert (attention * y).sum().item() == pytest.approx(42.5, abs=0.5)
+
+
+def test_attention_with_an_image_processor_that_does_not_crop():
+    grid = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
+    (attention,) = attention_in_image(grid, ViTImageProcessor(size={"height": 24, "width": 24}), 60, 20)
+    assert attention[:10, :30].sum() > 0.5 and attention[0, 0] == attention.max() and not attention[15:, 45:].any()
+
+
+def test_attention_with_an_image_processor_that_is_not_understood(image):
+    model = make_model()
+    classifier = pipeline(TASK, model=model, image_processor=ConvNextImageProcessor(size={"shortest_edge": 24}))
+    assert classifier(image)["labels"]
+    with pytest.raises(ValueError, match=r"cannot tell what part of an image a ConvNextImageProcessor.*CLIPImage"):
+        classifier(image, return_attention=True)
+
+
+# Errors
+
+
+@pytest.mark.parametrize(
+    "candidates, message",
+    [
+        (["jay", "wrenn"], "no class 'wrenn'; the closest are 'wren'.*describe it"),
+        ({"jay": None, "wrenn": None}, "no class 'wrenn'; the closest are 'wren'"),
+        ({"new": ["attribute 1", "atribute 2"]}, "'new' is described by 'atribute 2'.*closest are 'attribute 2'"),
+        ({"new": {"attribute 9": 1}}, "'new' is described by 'attribute 9', which is no attribute"),
+        ({"new": {"attribute 1": 1.5}}, "'attribute 1' of class 'new' has strength 1.5.*from 0 to 1"),
+        ({"new": {"attribute 1": -1}}, "strength -1"),
+        ({"new": {"attribute 1": float("nan")}}, "strength nan"),
+        ({"new": []}, "description of class 'new' names no attribute"),
+        ({"new": {}}, "description of class 'new' names no attribute"),
+        ({"new": [0.5] * 6}, r"row of class 'new' must be 7 finite numbers.*shape \(6,\)"),
+        ({"new": torch.full((7,), torch.nan)}, "row of class 'new' must be 7 finite numbers"),
+        (["jay", "owl", "jay"], r"\['jay'\] more than once"),
+        ([], "`candidate_labels` is empty"),
+        ({}, "`candidate_labels` is empty"),
+    ],
+)
+def test_candidates_that_are_not_as_they_should_be(classifier, monkeypatch, candidates, message):
+    # Before any image is read.
+    monkeypatch.setattr(classifier, "preprocess", lambda *args, **kwargs: pytest.fail("an image was read"))
+    for inputs in (make_image(), [make_image()], (make_image() for _ in range(2))):
+        with pytest.raises(ValueError, match=message):
+            classifier(inputs, candidates)
+
+
+def test_closest_names_do_not_depend_on_the_order_of_words(processor, image):
+    names = [f"has_{part}_color::{color}" for part in ("wing", "back", "belly") for color in ("red", "blue")]
+    model = make_model(attribute_names=[*names, "has_size::small"])
+    classifier = pipeline(TASK, model=model, image_processor=processor, device="cpu")
+    with pytest.raises(ValueError, match=r"closest are 'has_wing_color::red'"):
+        classifier(image, {"new": ["red wing"]})
+
+
+@pytest.mark.parametrize(
+    "parameters, message",
+    [
+        ({"top_k": -1}, "`top_k` .* cannot be negative, but it is -1"),
+        ({"top_attributes": -2}, "`top_attributes` .* cannot be negative"),
+        ({"threshold": 50}, "`threshold` is for scores from 0 to 1, but it is 50"),
+        ({"unnamed_attributes": "half"}, "`unnamed_attributes` must be 'mean' or 'zero', but it is 'half'"),
+    ],
+)
+def test_parameters_that_are_not_as_they_should_be(classifier, image, parameters, message):
+    with pytest.raises(ValueError, match=message):
+        classifier(image, **parameters)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_broken_image_is_named(classifier, tmp_path, batch_size):
+    paths = [tmp_path / f"{index}.png" for index in range(4)]
+    for path in paths:
+        make_image().save(path)
+    paths[2].write_bytes(paths[2].read_bytes()[:200])
+    inputs = [str(path) for path in paths]
+    with pytest.raises(ValueError, match=r"Image 2 \(counted from 0\), '.*2\.png', cannot be read"):
+        classifier(inputs, batch_size=batch_size)
+    with pytest.raises(ValueError, match=r"Image 2 \(counted from 0\), '.*2\.png', cannot be read"):
+        list(classifier((path for path in inputs), batch_size=batch_size))
+    opened = [Image.open(path) for path in paths]
+    with pytest.raises(ValueError, match=r"Image 2 \(counted from 0\), '.*2\.png', cannot be read"):
+        classifier(opened, batch_size=batch_size)
+    with pytest.raises(ValueError, match=r"The image, '.*2\.png', cannot be read"):
+        classifier(inputs[2])
+
+
+def test_other_inputs_that_are_no_images(classifier, tmp_path):
+    with pytest.raises(ValueError, match=r"Image 1 \(counted from 0\), '.*nowhere.png', cannot be read"):
+        classifier([make_image(), str(tmp_path / "nowhere.png")])
+    with pytest.raises(ValueError, match=r"Image 0 \(counted from 0\), of type int, cannot be read"):
+        classifier([3])
+
+
+def test_data_set_that_cannot_decode_an_image_is_named(classifier):
+    class Images(torch.utils.data.Dataset):
+        def __len__(self):
+            return 3
+
+        def __getitem__(self, index):
+            if index == 1:
+                raise OSError("broken data stream")
+            return make_image()
+
+    with pytest.raises(ValueError, match=r"Image 1 \(counted from 0\) cannot be read: broken data stream"):
+        list(classifier(Images()))
+
+
+def test_model_without_a_backbone(tiny_model, processor):
+    with pytest.raises(ValueError, match=r"no backbone.*set_backbone"):
+        pipeline(TASK, model=tiny_model, image_processor=processor, device="cpu")
+
+
+# The model's part
+
+
+def test_attribute_calibration_is_the_identity_by_default(tiny_model):
+    scores = torch.randn(3, 7)
+    torch.testing.assert_close(tiny_model.attribute_probabilities(scores), scores.sigmoid())
+
+
+def test_attribute_calibration_is_stored(tiny_model, tmp_path):
+    calibration = np.stack([np.linspace(0, 3, 7), np.linspace(-2, 1, 7)])
+    tiny_model.set_attribute_calibration(calibration)
+    tiny_model.save_pretrained(tmp_path)
+    loaded = type(tiny_model).from_pretrained(tmp_path)
+    torch.testing.assert_close(loaded.attribute_calibration, torch.tensor(calibration, dtype=torch.float32))
+    scores = torch.randn(3, 7)
+    expected = torch.sigmoid(torch.tensor(calibration[0]) * scores + torch.tensor(calibration[1])).float()
+    torch.testing.assert_close(loaded.attribute_probabilities(scores), expected)
+
+
+@pytest.mark.parametrize(
+    "calibration, message",
+    [
+        (torch.ones(2, 6), r"shape \(2, 6\), but the model has 7 attributes"),
+        (torch.full((2, 7), torch.nan), "must be finite"),
+        (-torch.ones(2, 7), "no slope may be negative"),
+    ],
+)
+def test_attribute_calibration_that_is_not_as_it_should_be(tiny_model, calibration, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_model.set_attribute_calibration(calibration)
+
+
+def test_class_rows_need_no_normalisation(classifier, image):
+    row = torch.rand(7)
+    scores = scores_of(classifier(image, {"row": row, "scaled": 100 * row, "owl": None}))
+    assert scores["row"] == pytest.approx(scores["scaled"])
+    logits = run_model(classifier, image, class_attributes=F.normalize(row, dim=0)[None]).logits
+    owl = run_model(classifier, image, class_attributes=classifier.model.class_attributes[2:3]).logits
+    assert math.log(scores["row"] / scores["owl"]) == pytest.approx((logits - owl).item(), abs=1e-4)

@@ -1,0 +1,36 @@
+"""What the tests run in processes of its own: trains, and writes down what each process saw."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+from test_trainer import losses, make_trainer
+from tiny_training import make_tiny_arguments, make_tiny_dataset, make_tiny_inputs
+
+from dedn_hf.training.protocol import run_protocol
+
+
+def train(output_dir, resume=None, **changes):
+    trainer = make_trainer(output_dir, read=(read := []), **changes)
+    trainer.train(resume_from_checkpoint=resume)
+    metrics = trainer.evaluate()
+    return {
+        "losses": losses(trainer),
+        "margins": losses(trainer, "loss_coarse_margin"),
+        "metrics": {name: metrics[f"eval_{name}"] for name in ("T1", "U", "S", "H")},
+        "read": read,
+    }
+
+
+def protocol(output_dir, name, seeds, **changes):
+    dataset = make_tiny_dataset()
+    arguments = make_tiny_arguments(output_dir / "run", **changes)
+    return run_protocol(name, dataset, make_tiny_inputs(dataset), arguments, seeds)
+
+
+output_dir, task, changes = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
+seen = {"train": train, "protocol": protocol}[task](output_dir, **changes)
+output_dir.mkdir(exist_ok=True, parents=True)
+seen["world_size"] = int(os.environ.get("WORLD_SIZE", "1"))
+(output_dir / f"rank_{os.environ.get('RANK', '0')}.json").write_text(json.dumps(seen))

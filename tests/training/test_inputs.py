@@ -1,0 +1,93 @@
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPImageProcessor, ResNetConfig, ResNetModel
+
+from dedn_hf.data.feature_maps import extract_feature_maps
+from dedn_hf.training.inputs import prepare_inputs
+from dedn_hf.training.protocol import build_model
+
+IMAGE_SIZE, GRID, CHANNELS = 64, 8, 16
+
+
+def save_backbone(folder, seed):
+    torch.manual_seed(seed)
+    ResNetModel(
+        ResNetConfig(embedding_size=8, hidden_sizes=[8, CHANNELS], depths=[1, 1], layer_type="basic")
+    ).save_pretrained(folder)
+    CLIPImageProcessor(image_mean=[0.4] * 3, image_std=[0.2] * 3).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def backbone(tmp_path_factory):
+    return save_backbone(tmp_path_factory.mktemp("backbones") / "tiny", 0)
+
+
+@pytest.fixture
+def dataset(tiny_dataset):
+    """The tiny data set with images, all of them noise."""
+    random = np.random.default_rng(0)
+    for split, images in tiny_dataset.splits.items():
+        noise = [Image.fromarray(random.integers(0, 256, (70, 80, 3), np.uint8)) for _ in images]
+        table = {"image": noise, "label": images["label"][:], "image_id": images["image_id"][:]}
+        features = datasets.Features({"image": datasets.Image(), **images.features})
+        tiny_dataset.splits[split] = datasets.Dataset.from_dict(table, features)
+    return tiny_dataset
+
+
+def extract(dataset, backbone, folder, splits=("trainval", "test_seen", "test_unseen"), name="tiny"):
+    images = datasets.concatenate_datasets([dataset.splits[split] for split in splits])
+    extract_feature_maps(images, backbone, IMAGE_SIZE, folder, name, num_workers=0)
+    return str(folder)
+
+
+def test_stored_feature_maps(dataset, backbone, tmp_path):
+    inputs = prepare_inputs(dataset, extract(dataset, backbone, tmp_path / "store"), backbone)
+    assert inputs.config["feature_channels"] == CHANNELS and inputs.config["grid_size"] == GRID
+    assert inputs.source["backbone"] == "tiny" and inputs.source["image_size"] == IMAGE_SIZE
+    images = dataset.splits["test_unseen"].select([3, 0])
+    examples = inputs.make(images)
+    assert examples.labels.tolist() == images["label"][:]
+
+    # The model with its backbone gives the same from the image as without it from the store.
+    model = build_model(dataset, range(10), dataset.unseen_class_ids, **inputs.config).eval()
+    with torch.no_grad():
+        from_store = model(feature_map=examples[0]["feature_map"][None]).logits
+        model.set_backbone(inputs.backbone)
+        pixel_values = inputs.image_processor(images[0]["image"], return_tensors="pt")["pixel_values"]
+        from_image = model(pixel_values=pixel_values).logits
+    torch.testing.assert_close(from_image, from_store, rtol=1e-2, atol=1e-2)
+
+
+def test_store_that_lacks_test_images_is_refused_at_once(dataset, backbone, tmp_path):
+    store = extract(dataset, backbone, tmp_path / "store", splits=("trainval", "test_seen"))
+    with pytest.raises(ValueError, match="no feature maps of 12 of 12 images"):
+        prepare_inputs(dataset, store)
+
+
+def test_store_of_another_data_set(dataset, backbone, tmp_path):
+    store = extract(dataset, backbone, tmp_path / "store", name="others")
+    with pytest.raises(ValueError, match="dataset is 'others', where 'tiny' is asked for"):
+        prepare_inputs(dataset, store)
+
+
+def test_another_backbone(dataset, backbone, tmp_path):
+    store = extract(dataset, backbone, tmp_path / "store")
+    with pytest.raises(ValueError, match="backbone_sha256 is"):
+        prepare_inputs(dataset, store, save_backbone(tmp_path / "other", 1))
+
+
+def test_images_without_a_store(dataset):
+    with pytest.raises(ValueError, match=r"make them once with scripts/extract_features.py .* --feature_maps"):
+        prepare_inputs(dataset)
+
+
+def test_synthetic_birds_are_trained_with_their_images(dataset):
+    dataset.name = "synthetic_birds"
+    inputs = prepare_inputs(dataset)
+    item = inputs.make(dataset.splits["train"])[0]
+    assert item["pixel_values"].shape == (3, 80, 80) and item["pixel_values"].abs().max() <= 1
+    assert inputs.config == {} and inputs.backbone is None
