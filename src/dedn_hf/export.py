@@ -74,7 +74,7 @@ def export_onnx(model: DednModel, path: str | os.PathLike, image_size: int | Non
     temporary = path.with_name(path.name + ".tmp")
     torch.onnx.export(
         ExportableDedn(model).eval(),
-        (images, model.class_attributes, model.seen_classes),
+        (images, model.class_attributes.clone(), model.seen_classes.clone()),
         temporary,
         input_names=["images", "class_attributes", "seen_classes"],
         output_names=["logits", "attribute_scores"],

@@ -7,6 +7,7 @@ product of its normalised row of class attributes with the attribute scores, so 
 description. From top to bottom: the pooling by attention, a head, an expert, the losses, the model.
 """
 
+import copy
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -489,7 +490,9 @@ class DednModel(DednPreTrainedModel):
                 See [`load_backbone`].
         """
         self.backbone = backbone.to(device=self.device, dtype=self.dtype)
-        self.config.backbone_config = backbone.config
+        self.config.backbone_config = copy.deepcopy(backbone.config)
+        # It may be a path of this machine.
+        self.config.backbone_config._name_or_path = ""
         self.config.freeze_backbone = True
         self.train(self.training)
 
@@ -561,7 +564,7 @@ class DednModel(DednPreTrainedModel):
             class_attributes, seen = self.class_attributes, self.seen_classes
         else:
             class_attributes = class_attributes.to(self.class_attributes)
-            seen = torch.zeros(len(class_attributes), dtype=torch.bool, device=class_attributes.device)
+            seen = torch.zeros_like(class_attributes[:, 0], dtype=torch.bool)
         class_rows = F.normalize(class_attributes.float(), dim=-1).to(coarse_region.dtype)
 
         if self.training:

@@ -155,7 +155,9 @@ def test_figures_are_those_of_the_training_run(run, birds, tmp_path):
         use_cpu=True,
         report_to=[],
     )
-    trained = run_protocol("validated", birds, prepare_inputs(birds), args, [0])
+    inputs = prepare_inputs(birds)
+    inputs.config["grid_size"] = 4  # of images of 64 pixels
+    trained = run_protocol("validated", birds, inputs, args, [0])
     run(tmp_path / "run", tmp_path / "evaluation")
     results = json.loads((tmp_path / "evaluation/results.json").read_text())
     assert results["test"] == pytest.approx(trained["test"])

@@ -25,7 +25,9 @@ from transformers import TrainerCallback, TrainerState, set_seed
 from ..configuration_dedn import PRESETS, DednConfig
 from ..data import GzslDataset
 from ..evaluation import ausuc, choose_mixes, gzsl_metrics, seen_unseen_curve
+from ..evaluation.attribute_calibration import fit_attribute_calibration
 from ..files import write_json
+from ..hub.model_card import render_model_card, save_model_card
 from ..modeling_dedn import DednModel
 from ..results import provenance
 from .arguments import DednTrainingArguments
@@ -313,7 +315,17 @@ class _Run:
             metrics["AUSUC"] = ausuc(seen_unseen_curve(logits, labels, seen))
         return {"AUSUC": None} | {name: None if math.isnan(value) else value for name, value in metrics.items()}
 
+    def _calibrate_attributes(self, trainer: DednTrainer):
+        """Fits what makes attribute scores readable, on the training images."""
+        # `test_dataset` is what Trainer.predict calls any data set; this one is trained on.
+        prediction = trainer.predict(self._examples(["trainval"], self.all_class_ids), metric_key_prefix="trainval")
+        strengths = self.dataset.class_attributes.clip(min=0)
+        strengths = strengths / strengths.max()
+        calibration = fit_attribute_calibration(prediction.predictions[1], strengths[prediction.label_ids])
+        trainer.accelerator.unwrap_model(trainer.model).set_attribute_calibration(calibration)
+
     def _save(self, trainer: DednTrainer, **histories):
+        self._calibrate_attributes(trainer)
         if not self.args.should_save:
             return
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -377,6 +389,7 @@ def _start(folder: Path, request: dict) -> dict | None:
 
 def _finish(args: DednTrainingArguments, folder: Path, results: dict) -> dict:
     if args.should_save:
+        save_model_card(render_model_card(results, results["dataset"]), folder / "README.md")
         # Written last: a run is finished with it.
         write_json(folder / "results.json", results)
         shutil.rmtree(folder / "unfinished")
