@@ -41,8 +41,8 @@ PRESETS = {
         "grid_size": 14,
         "word_vector_size": 300,
         "region_value_rank": 256,
-        # As released. The groups that were meant are 1-38, 39-65, 66-74 with 78-85, and 75-77 with 86-102; a slip in
-        # the released index arithmetic gives these, and published SUN figures rest on them.
+        # As released. The groups that were meant are SUN_GROUPS_AS_MEANT; a slip in the released index arithmetic gives
+        # these, and published SUN figures rest on them.
         "attribute_groups": _groups(
             function="1-38,66-77,87-93,95-99,101-102",
             element="39-65",
@@ -100,6 +100,14 @@ PRESETS = {
         "coarse_mix": 0.9,
     },
 }
+
+# SUN's groups as they were meant, for new models: the preset has the released slip.
+SUN_GROUPS_AS_MEANT = _groups(
+    function="1-38",
+    element="39-65",
+    environment_and_material="66-74,78-85",
+    other="75-77,86-102",
+)
 
 
 class DednConfig(PretrainedConfig):
@@ -277,4 +285,4 @@ class DednConfig(PretrainedConfig):
         return cls(**{**PRESETS[preset], **kwargs})
 
 
-__all__ = ["PRESETS", "DednConfig"]
+__all__ = ["PRESETS", "SUN_GROUPS_AS_MEANT", "DednConfig"]

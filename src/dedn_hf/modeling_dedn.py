@@ -43,7 +43,7 @@ class AttentivePooling(torch.autograd.Function):
 
         ∂(W T)_an = g_a P_an (S_an − p_a) = D_an        ∂W = D T
         ∂S_an = g_a P_an                                ∂V = (g P) T = g ⊙ Z
-        ∂T = Dᵀ W + (g P)ᵀ V
+        ∂T = Dᵀ W + Pᵀ (g V)
 
     and takes two more: the one that gives ∂W, and either the one that gives ∂V or, where Z is kept, S anew. (∂T only where
     the backbone is trained.)
@@ -75,21 +75,20 @@ class AttentivePooling(torch.autograd.Function):
     def backward(ctx, grad_scores):
         tokens, value, weight, scores, *kept = ctx.saved_tensors
         grad_value, grad_weight, grad_tokens = torch.zeros_like(value), torch.zeros_like(weight), []
-        blocks = zip(*(tensor.split(ctx.block) for tensor in (tokens, grad_scores, scores)))
+        blocks = zip(*(tensor.split(ctx.block) for tensor in (tokens, grad_scores[..., None], scores[..., None])))
         for (image, grad, score), attention, pooled in zip(blocks, kept[::2], kept[1::2]):
+            graded_value = grad * value
             if ctx.keep_values:
-                values = pooled
+                grad_logits = (pooled - score).mul_(grad).mul_(attention)
+                grad_weight += torch.einsum("ban,bne->ae", grad_logits, image)
+                grad_value += torch.einsum("ban,bne->ae", attention * grad, image)
             else:
-                values = torch.bmm(value.expand(len(image), -1, -1), image.mT)
-            grad_values = attention * grad[..., None]
-            grad_logits = (values - score[..., None]).mul_(grad_values)
-            grad_weight += torch.bmm(grad_logits, image).sum(dim=0)
-            if ctx.keep_values:
-                grad_value += torch.bmm(grad_values, image).sum(dim=0)
-            else:
-                grad_value += (pooled * grad[..., None]).sum(dim=0)
+                # g (S − p) by one product.
+                grad_logits = torch.baddbmm(-grad * score, graded_value, image.mT).mul_(attention)
+                grad_weight += torch.bmm(grad_logits, image).sum(dim=0)
+                grad_value += (pooled * grad).sum(dim=0)
             if ctx.needs_input_grad[0]:
-                grad_tokens.append(grad_logits.mT @ weight + grad_values.mT @ value)
+                grad_tokens.append(grad_logits.mT @ weight + attention.mT @ graded_value)
         return torch.cat(grad_tokens) if grad_tokens else None, grad_value, grad_weight
 
 

@@ -3,14 +3,15 @@
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import scipy.io
-from datasets import DatasetDict, DatasetInfo, Features, GeneratorBasedBuilder, SplitGenerator
+from datasets import ClassLabel, DatasetDict, DatasetInfo, Features, GeneratorBasedBuilder, Image, SplitGenerator, Value
 
+from .dataset import GzslDataset
 from .splits import fingerprint_split
 
 XLSA17_HELP = (
@@ -24,6 +25,8 @@ PROPOSED_SPLIT_SHA256 = {
     "SUN": "fc537f2f84f3f84a35665f94262ef08e2d47fc80c9c022591a75252882e5673a",
     "AWA2": "bfc36a2c1bb7454f5ca46c61cb116dcdd9800dd369aed1c27a8a7d96135fb463",
 }
+# Their numbers of images, in the same order.
+PROPOSED_SPLIT_COUNTS = {"CUB": (7057, 1764, 2967), "SUN": (10320, 2580, 1440), "AWA2": (23527, 5882, 7913)}
 
 
 @dataclass
@@ -100,6 +103,39 @@ class ProposedSplit:
                     f"test_unseen_loc must be exactly the images of the unseen classes in testclasses.txt, but image "
                     f"{image_id} of the {'unseen' if name in unseen else 'seen'} class {name} is in {part}_loc"
                 )
+
+    def check_class_attributes(self, file: Path, class_names: Sequence[str], class_attributes: np.ndarray):
+        """
+        Checks a data set's own class attributes against those of the split, where it has some. They are the same
+        numbers, but for rounding.
+
+        Args:
+            file (`Path`):
+                Where the data set's own are from.
+            class_names (`Sequence[str]`):
+                Names of their rows, those of the split in any order.
+            class_attributes (`np.ndarray` of shape `(K, A)`):
+                The data set's own, in the unit of the split's.
+
+        Raises:
+            ValueError: If the numbers of attributes differ, or the values do.
+        """
+        if self.class_attributes is None:
+            return
+        theirs = self.class_attributes[[self.class_names.index(name) for name in class_names]]
+        if theirs.shape != class_attributes.shape:
+            raise self._error(
+                f"original_att in att_splits.mat has {theirs.shape[1]} attributes, but {file} has "
+                f"{class_attributes.shape[1]}"
+            )
+        # A tenth of the scale would not be rounding: rows or columns are in different orders.
+        wrong = np.argwhere(np.abs(theirs - class_attributes) > 0.1 * np.abs(theirs).max())
+        if len(wrong):
+            row, column = wrong[0]
+            raise self._error(
+                f"original_att in att_splits.mat and {file} contradict each other in {len(wrong)} values: attribute "
+                f"{column + 1} of {class_names[row]} is {theirs[row, column]:g} and {class_attributes[row, column]:g}"
+            )
 
     def partition(self, class_of_image: Mapping[int, str], seed: int = 0) -> dict[str, list[int]]:
         """
@@ -199,6 +235,143 @@ def read_proposed_split(data_dir: str | os.PathLike, name: str) -> ProposedSplit
         wrong = set(class_names) - set(seen) - set(split.test_classes) or set(seen) & set(split.test_classes)
         raise split._error(f"trainvalclasses.txt and testclasses.txt are no partition of the classes: {_some(wrong)}")
     return split
+
+
+def read_image_files(folder: Path) -> list[str]:
+    """
+    The paths in `image_files` of `res101.mat`, of which a loc of the split is the place, 1-based. Nothing else in that
+    file is read: its features are of no use here, and large.
+
+    Nothing but this file can say which image a loc is. What the split holds of an image is its class at most, and
+    `trainval_loc` and `test_seen_loc` divide the images of one class: any order of them would fit.
+
+    Args:
+        folder (`Path`):
+            `xlsa17/data/<name>/`.
+
+    Raises:
+        FileNotFoundError: If there is no `res101.mat`.
+        ValueError: If it cannot be read, or lacks the variable.
+    """
+    file = folder / "res101.mat"
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} is missing. The split counts images in the order of its `image_files` (its features are not "
+            f"read), and att_splits.mat cannot prove that order: it says nothing of single images. {XLSA17_HELP}"
+        )
+    try:
+        content = scipy.io.loadmat(file, variable_names=["image_files"])
+    except Exception as error:  # scipy raises whatever a damaged byte leads to
+        raise ValueError(f"{file} cannot be read as a MATLAB file: {error}. {XLSA17_HELP}") from error
+    if "image_files" not in content:
+        raise ValueError(f"{file} lacks image_files. {XLSA17_HELP}")
+    return [str(cell.item()) for cell in content["image_files"].ravel()]
+
+
+def match_image_files(image_files: Sequence[str], known: Collection[str]) -> list[str | None]:
+    """
+    Finds paths of another machine among those of a data set.
+
+    Args:
+        image_files (`Sequence[str]`):
+            Paths of the other machine, with whatever comes before the data set's own, such as
+            `/home/somebody/data//JPEGImages/bat/bat_10001.jpg`.
+        known (`Collection[str]`):
+            Paths within the data set, with forward slashes, such as `bat/bat_10001.jpg`.
+
+    Returns:
+        `list[str | None]`: for each the longest tail of it that is known, or `None`.
+    """
+    known = set(known)
+    found = []
+    for path in image_files:
+        parts = [part for part in path.strip().replace("\\", "/").split("/") if part]
+        tails = ("/".join(parts[start:]) for start in range(len(parts)))
+        found.append(next((tail for tail in tails if tail in known), None))
+    return found
+
+
+def load_with_proposed_split(
+    name: str,
+    data_dir: str | os.PathLike,
+    images: Mapping[str, dict],
+    class_names: Sequence[str],
+    attribute_names: Sequence[str],
+    attribute_groups: Mapping[str, Sequence[int]],
+    class_attributes: np.ndarray,
+    attribute_file: Path,
+    help: str,
+    cache_dir: str | os.PathLike | None = None,
+) -> GzslDataset:
+    """
+    A data set with the Proposed Split, whose locs are places in `image_files` of `res101.mat`.
+
+    Args:
+        name (`str`):
+            Short name of the data set; in capitals that of its folder in `xlsa17/data/`.
+        data_dir (`str` or `os.PathLike`):
+            The folder that holds `xlsa17/`.
+        images (`Mapping[str, dict]`):
+            Path within the data set → `image` (the path of the file), `label` and `image_id`.
+        class_names (`Sequence[str]`), attribute_names (`Sequence[str]`), attribute_groups (`Mapping`):
+            As in [`GzslDataset`].
+        class_attributes (`np.ndarray` of shape `(K, A)`):
+            The data set's own, in the unit of the split's.
+        attribute_file (`Path`):
+            Where they are from.
+        help (`str`):
+            Where to get the data set, for messages.
+        cache_dir (`str` or `os.PathLike`, *optional*):
+            Cache of `datasets`.
+
+    Returns:
+        `GzslDataset`: with `class_attributes` as they came, and without word vectors.
+
+    Raises:
+        FileNotFoundError: If files of the split are missing, or images that it names.
+        ValueError: If the split and the data set contradict each other; names what differs.
+    """
+    split = read_proposed_split(data_dir, name.upper())
+    file = split.folder / "res101.mat"
+    image_files = read_image_files(split.folder)
+    paths = match_image_files(image_files, images.keys())
+    absent = [image for image, path in zip(image_files, paths, strict=True) if path is None]
+    if absent:
+        raise FileNotFoundError(
+            f"{len(absent)} of the {len(image_files)} images in {file} are not among the {len(images)} images of the "
+            f"data set, such as {', '.join(absent[:3])}. {help}"
+        )
+    if len(set(paths)) != len(paths) or len(paths) != len(images):
+        left = images.keys() - set(paths)
+        raise ValueError(
+            f"{file} names {len(paths)} images, {len(set(paths))} of them different, but the data set has "
+            f"{len(images)}: {_some(left)} are in no part of the split. {help}"
+        )
+    class_of_loc = {loc: class_names[images[path]["label"]] for loc, path in enumerate(paths, start=1)}
+    split.check(class_of_loc)
+    split.check_class_attributes(attribute_file, class_names, class_attributes)
+
+    id_of_loc = {loc: images[path]["image_id"] for loc, path in enumerate(paths, start=1)}
+    parts = {part: [id_of_loc[loc] for loc in locs] for part, locs in split.partition(class_of_loc).items()}
+    rows = {row["image_id"]: row for row in images.values()}
+    label_of = {name: label for label, name in enumerate(class_names)}
+    return GzslDataset(
+        name=name,
+        splits=SplitBuilder(name, image_features(class_names), rows, parts, cache_dir).build(),
+        class_names=list(class_names),
+        attribute_names=list(attribute_names),
+        attribute_groups={group: list(indices) for group, indices in attribute_groups.items()},
+        class_attributes=class_attributes.astype(np.float32),
+        seen_class_ids=sorted(label_of[name] for name in split.train_classes + split.validation_classes),
+        validation_class_ids=sorted(label_of[name] for name in split.validation_classes),
+        split_name=split.name,
+        split_sha256=split.sha256,
+    )
+
+
+def image_features(class_names: Sequence[str]) -> Features:
+    """Columns of a data set of which no more is known than images and classes."""
+    return Features({"image": Image(), "label": ClassLabel(names=list(class_names)), "image_id": Value("int64")})
 
 
 class SplitBuilder(GeneratorBasedBuilder):

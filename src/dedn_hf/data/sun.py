@@ -1,0 +1,158 @@
+"""The SUN Attribute database (Patterson and Hays 2012) in its official layout, with the Proposed Split."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import scipy.io
+from datasets import Dataset
+
+from ..configuration_dedn import SUN_GROUPS_AS_MEANT
+from .dataset import GzslDataset
+from .proposed_split import image_features, load_with_proposed_split
+
+SUN_HELP = (
+    "SUNAttributeDB.tar.gz and SUNAttributeDB_Images.tar.gz are at https://cs.brown.edu/~gmpatter/sunattributes.html; "
+    "unpack them so that `<data_dir>/SUNAttributeDB/` holds the three .mat files and `images/`."
+)
+
+
+def load_sun_images(data_dir: str | os.PathLike) -> Dataset:
+    """
+    All images of SUN and their classes, which is all that extracting feature maps needs.
+
+    Args:
+        data_dir (`str` or `os.PathLike`):
+            The folder that holds `SUNAttributeDB/` with `images.mat`. The image tree (`a/abbey/sun_….jpg`, …) may be
+            in `SUNAttributeDB/images/`, in `SUNAttributeDB/`, in `SUNAttributeDB_Images/` or its `images/`, or in
+            `images/`.
+
+    Returns:
+        `datasets.Dataset`: columns `image` (read when asked for), `label` (`ClassLabel` over the class names in
+        alphabetical order, as in the Proposed Split: `a/atrium/public/` is `atrium_public`) and `image_id` (the place
+        in `images.mat`, 1-based), in that order.
+
+    Raises:
+        FileNotFoundError: If files or images are missing; names them.
+        ValueError: If `images.mat` is not as it should be.
+    """
+    class_names, images = _read_images(Path(data_dir))
+    return Dataset.from_list(list(images.values()), features=image_features(class_names))
+
+
+def load_sun(data_dir: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> GzslDataset:
+    """
+    SUN with the Proposed Split. The strength of an attribute in a class is the share of votes for it over the images of
+    the class.
+
+    The attribute groups are those that were meant, [`SUN_GROUPS_AS_MEANT`], and not those of the preset, which has the
+    slip of the released program: a new model has no reason to repeat it. To do so, set `attribute_groups` to the
+    preset's.
+
+    Args:
+        data_dir (`str` or `os.PathLike`):
+            The folder that holds `SUNAttributeDB/`, see [`load_sun_images`], and `xlsa17/` in their official layouts.
+        cache_dir (`str` or `os.PathLike`, *optional*):
+            Cache of `datasets` for the table of images, which refers to the image files and does not copy them.
+
+    Returns:
+        `GzslDataset`: its `class_attributes` are fractions (0 to 1), and it has no word vectors.
+
+    Raises:
+        FileNotFoundError: If files or images are missing; names them, and says where to get them.
+        ValueError: If a file is not as it should be, or two files contradict each other; names what differs.
+    """
+    folder = Path(data_dir) / "SUNAttributeDB"
+    label_file = folder / "attributeLabels_continuous.mat"
+    attribute_names = _read_names(folder / "attributes.mat", "attributes")
+    expected = sum(map(len, SUN_GROUPS_AS_MEANT.values()))
+    if len(attribute_names) != expected:
+        raise ValueError(
+            f"{folder / 'attributes.mat'} names {len(attribute_names)} attributes, but SUN has {expected}. {SUN_HELP}"
+        )
+    votes = _read_mat(label_file, "labels_cv")
+    class_names, images = _read_images(Path(data_dir))
+    if votes.shape != (len(images), len(attribute_names)):
+        raise ValueError(
+            f"labels_cv in {label_file} has shape {votes.shape}, but must have a row for each of the {len(images)} "
+            f"images and a column for each of the {len(attribute_names)} attributes. {SUN_HELP}"
+        )
+    if not ((votes >= 0) & (votes <= 1)).all():
+        raise ValueError(f"labels_cv in {label_file} must hold shares of votes, from 0 to 1. {SUN_HELP}")
+    labels = np.array([row["label"] for row in images.values()])
+    class_attributes = np.stack([votes[labels == label].mean(axis=0) for label in range(len(class_names))])
+    empty = [name for name, row in zip(class_names, class_attributes, strict=True) if not row.any()]
+    if empty:
+        raise ValueError(f"{label_file} gives no attribute to {', '.join(empty)}. {SUN_HELP}")
+    return load_with_proposed_split(
+        "sun",
+        data_dir,
+        images,
+        class_names,
+        attribute_names,
+        SUN_GROUPS_AS_MEANT,
+        class_attributes,
+        attribute_file=label_file,
+        help=SUN_HELP,
+        cache_dir=cache_dir,
+    )
+
+
+def _read_images(data_dir: Path) -> tuple[list[str], dict[str, dict]]:
+    """Class names in alphabetical order, and path within the image tree → row of the image, as in `images.mat`."""
+    file = data_dir / "SUNAttributeDB" / "images.mat"
+    paths = _read_names(file, "images")
+    class_of = {}
+    for path in paths:
+        # All between the letter and the file: a/atrium/public/sun_abc.jpg is of the class atrium_public.
+        letter, *parts, _ = path.split("/") if path.count("/") > 1 else ("", "")
+        if not parts:
+            raise ValueError(f"{file} names {path!r}, but paths must be like 'a/abbey/sun_abc.jpg'. {SUN_HELP}")
+        class_of[path] = "_".join(parts)
+    places = [
+        data_dir.resolve() / place
+        for place in (
+            "SUNAttributeDB/images",
+            "SUNAttributeDB",
+            "SUNAttributeDB_Images/images",
+            "SUNAttributeDB_Images",
+            "images",
+        )
+    ]
+    tree = next((place for place in places if any((place / path).is_file() for path in paths)), None)
+    if tree is None:
+        raise FileNotFoundError(
+            f"None of the {len(paths)} images in {file} is in {', '.join(map(str, places))}. {SUN_HELP}"
+        )
+    absent = [path for path in paths if not (tree / path).is_file()]
+    if absent:
+        raise FileNotFoundError(
+            f"{len(absent)} of the {len(paths)} images in {file} do not exist in {tree}: {', '.join(absent[:3])}"
+            f"{', …' if len(absent) > 3 else ''}. {SUN_HELP}"
+        )
+    class_names = sorted(set(class_of.values()))
+    label_of = {name: label for label, name in enumerate(class_names)}
+    return class_names, {
+        path: {"image": str(tree / path), "label": label_of[class_of[path]], "image_id": image_id}
+        for image_id, path in enumerate(paths, start=1)
+    }
+
+
+def _read_names(file: Path, variable: str) -> list[str]:
+    names = [str(cell.item()).strip() for cell in _read_mat(file, variable).ravel()]
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) != len(names) else []
+    if twice:
+        raise ValueError(f"{variable} in {file} must be different, but {twice[0]} is there twice. {SUN_HELP}")
+    return names
+
+
+def _read_mat(file: Path, variable: str) -> np.ndarray:
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing. {SUN_HELP}")
+    try:
+        content = scipy.io.loadmat(file, variable_names=[variable])
+    except Exception as error:  # scipy raises whatever a damaged byte leads to
+        raise ValueError(f"{file} cannot be read as a MATLAB file: {error}. {SUN_HELP}") from error
+    if variable not in content:
+        raise ValueError(f"{file} lacks {variable}. {SUN_HELP}")
+    return content[variable]
