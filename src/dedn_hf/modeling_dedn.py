@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from .pipeline_dedn import ZeroShotAttributeClassificationPipeline  # noqa: F401
 
 
-# Numbers in one tensor of a block of images: 8 MB in float32, so that a few of them stay in a processor's cache.
-BLOCK_SIZE = 2**21
+# Numbers in one tensor of a block of images: 4 MB in float32, so that a few of them stay in a processor's cache.
+BLOCK_SIZE = 2**20
 
 
 class AttentivePooling(torch.autograd.Function):
@@ -51,8 +51,7 @@ class AttentivePooling(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, tokens, value, weight):
-        # At least two images, one for each of two threads.
-        block = max(2, BLOCK_SIZE // (len(weight) * tokens.shape[1]))
+        block = max(1, BLOCK_SIZE // (len(weight) * tokens.shape[1]))
         keep_values = tokens.shape[1] <= tokens.shape[2]
         scores, kept = [], []
         for image in tokens.split(block):
@@ -80,8 +79,9 @@ class AttentivePooling(torch.autograd.Function):
             graded_value = grad * value
             if ctx.keep_values:
                 grad_logits = (pooled - score).mul_(grad).mul_(attention)
-                grad_weight += torch.einsum("ban,bne->ae", grad_logits, image)
-                grad_value += torch.einsum("ban,bne->ae", attention * grad, image)
+                both = torch.einsum("ban,bne->ae", torch.cat([grad_logits, attention * grad], dim=1), image)
+                grad_weight += both[: len(weight)]
+                grad_value += both[len(weight) :]
             else:
                 # g (S − p) by one product.
                 grad_logits = torch.baddbmm(-grad * score, graded_value, image.mT).mul_(attention)
@@ -508,7 +508,8 @@ class DednModel(DednPreTrainedModel):
                 "`feature_map` instead, or load the model with a backbone."
             )
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_backbone):
-            return backbone_feature_map(self.backbone, pixel_values)
+            # Convolutions are faster with the channels of a pixel side by side: a ResNet takes half the time on a CPU.
+            return backbone_feature_map(self.backbone, pixel_values.contiguous(memory_format=torch.channels_last))
 
     def forward(
         self,

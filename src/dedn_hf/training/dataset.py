@@ -16,13 +16,16 @@ class PixelValueDataset(torch.utils.data.Dataset):
             A split with columns `image`, `label` and `image_id`.
         image_processor (`BaseImageProcessor`):
             What turns an image into `pixel_values`.
+        keep_in_memory (`bool`, *optional*, defaults to `False`):
+            Whether to preprocess each image once only: for small data sets.
     """
 
-    def __init__(self, images: datasets.Dataset, image_processor):
+    def __init__(self, images: datasets.Dataset, image_processor, keep_in_memory: bool = False):
         self.images = images.select_columns(["image"])
         self.image_processor = image_processor
         self.labels = np.asarray(images["label"])
         self.image_ids = np.asarray(images["image_id"])
+        self.kept = {} if keep_in_memory else None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -31,9 +34,18 @@ class PixelValueDataset(torch.utils.data.Dataset):
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict]:
-        images = [image.convert("RGB") for image in self.images[indices]["image"]]
-        pixel_values = self.image_processor(images, return_tensors="pt")["pixel_values"]
+        if self.kept is None:
+            pixel_values = self._preprocess(indices)
+        else:
+            missing = [index for index in dict.fromkeys(indices) if index not in self.kept]
+            if missing:
+                self.kept.update(zip(missing, self._preprocess(missing), strict=True))
+            pixel_values = [self.kept[index] for index in indices]
         return [{"pixel_values": p, "labels": int(self.labels[i])} for p, i in zip(pixel_values, indices, strict=True)]
+
+    def _preprocess(self, indices: list[int]) -> torch.Tensor:
+        images = [image.convert("RGB") for image in self.images[indices]["image"]]
+        return self.image_processor(images, return_tensors="pt")["pixel_values"]
 
 
 class ClassSubset(torch.utils.data.Dataset):

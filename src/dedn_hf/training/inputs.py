@@ -65,7 +65,7 @@ def prepare_inputs(dataset: GzslDataset, feature_maps: str | None = None, backbo
         processor = CLIPImageProcessor(
             size={"shortest_edge": size}, crop_size=size, resample=2, image_mean=half, image_std=half
         )
-        return ModelInputs(lambda images: PixelValueDataset(images, processor), processor)
+        return ModelInputs(lambda images: PixelValueDataset(images, processor, keep_in_memory=True), processor)
 
     store = FeatureMapStore(feature_maps)
     store.require(dataset=dataset.name, class_names=dataset.class_names)
