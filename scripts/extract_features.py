@@ -12,8 +12,8 @@ import sys
 
 import torch
 
-from dedn_hf.data.cub import load_cub_images
 from dedn_hf.data.feature_maps import extract_feature_maps
+from dedn_hf.data.load import IMAGE_READERS
 
 
 def main():
@@ -21,8 +21,8 @@ def main():
         description=__doc__.split("\n\n")[0].strip(), formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     required = {"required": True, "default": argparse.SUPPRESS}
-    parser.add_argument("--dataset", choices=["cub"], help="which data set", **required)
-    parser.add_argument("--data_dir", help="folder that holds CUB_200_2011/", **required)
+    parser.add_argument("--dataset", choices=list(IMAGE_READERS), help="which data set", **required)
+    parser.add_argument("--data_dir", help="folder of the data set's files", **required)
     parser.add_argument("--backbone", help="folder or Hub id of a transformers vision model", **required)
     parser.add_argument("--image_size", type=int, help="side of the centre crop, in pixels", **required)
     parser.add_argument("--output_dir", help="folder of the store", **required)
@@ -33,7 +33,7 @@ def main():
 
     try:
         store = extract_feature_maps(
-            load_cub_images(arguments.data_dir),
+            IMAGE_READERS[arguments.dataset](arguments.data_dir),
             arguments.backbone,
             arguments.image_size,
             arguments.output_dir,

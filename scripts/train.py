@@ -4,6 +4,7 @@ Trains and evaluates DEDN.
     python scripts/train.py                        # the built-in synthetic birds
     python scripts/train.py settings.yaml          # all arguments from one YAML or JSON file
     accelerate launch scripts/train.py --dataset cub --data_dir DATA --feature_maps STORE --backbone BACKBONE
+    python scripts/train.py --dataset folder --data_dir FOLDER --check
 """
 
 import json
@@ -41,7 +42,18 @@ class ScriptArguments:
     )
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; one run each."})
     word_vectors: str | None = field(
-        default=None, metadata={"help": "A .npy file of one word vector an attribute, or `random`."}
+        default=None,
+        metadata={
+            "help": "Word vectors of the attributes: .npy, .safetensors, GloVe or word2vec text, a sentence-embedding "
+            "model, or `random`."
+        },
+    )
+    num_groups: int | None = field(
+        default=None,
+        metadata={"help": "For a folder without groups of attributes: how many to make by their word vectors."},
+    )
+    check: bool = field(
+        default=False, metadata={"help": "Say what is understood of the data set and what is wrong, and stop."}
     )
     overwrite_output_dir: bool = field(
         default=False, metadata={"help": "Start anew although the output folder holds a run, which is deleted."}
@@ -87,15 +99,21 @@ def main():
 
     from transformers.utils import logging
 
-    from dedn_hf.data.load import load_gzsl_dataset
+    from dedn_hf.data.load import check_gzsl_dataset, load_gzsl_dataset
     from dedn_hf.results import format_results
     from dedn_hf.training.inputs import prepare_inputs
     from dedn_hf.training.protocol import run_protocol
 
+    of_dataset = (script.dataset, script.data_dir, script.word_vectors, script.num_groups)
+    if script.check:
+        understood, problems = check_gzsl_dataset(*of_dataset)
+        print("\n".join([*understood, *(f"WRONG: {problem}" for problem in problems)]))
+        sys.exit(f"Found wrong: {len(problems)}" if problems else print("Nothing wrong was found."))
+
     # Each checkpoint would have a bar for its one file of weights.
     logging.disable_progress_bar()
     with training.main_process_first(desc="data set"):
-        dataset = load_gzsl_dataset(script.dataset, script.data_dir, script.word_vectors)
+        dataset = load_gzsl_dataset(*of_dataset)
     inputs = prepare_inputs(dataset, script.feature_maps, script.backbone)
     results = run_protocol(
         script.protocol, dataset, inputs, training, script.seeds, overwrite=script.overwrite_output_dir

@@ -466,7 +466,8 @@ def test_any_backbone(name, pixel_values, tmp_path):
         expected = torch.stack(rows, dim=-2)
     else:
         expected = raw.last_hidden_state
-    assert torch.equal(feature_map, expected)
+    # To rounding: the model lays its images out for faster convolutions.
+    torch.testing.assert_close(feature_map, expected)
 
     model.save_pretrained(tmp_path)
     loaded, report = DednModel.from_pretrained(tmp_path, output_loading_info=True)

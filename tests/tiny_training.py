@@ -37,7 +37,7 @@ def make_tiny_dataset(**changes) -> GzslDataset:
     random = np.random.default_rng(0)
     return GzslDataset(
         **{
-            "name": "tiny",
+            "name": "folder",
             "splits": splits,
             "class_names": names,
             "attribute_names": [f"attribute {index}" for index in range(NUM_ATTRIBUTES)],

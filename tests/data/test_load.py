@@ -1,53 +1,98 @@
 import numpy as np
 import pytest
+from datasets import Dataset, DatasetDict
+from PIL import Image
 
 from dedn_hf.data import GzslDataset, load, load_gzsl_dataset
+from dedn_hf.data.load import DATASETS, IMAGE_READERS, check_gzsl_dataset, describe_dataset
+from dedn_hf.data.proposed_split import PROPOSED_SPLIT_COUNTS, PROPOSED_SPLIT_NAME, PROPOSED_SPLIT_SHA256
+from dedn_hf.training import RECIPES
+
+OFFICIAL = ("cub", "sun", "awa2")
+
+
+def make_dataset(name="cub", **changes):
+    sizes = {"trainval": 5, "train": 2, "validation_seen": 1, "validation_unseen": 2, "test_seen": 3, "test_unseen": 4}
+    splits = DatasetDict({part: Dataset.from_dict({"image_id": range(size)}) for part, size in sizes.items()})
+    values = {
+        "name": name,
+        "splits": splits,
+        "class_names": ["a", "b", "c"],
+        "attribute_names": ["has_wing_color::red", "has_wing_color::blue"],
+        "attribute_groups": {"wing": [0, 1]},
+        "class_attributes": np.ones((3, 2), np.float32),
+        "seen_class_ids": [0, 1],
+        "validation_class_ids": [1],
+        "split_name": "unknown split",
+        "split_sha256": "f" * 64,
+    }
+    return GzslDataset(**values | changes)
 
 
 @pytest.fixture(autouse=True)
 def readers(monkeypatch):
-    """Readers that tell what they were asked for, and give two attributes, and word vectors if there are."""
+    """Readers that tell what they were asked for, and give two attributes."""
+    for name in OFFICIAL:
+        monkeypatch.setattr(load, f"load_{name}", lambda folder, name=name: make_dataset(name, split_name=folder))
+    vectors = np.zeros((2, 64))
+    monkeypatch.setattr(load, "load_synthetic_birds", lambda: make_dataset("synthetic_birds", word_vectors=vectors))
 
-    def make(name, word_vectors):
-        attributes = ["has_wing_color::red", "has_wing_color::blue"]
-        return GzslDataset(name, {}, [], attributes, {}, None, [], [], "", "", word_vectors)
 
-    def load_cub(data_dir, word_vectors=None):
-        vectors = None
-        if word_vectors is not None:
-            vectors = np.load(word_vectors)
-        return make(f"cub of {data_dir}", vectors)
+@pytest.fixture
+def folder(tmp_path):
+    for name in ("wren", "owl", "jay", "auk"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for i in range(5):
+            Image.new("RGB", (4, 4)).save(tmp_path / f"images/{name}/{i}.png")
+    (tmp_path / "classes.csv").write_text("class,red,blue,long tail\nwren,1,0,0\nowl,0,1,0\njay,0,0,1\nauk,1,1,0\n")
+    return tmp_path
 
-    monkeypatch.setattr(load, "load_cub", load_cub)
-    monkeypatch.setattr(load, "load_synthetic_birds", lambda: make("synthetic_birds", np.zeros((2, 64))))
+
+def test_every_data_set_has_a_recipe_and_a_reader():
+    assert all(tuple(recipes) == ("cub", "sun", "awa2", "synthetic_birds", "folder") for recipes in RECIPES.values())
+    assert set(DATASETS) == set(RECIPES["validated"]) == {*IMAGE_READERS, "synthetic_birds"}
 
 
 def test_synthetic_birds_have_word_vectors_of_their_own():
     assert (load_gzsl_dataset("synthetic_birds").word_vectors == 0).all()
 
 
-def test_word_vectors_of_a_file(tmp_path):
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_word_vectors_of_a_file(tmp_path, name):
     np.save(tmp_path / "vectors.npy", np.ones((2, 5)))
-    dataset = load_gzsl_dataset("cub", "folder", str(tmp_path / "vectors.npy"))
-    assert dataset.name == "cub of folder" and dataset.word_vectors.tolist() == np.ones((2, 5)).tolist()
+    dataset = load_gzsl_dataset(name, "somewhere", str(tmp_path / "vectors.npy"))
+    assert (dataset.name, dataset.split_name) == (name, "somewhere")
+    assert dataset.word_vectors.tolist() == np.ones((2, 5)).tolist()
 
 
-@pytest.mark.parametrize("name, data_dir", [("cub", "folder"), ("synthetic_birds", None)])
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_default_word_vectors(tmp_path, name):
+    (tmp_path / "attribute_vectors").mkdir()
+    np.save(tmp_path / f"attribute_vectors/{name}.npy", np.ones((2, 3)))
+    assert load_gzsl_dataset(name, str(tmp_path)).word_vectors.shape == (2, 3)
+
+
+@pytest.mark.parametrize("name, data_dir", [("cub", "somewhere"), ("synthetic_birds", None)])
 def test_random_word_vectors(name, data_dir):
     vectors = load_gzsl_dataset(name, data_dir, "random").word_vectors
     assert vectors.shape == (2, 64) and (vectors[0] != vectors[1]).any() and (vectors != 0).any()
     np.testing.assert_array_equal(vectors, load_gzsl_dataset(name, data_dir, "random").word_vectors)
 
 
-def test_no_word_vectors():
+@pytest.mark.parametrize("name", [*OFFICIAL, "folder"])
+def test_no_word_vectors(name, monkeypatch):
+    # Said before anything is read.
+    monkeypatch.setattr(load, f"load_{name}", None)
     with pytest.raises(
-        FileNotFoundError, match=r"folder/attribute_vectors/cub.npy does not exist.*--word_vectors FILE"
+        FileNotFoundError, match=rf"somewhere/attribute_vectors/{name}\.npy does not exist.*--word_vectors FILE"
     ):
-        load_gzsl_dataset("cub", "folder")
+        load_gzsl_dataset(name, "somewhere")
 
 
 def test_no_such_data_set():
-    with pytest.raises(ValueError, match="no data set 'flowers'; choose one of synthetic_birds, cub"):
+    with pytest.raises(
+        ValueError, match="no data set 'flowers'; choose one of synthetic_birds, cub, sun, awa2, folder"
+    ):
         load_gzsl_dataset("flowers")
 
 
@@ -57,5 +102,65 @@ def test_no_folder():
 
 
 def test_synthetic_birds_take_no_file():
-    with pytest.raises(ValueError, match=r"leave --word_vectors vectors.npy out"):
+    with pytest.raises(ValueError, match=r"leave --word_vectors vectors\.npy out"):
         load_gzsl_dataset("synthetic_birds", word_vectors="vectors.npy")
+
+
+def test_only_a_folder_takes_a_number_of_groups():
+    with pytest.raises(ValueError, match="'sun' has groups of attributes: leave --num_groups 3 out"):
+        load_gzsl_dataset("sun", "somewhere", "random", num_groups=3)
+
+
+def test_own_folder(folder):
+    dataset = load_gzsl_dataset("folder", str(folder), "random", num_groups=2)
+    assert dataset.name == "folder" and len(dataset.attribute_groups) == 2 and dataset.word_vectors.shape == (3, 64)
+    (folder / "attribute_vectors").mkdir()
+    np.save(folder / "attribute_vectors/folder.npy", np.eye(3))
+    dataset = load_gzsl_dataset("folder", str(folder))
+    assert len(dataset.attribute_groups) == 3 and dataset.word_vectors.shape == (3, 3)
+
+
+def test_check_of_a_folder(folder):
+    understood, problems = check_gzsl_dataset("folder", str(folder), "random", 2)
+    assert problems == [] and any("4 classes, 3 attributes" in line for line in understood)
+    # What can be said without word vectors is said.
+    understood, problems = check_gzsl_dataset("folder", str(folder))
+    assert any("4 classes, 3 attributes" in line for line in understood)
+    assert len(problems) == 1 and "There are no word vectors for folder" in problems[0]
+    (folder / "classes.csv").unlink()
+    assert check_gzsl_dataset("folder", str(folder), "random")[1] == ["classes.csv is missing"]
+
+
+def test_check_of_another_data_set(monkeypatch):
+    understood, problems = check_gzsl_dataset("sun", "somewhere", "random")
+    assert problems == [] and understood == describe_dataset(load_gzsl_dataset("sun", "somewhere", "random"))
+    assert check_gzsl_dataset("sun") == (
+        [],
+        ["The data set 'sun' is read from files: name their folder with --data_dir."],
+    )
+
+    def fail(data_dir):
+        raise FileNotFoundError(f"{data_dir} lacks everything")
+
+    monkeypatch.setattr(load, "load_sun", fail)
+    assert check_gzsl_dataset("sun", "somewhere", "random") == ([], ["somewhere lacks everything"])
+
+
+def test_description():
+    lines = describe_dataset(make_dataset("folder", word_vectors=np.ones((2, 7))))
+    assert lines == [
+        "classes: 3, of them 2 seen (1 for validation) and 1 unseen",
+        "attributes: 2 in 1 groups: wing (2)",
+        "images: 5 trainval, 2 train, 1 validation_seen, 2 validation_unseen, 3 test_seen, 4 test_unseen",
+        f"split: unknown split, fingerprint {'f' * 64}",
+        "word vectors: 2 of size 7",
+    ]
+
+
+def test_description_of_a_split_that_is_not_the_proposed_one(monkeypatch):
+    (warning,) = describe_dataset(make_dataset())[4:]
+    assert "it is not the Proposed Split v2" in warning and PROPOSED_SPLIT_SHA256["CUB"] in warning
+    assert "7057 trainval, 1764 test_seen, 2967 test_unseen: figures are not comparable" in warning
+    monkeypatch.setitem(PROPOSED_SPLIT_COUNTS, "CUB", (5, 3, 4))
+    assert "and the same numbers of images: figures" in describe_dataset(make_dataset())[4]
+    assert len(describe_dataset(make_dataset(split_name=PROPOSED_SPLIT_NAME))) == 4

@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 import scipy.io
 
-from dedn_hf.data.proposed_split import PROPOSED_SPLIT_NAME, PROPOSED_SPLIT_SHA256, read_proposed_split
+from dedn_hf.data.proposed_split import (
+    PROPOSED_SPLIT_COUNTS,
+    PROPOSED_SPLIT_NAME,
+    PROPOSED_SPLIT_SHA256,
+    match_image_files,
+    read_image_files,
+    read_proposed_split,
+)
 from dedn_hf.data.splits import fingerprint_split
 
 CLASSES = ["bear", "ant", "dog", "cat"]
@@ -147,6 +154,61 @@ def test_class_names_against_images(folder):
         read(folder).check({i: name.replace("cat", "camel") for i, name in CLASS_OF_IMAGE.items()})
 
 
+def test_class_attributes_against_those_of_the_data_set(folder):
+    split = read(folder)
+    theirs = np.arange(12.0).reshape(3, 4).T
+    names = ["ant", "bear", "cat", "dog"]
+    ours = theirs[[CLASSES.index(name) for name in names]]
+    split.check_class_attributes(Path("matrix.txt"), names, ours + 0.01)
+    with pytest.raises(
+        ValueError, match=r"matrix\.txt contradict each other in 8 values: attribute 1 of ant is 1 and 5"
+    ):
+        split.check_class_attributes(Path("matrix.txt"), names, ours[:, [1, 0, 2]])
+    with pytest.raises(ValueError, match=r"att_splits\.mat has 3 attributes, but matrix\.txt has 2"):
+        split.check_class_attributes(Path("matrix.txt"), names, ours[:, :2])
+    write_mat(folder, original_att=None)
+    read(folder).check_class_attributes(Path("matrix.txt"), names, ours[:, :2])
+
+
+def test_image_files_are_read_without_features(folder):
+    """Features lie before image_files here, and cannot be decompressed."""
+    file = folder / "res101.mat"
+    paths = np.array([[np.array(["/a//b/1.jpg"])], [np.array(["/a//b/é.jpg"])]], dtype=object)
+    features = np.random.default_rng(0).normal(size=(400, 400))
+    scipy.io.savemat(file, {"features": features, "image_files": paths}, do_compression=True)
+    content = bytearray(file.read_bytes())
+    content[600_000:700_000] = bytes(100_000)
+    file.write_bytes(content)
+    with pytest.raises(Exception, match=r"."):
+        scipy.io.loadmat(file)
+    assert read_image_files(folder) == ["/a//b/1.jpg", "/a//b/é.jpg"]
+
+
+def test_wrong_image_files(folder):
+    with pytest.raises(FileNotFoundError, match=r"res101\.mat is missing.*att_splits\.mat cannot prove that order"):
+        read_image_files(folder)
+    scipy.io.savemat(folder / "res101.mat", {"features": np.zeros(3)})
+    with pytest.raises(ValueError, match=r"res101\.mat lacks image_files.*xlsa17\.zip"):
+        read_image_files(folder)
+    (folder / "res101.mat").write_bytes(b"<html>not found</html>")
+    with pytest.raises(ValueError, match=r"res101\.mat cannot be read as a MATLAB file"):
+        read_image_files(folder)
+
+
+def test_image_files_are_matched_by_their_tails():
+    known = ["a/abbey/sun_1.jpg", "abbey/sun_1.jpg", "sun_2.jpg", "a/ä/sun_3.jpg"]
+    image_files = [
+        "/BS/somebody/SUN//images/a/abbey/sun_1.jpg",  # the longest of two
+        "/x/abbey/sun_1.jpg",
+        "sun_2.jpg",
+        "C:\\data\\a\\ä\\sun_3.jpg ",
+        "/a/abbey/sun_9.jpg",
+        "/x/other_sun_2.jpg",
+        "/a/abbey/sun_1.jpg/",
+    ]
+    assert match_image_files(image_files, known) == [*known, None, None, "a/abbey/sun_1.jpg"]
+
+
 DATA_DIR = Path(os.environ.get("DEDN_DATA_DIR", Path(__file__).parents[3] / "shared" / "data"))
 
 
@@ -161,5 +223,6 @@ DATA_DIR = Path(os.environ.get("DEDN_DATA_DIR", Path(__file__).parents[3] / "sha
 def test_real_splits(name, sizes):
     split = read_proposed_split(DATA_DIR, name)
     assert tuple(len(split.image_ids[part]) for part in ("trainval", "test_seen", "test_unseen")) == sizes
+    assert PROPOSED_SPLIT_COUNTS[name] == sizes
     assert split.sha256 == PROPOSED_SPLIT_SHA256[name]
     assert split.name == PROPOSED_SPLIT_NAME

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from tiny_training import make_tiny_dataset, make_tiny_inputs
-from transformers import AutoModel
+from transformers import AutoModel, CLIPImageProcessor, ResNetConfig, ResNetModel
 
 from dedn_hf.data import load
+from dedn_hf.data.synthetic_birds import load_synthetic_birds
 from dedn_hf.training import RECIPES, inputs, protocol
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
@@ -140,12 +141,40 @@ def test_run(main, tmp_path, capsys):
     asked = main(
         "--dataset", "cub", "--data_dir", "D", "--feature_maps", "F", "--backbone", "B", "--num_train_epochs", "1"
     )
-    assert asked == [("cub", "D", None), ("F", "B")]
+    assert asked == [("cub", "D", None, None), ("F", "B")]
     results = json.loads((tmp_path / "outputs/cub/results.json").read_text())
     output = capsys.readouterr().out
     assert f"{results['test']['H']:.1f}" in output and "outputs/cub" in output
     assert AutoModel.from_pretrained(tmp_path / "outputs/cub", local_files_only=True).config.num_labels == 10
     assert results["command"].startswith("python scripts/train.py --use_cpu")
+
+
+@pytest.mark.parametrize("problems", [[], ["line 3 is odd"]])
+def test_check_runs_nothing(script, monkeypatch, capsys, problems):
+    asked = []
+    monkeypatch.setattr(load, "check_gzsl_dataset", lambda *names: asked.append(names) or (["10 birds"], problems))
+    monkeypatch.setattr(load, "load_gzsl_dataset", None)
+    options = [
+        "--use_cpu",
+        "--dataset",
+        "folder",
+        "--data_dir",
+        "D",
+        "--word_vectors",
+        "random",
+        "--num_groups",
+        "3",
+        "--check",
+    ]
+    monkeypatch.setattr(sys, "argv", ["scripts/train.py", *options])
+    with pytest.raises(SystemExit) as end:
+        script.main()
+    assert asked == [("folder", "D", "random", 3)]
+    assert capsys.readouterr().out.splitlines() == (
+        ["10 birds", "WRONG: line 3 is odd"] if problems else ["10 birds", "Nothing wrong was found."]
+    )
+    # A message as the code of SystemExit is exit status 1.
+    assert end.value.code == ("Found wrong: 1" if problems else None)
 
 
 @pytest.mark.parametrize("flags", [[], ["--overwrite_output_dir"]])
@@ -156,7 +185,52 @@ def test_overwriting_is_asked_for(main, monkeypatch, flags):
     main("--output_dir", "out", "--seeds", "2", "5", "--protocol", "reference", *flags)
     assert taken["overwrite"] == bool(flags)
     name, dataset, _, training, seeds = taken["args"]
-    assert (name, dataset.name, training.output_dir, seeds) == ("reference", "tiny", "out", [2, 5])
+    assert (name, dataset.name, training.output_dir, seeds) == ("reference", "folder", "out", [2, 5])
+
+
+@pytest.mark.slow
+def test_own_folder_end_to_end(tmp_path):
+    """From drawn images and a table to a trained model that is evaluated and explains an image."""
+    birds = load_synthetic_birds(images_per_class=8, cache_dir=str(tmp_path / "cache"))
+    class_ids = list(range(0, 110, 11))
+    for part in ("trainval", "test_seen", "test_unseen"):
+        for row in birds.splits[part].filter(lambda label: label in class_ids, input_columns="label"):
+            folder = tmp_path / "own/images" / birds.class_names[row["label"]]
+            folder.mkdir(parents=True, exist_ok=True)
+            row["image"].save(folder / f"{row['image_id']}.png")
+    rows = [["class", *birds.attribute_names]]
+    rows += [[birds.class_names[k], *(100 * birds.class_attributes[k])] for k in class_ids]
+    (tmp_path / "own/classes.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
+    config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
+    ResNetModel(config).save_pretrained(tmp_path / "backbone")
+    CLIPImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(tmp_path / "backbone")
+
+    def run(name, *arguments):
+        command = [sys.executable, str(SCRIPT.with_name(f"{name}.py")), "--dataset", "folder", "--data_dir", "own"]
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        return subprocess.run([*command, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True)
+
+    own = ["--word_vectors", "random", "--num_groups", "5", "--use_cpu"]
+    check = run("train", *own, "--check")
+    assert check.returncode == 0, check.stderr
+    assert "10 classes, 62 attributes" in check.stdout and "Nothing wrong was found." in check.stdout
+    assert run("train", "--use_cpu", "--check").returncode == 1
+    extraction = ["--backbone", "backbone", "--image_size", "64", "--output_dir", "store"]
+    extracted = run("extract_features", *extraction, "--num_workers", "0", "--device", "cpu")
+    assert extracted.returncode == 0 and "store: 80 feature maps" in extracted.stdout, extracted.stderr
+    stored = ["--feature_maps", "store"]
+    trained = run("train", *own, *stored, "--backbone", "backbone", "--num_train_epochs", "2")
+    assert trained.returncode == 0, trained.stderr
+    folder = tmp_path / "outputs/folder"
+    results = json.loads((folder / "results.json").read_text())
+    assert results["dataset"] == "folder" and results["split"]["name"] == "drawn with seed 0"
+    model = AutoModel.from_pretrained(folder, local_files_only=True)
+    assert model.config.num_labels == 10 and len(model.config.attribute_groups) == 5 and model.backbone is not None
+    evaluated = run("evaluate", "--model", "outputs/folder", *stored, "--output_dir", "evaluation")
+    assert evaluated.returncode == 0, evaluated.stderr
+    again = json.loads((tmp_path / "evaluation/results.json").read_text())["test"]
+    assert again["H"] == pytest.approx(results["test"]["H"], abs=1e-4)
+    assert run("explain", "--model", "outputs/folder", "--output", "why.png").returncode == 0
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import pytest
 from dedn_hf.training import RECIPES, DednTrainingArguments, recipe
 
 # Data set → classes with training images, at most: while `validated` chooses, and of all trainval images.
-NUM_CLASSES = {"cub": (100, 150), "sun": (580, 645), "awa2": (27, 40), "synthetic_birds": (70, 90)}
+NUM_CLASSES = {"cub": (100, 150), "sun": (580, 645), "awa2": (27, 40), "synthetic_birds": (70, 90), "folder": (1, 2)}
 
 
 @pytest.mark.parametrize("protocol", RECIPES)

@@ -38,7 +38,7 @@ def dataset(tiny_dataset):
     return tiny_dataset
 
 
-def extract(dataset, backbone, folder, splits=("trainval", "test_seen", "test_unseen"), name="tiny"):
+def extract(dataset, backbone, folder, splits=("trainval", "test_seen", "test_unseen"), name="folder"):
     images = datasets.concatenate_datasets([dataset.splits[split] for split in splits])
     extract_feature_maps(images, backbone, IMAGE_SIZE, folder, name, num_workers=0)
     return str(folder)

@@ -75,7 +75,7 @@ def test_results_of_validated(validated):
     assert {"dataset", "protocol", "split", "seeds", "settings", "validation", "test", "versions", "command"} <= set(
         results
     )
-    assert results["dataset"] == "tiny" and results["protocol"] == "validated" and results["seeds"] == [0]
+    assert results["dataset"] == "folder" and results["protocol"] == "validated" and results["seeds"] == [0]
     assert results["validation"].keys() == FIGURES and results["test"].keys() == FIGURES | {"AUSUC"}
     assert all(0 <= figure <= 100 for figure in [*results["validation"].values(), *results["test"].values()])
     assert 1 <= results["chosen"]["epochs"] <= 3
@@ -382,7 +382,7 @@ def test_without_test_images_of_unseen_classes(tmp_path):
 @pytest.mark.parametrize("name, split", [("validated", "validation_unseen"), ("reference", "test_unseen")])
 def test_split_that_the_protocol_needs_is_empty(tmp_path, name, split):
     with pytest.raises(
-        ValueError, match=f"the {name} protocol needs .* but tiny has none in {split}".replace("the", "The", 1)
+        ValueError, match=f"the {name} protocol needs .* but folder has none in {split}".replace("the", "The", 1)
     ):
         run(tmp_path / "out", name, dataset=without(make_tiny_dataset(), split))
     assert not (tmp_path / "out").exists()

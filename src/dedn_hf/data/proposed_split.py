@@ -9,7 +9,17 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
-from datasets import ClassLabel, DatasetDict, DatasetInfo, Features, GeneratorBasedBuilder, Image, SplitGenerator, Value
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    DatasetInfo,
+    Features,
+    GeneratorBasedBuilder,
+    Image,
+    SplitGenerator,
+    Value,
+)
 
 from .dataset import GzslDataset
 from .splits import fingerprint_split
@@ -407,7 +417,9 @@ class SplitBuilder(GeneratorBasedBuilder):
     def build(self) -> DatasetDict:
         """The splits, from the cache where it has them."""
         self.download_and_prepare()
-        return self.as_dataset()
+        # `as_dataset` raises where there is nothing to read.
+        empty = Dataset.from_dict({column: [] for column in self._features}, features=self._features)
+        return DatasetDict({part: self.as_dataset(part) if ids else empty for part, ids in self._parts.items()})
 
     def _info(self) -> DatasetInfo:
         return DatasetInfo(features=self._features)

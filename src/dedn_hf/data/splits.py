@@ -39,8 +39,8 @@ def image_id_of(path: str) -> int:
 
 def draw(names: Iterable[str], seed: int) -> list[str]:
     """
-    Names in random order: that of their SHA-256 with the seed. So it is the same on every machine and in every version,
-    and a name that is added or taken away leaves the order of the others as it was.
+    Names in random order: that of their SHA-256 with the seed. So it is the same on every machine and in every
+    version, and a name that is added or taken away leaves the order of the others as it was.
 
     Args:
         names (`Iterable[str]`):

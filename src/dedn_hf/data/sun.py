@@ -42,8 +42,8 @@ def load_sun_images(data_dir: str | os.PathLike) -> Dataset:
 
 def load_sun(data_dir: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> GzslDataset:
     """
-    SUN with the Proposed Split. The strength of an attribute in a class is the share of votes for it over the images of
-    the class.
+    SUN with the Proposed Split. The strength of an attribute in a class is the share of votes for it over the images
+    of the class.
 
     The attribute groups are those that were meant, [`SUN_GROUPS_AS_MEANT`], and not those of the preset, which has the
     slip of the released program: a new model has no reason to repeat it. To do so, set `attribute_groups` to the
@@ -105,7 +105,7 @@ def _read_images(data_dir: Path) -> tuple[list[str], dict[str, dict]]:
     class_of = {}
     for path in paths:
         # All between the letter and the file: a/atrium/public/sun_abc.jpg is of the class atrium_public.
-        letter, *parts, _ = path.split("/") if path.count("/") > 1 else ("", "")
+        _, *parts, _ = path.split("/") if path.count("/") > 1 else ("", "")
         if not parts:
             raise ValueError(f"{file} names {path!r}, but paths must be like 'a/abbey/sun_abc.jpg'. {SUN_HELP}")
         class_of[path] = "_".join(parts)

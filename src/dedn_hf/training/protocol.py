@@ -206,9 +206,16 @@ class _Run:
     def __init__(self, dataset, inputs, args, seed, folder):
         self.dataset, self.inputs, self.args, self.seed, self.folder = dataset, inputs, args, seed, folder
         self.all_class_ids = list(range(len(dataset.class_names)))
+        self.config = inputs.config
 
     def run(self, protocol: str) -> dict:
-        return self._validated() if protocol == "validated" else self._reference()
+        if protocol == "validated":
+            return self._validated()
+        # As released too where the data set's own are others, as SUN's are.
+        groups = PRESETS.get(self.dataset.name, {}).get("attribute_groups")
+        if groups is not None:
+            self.config = self.config | {"attribute_groups": groups}
+        return self._reference()
 
     def _validated(self) -> dict:
         dataset = self.dataset
@@ -245,6 +252,7 @@ class _Run:
         self._train(trainer, last_epoch=epochs)
         for name, value in chosen.items():
             setattr(trainer.model.config, name, value)
+        self._calibrate_attributes(trainer)
         test = self._test(trainer)
         self._save(trainer, choose=chooser.state.log_history, final=trainer.state.log_history)
         return {
@@ -263,6 +271,7 @@ class _Run:
             load_best_model_at_end=True,
         )
         self._train(trainer)
+        self._calibrate_attributes(trainer)
         test = self._test(trainer)
         self._save(trainer, final=trainer.state.log_history)
         epochs = math.ceil(_best_epoch(trainer)["epoch"])
@@ -270,7 +279,7 @@ class _Run:
 
     def _model(self, class_ids, unseen_class_ids) -> DednModel:
         set_seed(self.seed)
-        return build_model(self.dataset, class_ids, unseen_class_ids, **self.inputs.config)
+        return build_model(self.dataset, class_ids, unseen_class_ids, **self.config)
 
     def _examples(self, splits, class_ids) -> ClassSubset:
         images = datasets.concatenate_datasets([self.dataset.splits[split] for split in splits])
@@ -325,7 +334,6 @@ class _Run:
         trainer.accelerator.unwrap_model(trainer.model).set_attribute_calibration(calibration)
 
     def _save(self, trainer: DednTrainer, **histories):
-        self._calibrate_attributes(trainer)
         if not self.args.should_save:
             return
         model = trainer.accelerator.unwrap_model(trainer.model)

@@ -1,0 +1,569 @@
+"""
+Your own images, attributes and classes, from a folder:
+
+    images/<class>/*      the images of each class; one that is only described needs none
+    classes.csv           class,<attribute>,…: how strongly each class has each attribute, 0 to 1 or 0 to 100
+    attributes.csv        attribute,group,description: optional, and so are its last two columns
+    split.csv             class,split: seen, validation or unseen; optional, else drawn
+"""
+
+import csv
+import os
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset
+from PIL import Image
+from tqdm.auto import tqdm
+
+from .dataset import GzslDataset
+from .proposed_split import SplitBuilder, image_features
+from .splits import draw, fifth, fingerprint_split, image_id_of
+from .word_vectors import load_word_vectors
+
+# Of those that Pillow reads.
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".jp2"}
+CLASS_SPLITS = ("seen", "validation", "unseen")
+DEFAULT_NUM_GROUPS = 4
+
+
+@dataclass
+class FolderContents:
+    """
+    What [`read_folder`] found.
+
+    Args:
+        folder (`Path`):
+            The folder.
+        class_names (`list[str]`):
+            The K classes in the order of `classes.csv`.
+        attribute_names (`list[str]`):
+            The A attributes in the order of its columns.
+        class_attributes (`np.ndarray` of shape `(K, A)`, float32):
+            Strengths as fractions.
+        attribute_groups (`dict[str, list[int]]`, *optional*):
+            The groups in `attributes.csv`, if it has any.
+        descriptions (`dict[str, str]`):
+            Attribute → its description in `attributes.csv`, of those that have one.
+        images (`dict[str, list[tuple[str, Path]]]`):
+            Class → its images: path within `images/`, and where it is.
+        class_splits (`dict[str, str]`):
+            Class → `"seen"`, `"validation"` or `"unseen"`.
+        split_name (`str`):
+            What the split is called in results and cards.
+        understood (`list[str]`):
+            What the folder holds, one line each.
+        problems (`list[str]`):
+            What is wrong with it, one line each. With any, the rest may be incomplete.
+    """
+
+    folder: Path
+    class_names: list[str] = field(default_factory=list)
+    attribute_names: list[str] = field(default_factory=list)
+    class_attributes: np.ndarray | None = None
+    attribute_groups: dict[str, list[int]] | None = None
+    descriptions: dict[str, str] = field(default_factory=dict)
+    images: dict[str, list[tuple[str, Path]]] = field(default_factory=dict)
+    class_splits: dict[str, str] = field(default_factory=dict)
+    split_name: str = ""
+    understood: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+
+    def require_sound(self):
+        """Raises a ValueError that lists the problems, if there are any."""
+        if self.problems:
+            raise ValueError(
+                f"{self.folder} cannot be used:\n"
+                + "\n".join(f"- {problem}" for problem in self.problems)
+                + "\nCorrect these, and look again with `scripts/train.py --dataset folder --data_dir DIR --check`."
+            )
+
+    def partition(self, seed: int) -> dict[str, list[int]]:
+        """
+        The six splits: name → ids of the images, see [`image_id_of`].
+
+        A fifth of the images of each class that is not unseen is `test_seen`, and so is a fifth of the others of a
+        seen class `validation_seen`. Which ones depends on the seed and their paths alone, see [`draw`].
+
+        Args:
+            seed (`int`):
+                Seed of the draw.
+        """
+        names = ("train", "validation_seen", "validation_unseen", "test_seen", "test_unseen")
+        parts = {name: [] for name in names}
+        for name in self.class_names:
+            ids = [image_id_of(path) for path in draw((path for path, _ in self.images.get(name, [])), seed)]
+            if self.class_splits[name] == "unseen":
+                parts["test_unseen"] += ids
+                continue
+            tests = fifth(len(ids))
+            parts["test_seen"] += ids[:tests]
+            ids = ids[tests:]
+            validations = len(ids) if self.class_splits[name] == "validation" else fifth(len(ids))
+            parts["validation_unseen" if self.class_splits[name] == "validation" else "validation_seen"] += ids[
+                :validations
+            ]
+            parts["train"] += ids[validations:]
+        trainval = parts["train"] + parts["validation_seen"] + parts["validation_unseen"]
+        return {name: sorted(ids) for name, ids in {**parts, "trainval": trainval}.items()}
+
+
+def load_folder_images(data_dir: str | os.PathLike) -> Dataset:
+    """
+    All images of a folder and their classes, which is all that extracting feature maps needs.
+
+    Args:
+        data_dir (`str` or `os.PathLike`):
+            The folder, with `images/` and the first column of `classes.csv`.
+
+    Returns:
+        `datasets.Dataset`: columns `image` (read when asked for), `label` (`ClassLabel` over the classes in the order
+        of `classes.csv`) and `image_id` (see [`image_id_of`], of paths such as `wren/1.jpg`).
+
+    Raises:
+        ValueError: If there are no images, or the classes do not fit them; names what is wrong.
+    """
+    contents = FolderContents(Path(data_dir).resolve())
+    header, rows = _read_csv(contents, "classes.csv")
+    contents.class_names = _read_class_names(contents, header, rows)
+    _find_images(contents)
+    contents.require_sound()
+    features = image_features(contents.class_names)
+    return Dataset.from_list(list(_make_rows(contents).values()), features=features)
+
+
+def load_folder(
+    data_dir: str | os.PathLike,
+    word_vectors: str | os.PathLike | None = None,
+    num_groups: int | None = None,
+    seed: int = 0,
+    cache_dir: str | os.PathLike | None = None,
+) -> GzslDataset:
+    """
+    Your own images, attributes and classes.
+
+    Args:
+        data_dir (`str` or `os.PathLike`):
+            The folder, see [`read_folder`].
+        word_vectors (`str` or `os.PathLike`, *optional*):
+            Source of word vectors, see [`load_word_vectors`]. Without, the data set has none.
+        num_groups (`int`, *optional*):
+            How many groups attributes are clustered into by their word vectors, where `attributes.csv` has no groups.
+            By default 4, or fewer where there are fewer different vectors.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of what is drawn: images for test and validation and, without `split.csv`, classes.
+        cache_dir (`str` or `os.PathLike`, *optional*):
+            Cache of `datasets` for the table of images, which refers to the image files and does not copy them.
+
+    Returns:
+        `GzslDataset`: named `"folder"`, with class attributes as fractions. Without groups and word vectors, it has a
+        single group `"all"`.
+
+    Raises:
+        ValueError: If anything is wrong with the folder, all of which is listed, or with the word vectors; or if
+            `num_groups` cannot be had.
+    """
+    contents = read_folder(data_dir, seed)
+    contents.require_sound()
+    vectors = None
+    if word_vectors is not None:
+        vectors = load_word_vectors(word_vectors, contents.attribute_names, contents.descriptions)
+    parts, label_of = contents.partition(seed), {name: label for label, name in enumerate(contents.class_names)}
+    builder = SplitBuilder("folder", image_features(contents.class_names), _make_rows(contents), parts, cache_dir)
+    return GzslDataset(
+        name="folder",
+        attribute_groups=_choose_groups(contents, vectors, num_groups),
+        splits=builder.build(),
+        class_names=contents.class_names,
+        attribute_names=contents.attribute_names,
+        class_attributes=contents.class_attributes,
+        seen_class_ids=[label_of[name] for name, split in contents.class_splits.items() if split != "unseen"],
+        validation_class_ids=[
+            label_of[name] for name, split in contents.class_splits.items() if split == "validation"
+        ],
+        split_name=contents.split_name,
+        split_sha256=fingerprint_split(parts),
+        word_vectors=vectors,
+    )
+
+
+def check_folder(
+    data_dir: str | os.PathLike,
+    word_vectors: str | os.PathLike | None = None,
+    num_groups: int | None = None,
+    seed: int = 0,
+) -> tuple[list[str], list[str]]:
+    """
+    What is understood of a folder, and what is wrong with it, before anything runs. Opens every image.
+
+    Args:
+        data_dir, word_vectors, num_groups, seed:
+            As in [`load_folder`].
+
+    Returns:
+        `tuple[list[str], list[str]]`: what is understood, and what is wrong, one line each.
+    """
+    contents = read_folder(data_dir, seed)
+    understood, problems = contents.understood, contents.problems
+    files = [file for images in contents.images.values() for _, file in images]
+    for file in tqdm(files, desc="Opening images", unit="image", disable=None):
+        try:
+            with Image.open(file) as image:
+                image.verify()
+        except Exception as error:  # Pillow raises whatever a damaged byte leads to
+            problems.append(f"{file.relative_to(contents.folder)} cannot be opened: {error}")
+    if contents.attribute_names:
+        vectors = None
+        try:
+            if word_vectors is not None:
+                vectors = load_word_vectors(word_vectors, contents.attribute_names, contents.descriptions)
+                understood.append(f"word vectors: {len(vectors)} of size {vectors.shape[1]}, from {word_vectors}")
+            groups = _choose_groups(contents, vectors, num_groups)
+            if contents.attribute_groups is None and vectors is not None:
+                understood.append(f"no groups of attributes are given; clustered by word vectors: {_sizes(groups)}")
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+    return understood, problems
+
+
+def read_folder(data_dir: str | os.PathLike, seed: int = 0) -> FolderContents:
+    """
+    Reads the tables of a folder and lists its images, and notes all that is wrong instead of stopping at it.
+
+    Names are stripped and compared in Unicode's normal form C, since some systems store `é` as two characters.
+
+    Args:
+        data_dir (`str` or `os.PathLike`):
+            Folder with `images/<class>/*` and `classes.csv` (header `class,<attribute>,…`; strengths 0 to 1, or 0 to
+            100 where any is above 1) and, optionally, `attributes.csv` (header `attribute,group,description`) and
+            `split.csv` (header `class,split`, with seen, validation or unseen).
+        seed (`int`, *optional*, defaults to 0):
+            Seed of the classes' split where there is no `split.csv`: a fifth of the classes with images is unseen and
+            another fifth validation (rounded, at least one); classes without images are unseen.
+
+    Returns:
+        `FolderContents`: its `problems` are empty if the folder can be used.
+    """
+    contents = FolderContents(Path(data_dir).resolve())
+    if not contents.folder.is_dir():
+        contents.problems.append(f"{contents.folder} is no folder")
+        return contents
+    header, rows = _read_csv(contents, "classes.csv")
+    contents.class_names = _read_class_names(contents, header, rows)
+    _read_strengths(contents, header, rows)
+    if (contents.folder / "attributes.csv").exists():
+        _read_attributes(contents)
+    _find_images(contents)
+    if (contents.folder / "split.csv").exists():
+        _read_split(contents)
+    else:
+        _draw_split(contents, seed)
+    if not contents.problems:
+        counts = {name: len(ids) for name, ids in contents.partition(seed).items()}
+        contents.understood.append("images: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
+    return contents
+
+
+def cluster_attributes(
+    attribute_names: Sequence[str], word_vectors: np.ndarray, num_groups: int | None = None
+) -> dict[str, list[int]]:
+    """
+    Groups of attributes whose word vectors point in similar directions (k-means).
+
+    Args:
+        attribute_names (`Sequence[str]`):
+            The A attributes.
+        word_vectors (`np.ndarray` of shape `(A, D)`):
+            Their vectors.
+        num_groups (`int`, *optional*):
+            How many groups. By default 4, or fewer where there are fewer different vectors.
+
+    Returns:
+        `dict[str, list[int]]`: each group → its attributes. A group is named after the attribute nearest its centre.
+
+    Raises:
+        ValueError: If there are fewer different vectors than groups.
+    """
+    from sklearn.cluster import KMeans  # half a second that only this function needs
+
+    directions = word_vectors / np.maximum(np.linalg.norm(word_vectors, axis=1, keepdims=True), 1e-12)
+    different = len(np.unique(directions.round(6), axis=0))
+    if num_groups is None:
+        num_groups = min(DEFAULT_NUM_GROUPS, different)
+    if not 1 <= num_groups <= different:
+        raise ValueError(
+            f"num_groups is {num_groups}, but there are {different} different word vectors to make groups of: choose "
+            f"from 1 to {different}."
+        )
+    clusters = KMeans(num_groups, n_init=10, random_state=0).fit(directions)
+    groups = {}
+    for group, center in enumerate(clusters.cluster_centers_):
+        indices = np.flatnonzero(clusters.labels_ == group)
+        nearest = indices[np.argmin(np.linalg.norm(directions[indices] - center, axis=1))]
+        groups[attribute_names[nearest]] = indices.tolist()
+    return groups
+
+
+def _choose_groups(
+    contents: FolderContents, word_vectors: np.ndarray | None, num_groups: int | None
+) -> dict[str, list[int]]:
+    if contents.attribute_groups is not None:
+        if num_groups is not None:
+            raise ValueError(
+                f"num_groups is {num_groups}, but attributes.csv has {len(contents.attribute_groups)} groups already: "
+                "leave one of the two out"
+            )
+        return contents.attribute_groups
+    if word_vectors is None:
+        return {"all": list(range(len(contents.attribute_names)))}
+    return cluster_attributes(contents.attribute_names, word_vectors, num_groups)
+
+
+def _make_rows(contents: FolderContents) -> dict[int, dict]:
+    return {
+        image_id_of(path): {"image": str(file), "label": label, "image_id": image_id_of(path)}
+        for label, name in enumerate(contents.class_names)
+        for path, file in contents.images.get(name, [])
+    }
+
+
+def _read_csv(contents: FolderContents, name: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Header and, with their line numbers, rows as long as the header; all normalised."""
+    file = contents.folder / name
+    try:
+        # Spreadsheet programs begin UTF-8 with a mark.
+        with open(file, encoding="utf-8-sig", newline="") as lines:
+            reader = csv.reader(lines)
+            rows = [(reader.line_num, [_normalize(cell) for cell in row]) for row in reader]
+    except FileNotFoundError:
+        contents.problems.append(f"{name} is missing")
+        return [], []
+    except UnicodeDecodeError:
+        contents.problems.append(f"{name} is not UTF-8: save it with that encoding")
+        return [], []
+    except csv.Error as error:
+        contents.problems.append(f"{name} is no CSV file: {error}")
+        return [], []
+    rows = [(number, row) for number, row in rows if any(row)]
+    if not rows:
+        contents.problems.append(f"{name} is empty")
+        return [], []
+    (_, header), *rows = rows
+    for number, row in rows:
+        if len(row) != len(header):
+            contents.problems.append(f"{name}, line {number}: {len(row)} values where the header has {len(header)}")
+    return header, [(number, row) for number, row in rows if len(row) == len(header)]
+
+
+def _read_class_names(contents: FolderContents, header: list[str], rows: list[tuple[int, list[str]]]) -> list[str]:
+    if not header:
+        return []
+    if header[0] != "class":
+        contents.problems.append(
+            f"classes.csv, line 1: the header must begin with 'class', but begins with {header[0]!r}; values must "
+            "have commas between them"
+        )
+        return []
+    first = {}
+    for number, (name, *_) in rows:
+        if not name:
+            contents.problems.append(f"classes.csv, line {number}: the class has no name")
+        elif name in first:
+            contents.problems.append(f"classes.csv, line {number}: class {name!r} is in line {first[name]} already")
+        else:
+            first[name] = number
+    return list(first)
+
+
+def _read_strengths(contents: FolderContents, header: list[str], rows: list[tuple[int, list[str]]]):
+    attributes = header[1:]
+    if not contents.class_names:
+        return
+    if not attributes:
+        contents.problems.append("classes.csv, line 1: there are no attributes after 'class'")
+        return
+    for place, name in enumerate(attributes):
+        if not name:
+            contents.problems.append(f"classes.csv, line 1: attribute {place + 1} has no name")
+        elif name in attributes[:place]:
+            contents.problems.append(f"classes.csv, line 1: attribute {name!r} is there twice")
+    contents.attribute_names = attributes
+    matrix, seen = [], set()
+    for number, (name, *cells) in rows:
+        if not name or name in seen:
+            continue
+        seen.add(name)
+        values = np.array([_number(cell) for cell in cells])
+        wrong = [place for place, value in enumerate(values) if not 0 <= value <= 100]
+        if wrong:
+            contents.problems.append(
+                f"classes.csv, line {number} ({name}): strengths must be from 0 to 1 or from 0 to 100, but "
+                f"{attributes[wrong[0]]!r} is {cells[wrong[0]]!r}"
+                + (f", and {len(wrong) - 1} more are wrong" if wrong[1:] else "")
+            )
+        elif not values.any():
+            contents.problems.append(f"classes.csv, line {number} ({name}): the class has no attribute above 0")
+        matrix.append(values)
+    matrix = np.array(matrix)
+    if contents.problems:
+        return
+    percent = matrix.max() > 1
+    contents.class_attributes = (matrix / 100 if percent else matrix).astype(np.float32)
+    contents.understood.append(
+        f"classes.csv: {len(matrix)} classes, {len(attributes)} attributes, strengths up to {matrix.max():g} taken as "
+        + ("per cent" if percent else "fractions")
+    )
+
+
+def _read_attributes(contents: FolderContents):
+    header, rows = _read_csv(contents, "attributes.csv")
+    if not header:
+        return
+    if header[0] != "attribute" or set(header[1:]) - {"group", "description"} or len(set(header)) != len(header):
+        contents.problems.append(
+            f"attributes.csv, line 1: the header must be attribute,group,description, but is {','.join(header)}"
+        )
+        return
+    table = {}
+    for number, row in rows:
+        name = row[0]
+        if name in table:
+            contents.problems.append(f"attributes.csv, line {number}: attribute {name!r} is there twice")
+        elif contents.attribute_names and name not in contents.attribute_names:
+            contents.problems.append(f"attributes.csv, line {number}: classes.csv has no attribute {name!r}")
+        table[name] = dict(zip(header, row, strict=True))
+    absent = [name for name in contents.attribute_names if name not in table]
+    if absent:
+        contents.problems.append(
+            f"attributes.csv lacks {len(absent)} of the {len(contents.attribute_names)} attributes in classes.csv, "
+            f"such as {absent[0]!r}"
+        )
+        return
+    contents.descriptions = {name: row["description"] for name, row in table.items() if row.get("description")}
+    groups = {}
+    for index, name in enumerate(contents.attribute_names):
+        groups.setdefault(table[name].get("group", ""), []).append(index)
+    if "" not in groups:
+        contents.attribute_groups = groups
+        contents.understood.append(f"attributes.csv: {_sizes(groups)}")
+    elif len(groups) > 1:
+        without = [contents.attribute_names[index] for index in groups[""]]
+        contents.problems.append(
+            f"attributes.csv: {len(without)} attributes have no group, such as {without[0]!r}, but others have; give "
+            "all of them one, or none"
+        )
+    if contents.descriptions:
+        contents.understood.append(f"attributes.csv: {len(contents.descriptions)} descriptions")
+
+
+def _find_images(contents: FolderContents):
+    folder, ignored = contents.folder / "images", []
+    if not folder.is_dir():
+        contents.problems.append("images/ is missing")
+        return
+    for place in sorted(folder.iterdir()):
+        if place.name.startswith("."):
+            continue
+        if not place.is_dir():
+            ignored.append(place)
+            continue
+        name, images = _normalize(place.name), []
+        for file in sorted(place.iterdir()):
+            if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file() and not file.name.startswith("."):
+                images.append((f"{name}/{unicodedata.normalize('NFC', file.name)}", file))
+            elif not file.name.startswith("."):
+                ignored.append(file)
+        if name in contents.images or len({path for path, _ in images}) != len(images):
+            contents.problems.append(f"images/{name}: names are there twice, in different Unicode forms")
+        elif contents.class_names and name not in contents.class_names:
+            contents.problems.append(
+                f"images/{name} has {len(images)} images, but classes.csv gives the class no attributes"
+            )
+        else:
+            contents.images[name] = images
+    counts = [len(images) for images in contents.images.values() if images]
+    if not counts:
+        contents.problems.append("images/ has no images: they belong in images/<class>/")
+        return
+    contents.understood.append(
+        f"images/: {sum(counts)} images of {len(counts)} classes, {min(counts)} to {max(counts)} each"
+    )
+    without = [name for name in contents.class_names if not contents.images.get(name)]
+    if without:
+        contents.understood.append(f"images/: none of {', '.join(without)}, known by attributes only")
+    if ignored:
+        contents.understood.append(
+            f"images/: ignored {len(ignored)} files or folders that are no images of a class, such as "
+            f"{ignored[0].relative_to(contents.folder)}"
+        )
+
+
+def _read_split(contents: FolderContents):
+    header, rows = _read_csv(contents, "split.csv")
+    if not header:
+        return
+    if header != ["class", "split"]:
+        contents.problems.append(f"split.csv, line 1: the header must be class,split, but is {','.join(header)}")
+        return
+    for number, (name, split) in rows:
+        split = split.lower()
+        if split not in CLASS_SPLITS:
+            contents.problems.append(
+                f"split.csv, line {number}: {name} must be seen, validation or unseen, but is {split!r}"
+            )
+        elif name in contents.class_splits:
+            contents.problems.append(f"split.csv, line {number}: class {name!r} is there twice")
+        elif contents.class_names and name not in contents.class_names:
+            contents.problems.append(f"split.csv, line {number}: classes.csv has no class {name!r}")
+        elif split != "unseen" and contents.images and not contents.images.get(name):
+            contents.problems.append(f"split.csv, line {number}: {name} is {split}, but images/{name} has no images")
+        contents.class_splits[name] = split
+    absent = [name for name in contents.class_names if name not in contents.class_splits]
+    if absent:
+        contents.problems.append(f"split.csv lacks {len(absent)} classes of classes.csv, such as {absent[0]!r}")
+    if contents.class_names and "seen" not in contents.class_splits.values():
+        contents.problems.append("split.csv: no class is seen, so there is nothing to train on")
+    contents.split_name = "split.csv"
+    _tell_split(contents, "split.csv")
+
+
+def _draw_split(contents: FolderContents, seed: int):
+    with_images = draw((name for name in contents.class_names if contents.images.get(name)), seed)
+    if contents.images and contents.class_names and len(with_images) < 3:
+        contents.problems.append(
+            f"there is no split.csv, and {len(with_images)} classes with images are too few to draw seen, validation "
+            "and unseen ones: 3 are needed"
+        )
+    count = fifth(len(with_images))
+    unseen, validation, seen = with_images[:count], with_images[count : 2 * count], with_images[2 * count :]
+    drawn = dict.fromkeys(validation, "validation") | dict.fromkeys(seen, "seen") | dict.fromkeys(unseen, "unseen")
+    contents.class_splits = {name: drawn.get(name, "unseen") for name in contents.class_names}
+    contents.split_name = f"drawn with seed {seed}"
+    _tell_split(contents, f"no split.csv, drawn with seed {seed}")
+
+
+def _tell_split(contents: FolderContents, source: str):
+    for split in CLASS_SPLITS:
+        names = [name for name, other in contents.class_splits.items() if other == split]
+        note = "; the validated protocol needs some" if split == "validation" and not names else ""
+        names = names if len(names) <= 20 else [*names[:20], "…"]
+        count = sum(other == split for other in contents.class_splits.values())
+        contents.understood.append(f"{source}: {count} {split}{': ' if names else ''}{', '.join(names)}{note}")
+
+
+def _sizes(groups: dict[str, list[int]]) -> str:
+    return f"{len(groups)} groups: " + ", ".join(f"{name} ({len(indices)})" for name, indices in groups.items())
+
+
+def _number(cell: str) -> float:
+    try:
+        return float(cell)
+    except ValueError:
+        return float("nan")
+
+
+def _normalize(text: str) -> str:
+    return unicodedata.normalize("NFC", text).strip()
