@@ -11,7 +11,7 @@ OUTPUT = outputs/synthetic_birds
 demo: .venv/installed
 	$(BIN)/python scripts/train.py --output_dir $(OUTPUT) --overwrite_output_dir
 	$(BIN)/python scripts/evaluate.py --model $(OUTPUT) --dataset synthetic_birds --output_dir $(OUTPUT)/evaluation
-	$(BIN)/python scripts/explain.py --model $(OUTPUT) --dataset synthetic_birds --split test_unseen --index 0 \
+	$(BIN)/python scripts/explain.py --model $(OUTPUT) --dataset synthetic_birds --split test_unseen --index 200 \
 		--output $(OUTPUT)/evaluation/explanation.png
 
 test: lint

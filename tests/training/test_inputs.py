@@ -70,7 +70,7 @@ def test_store_that_lacks_test_images_is_refused_at_once(dataset, backbone, tmp_
 
 def test_store_of_another_data_set(dataset, backbone, tmp_path):
     store = extract(dataset, backbone, tmp_path / "store", name="others")
-    with pytest.raises(ValueError, match="dataset is 'others', where 'tiny' is asked for"):
+    with pytest.raises(ValueError, match="dataset is 'others', where 'folder' is asked for"):
         prepare_inputs(dataset, store)
 
 
