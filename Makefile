@@ -6,13 +6,20 @@ TORCH ?= torch==2.13.0
 BIN = .venv/bin
 OUTPUT = outputs/synthetic_birds
 
-.PHONY: demo test test-all lint format clean
+.PHONY: demo default-model test test-all lint format clean
 
 demo: .venv/installed
 	$(BIN)/python scripts/train.py --output_dir $(OUTPUT) --overwrite_output_dir
 	$(BIN)/python scripts/evaluate.py --model $(OUTPUT) --dataset synthetic_birds --output_dir $(OUTPUT)/evaluation
 	$(BIN)/python scripts/explain.py --model $(OUTPUT) --dataset synthetic_birds --split test_unseen --index 200 \
 		--output $(OUTPUT)/evaluation/explanation.png
+
+# The demo's model becomes the one that travels with the package, and its figures those of its card.
+default-model: demo
+	cp $(OUTPUT)/config.json $(OUTPUT)/model.safetensors $(OUTPUT)/preprocessor_config.json src/dedn_hf/default_model/
+	cp $(OUTPUT)/results.json model_cards/results/synthetic-birds.json
+	cp $(OUTPUT)/evaluation/explanation.png docs/explanation.png
+	$(BIN)/python scripts/render_model_cards.py
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto

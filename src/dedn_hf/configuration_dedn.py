@@ -41,8 +41,8 @@ PRESETS = {
         "grid_size": 14,
         "word_vector_size": 300,
         "region_value_rank": 256,
-        # As released. The groups that were meant are SUN_GROUPS_AS_MEANT; a slip in the released index arithmetic gives
-        # these, and published SUN figures rest on them.
+        # As released. The groups that were meant are SUN_GROUPS_AS_MEANT; a slip in the released index arithmetic
+        # gives these, and published SUN figures rest on them.
         "attribute_groups": _groups(
             function="1-38,66-77,87-93,95-99,101-102",
             element="39-65",
@@ -146,8 +146,8 @@ class DednConfig(PretrainedConfig):
         class_bias (`float`, *optional*, defaults to 1.0):
             β: the class scores have −β for seen and +β for unseen classes in every loss and in training mode.
         calibration (`float`, *optional*):
-            γ of calibrated stacking: the class scores have −γ/2 for seen and +γ/2 for unseen classes in evaluation mode.
-            `None` is 2β.
+            γ of calibrated stacking: the class scores have −γ/2 for seen and +γ/2 for unseen classes in evaluation
+            mode. `None` is 2β.
         target_margin (`float`, *optional*, defaults to 2.0):
             What the margin-aware loss subtracts from the score of the true class.
         seen_margin (`float`, *optional*, defaults to 1.0):
@@ -166,8 +166,8 @@ class DednConfig(PretrainedConfig):
             As in [`PretrainedConfig`], among them `id2label` and `label2id`, which name the K classes.
 
     Raises:
-        ValueError: If `attribute_groups` is no partition of the attributes, `seen_class_ids` names a class that does not
-            exist, or a mix lies outside [0, 1].
+        ValueError: If `attribute_groups` is no partition of the attributes, `seen_class_ids` names a class that does
+            not exist, or a mix lies outside [0, 1].
 
     Example:
 
@@ -175,7 +175,11 @@ class DednConfig(PretrainedConfig):
     >>> from dedn_hf import DednConfig, DednModel
 
     >>> config = DednConfig(
-    ...     feature_channels=8, grid_size=2, attribute_names=["red wing", "blue wing"], word_vector_size=4, num_labels=3
+    ...     feature_channels=8,
+    ...     grid_size=2,
+    ...     attribute_names=["red wing", "blue wing"],
+    ...     word_vector_size=4,
+    ...     num_labels=3,
     ... )
     >>> model = DednModel(config)
     ```"""
@@ -251,9 +255,9 @@ class DednConfig(PretrainedConfig):
             twice = sorted({index for index in grouped if grouped.count(index) > 1})
             missing, unknown = sorted(set(expected) - set(grouped)), sorted(set(grouped) - set(expected))
             raise ValueError(
-                f"`attribute_groups` must put each of the {len(expected)} attributes into exactly one group, but it holds "
-                f"{len(grouped)} indices: missing {missing}, more than once {twice}, beyond the attributes {unknown}. "
-                "Correct the groups, or leave them out for a single group."
+                f"`attribute_groups` must put each of the {len(expected)} attributes into exactly one group, but it "
+                f"holds {len(grouped)} indices: missing {missing}, more than once {twice}, beyond the attributes "
+                f"{unknown}. Correct the groups, or leave them out for a single group."
             )
         strangers = [index for index in self.seen_class_ids if not 0 <= index < self.num_labels]
         if strangers:
@@ -268,8 +272,8 @@ class DednConfig(PretrainedConfig):
     @classmethod
     def from_preset(cls, preset: str, **kwargs) -> "DednConfig":
         """
-        The settings of one data set: as released for `"cub"`, `"sun"` and `"awa2"` (generalized zero-shot runs), and our
-        own for `"synthetic_birds"`.
+        The settings of one data set: as released for `"cub"`, `"sun"` and `"awa2"` (generalized zero-shot runs), and
+        our own for `"synthetic_birds"`.
 
         Args:
             preset (`str`):
@@ -281,7 +285,9 @@ class DednConfig(PretrainedConfig):
             ValueError: If there is no such preset.
         """
         if preset not in PRESETS:
-            raise ValueError(f"There is no preset {preset!r}; choose one of {', '.join(PRESETS)}, or use `DednConfig(…)`.")
+            raise ValueError(
+                f"There is no preset {preset!r}; choose one of {', '.join(PRESETS)}, or use `DednConfig(…)`."
+            )
         return cls(**{**PRESETS[preset], **kwargs})
 
 

@@ -1,5 +1,6 @@
 """
-DEDN, the Dual Expert Distillation Network for generalized zero-shot learning (Rao et al., IJCAI 2024, arXiv 2404.16348).
+DEDN, the Dual Expert Distillation Network for generalized zero-shot learning (Rao et al., IJCAI 2024, arXiv
+2404.16348).
 
 An image's feature map F (C channels × R regions) is scored against A attributes by two experts: a coarse one, one
 attention head over all attributes, and a fine one, a head for each group of attributes. A class is scored by the inner
@@ -34,19 +35,19 @@ BLOCK_SIZE = 2**20
 
 class AttentivePooling(torch.autograd.Function):
     """
-    `p_a = Σ_n P_an S_an` with `P = softmax over n of W Tᵀ` and `S = V Tᵀ`, for tokens T, image by image, so that what one
-    image needs stays in the processor's cache.
+    `p_a = Σ_n P_an S_an` with `P = softmax over n of W Tᵀ` and `S = V Tᵀ`, for tokens T, image by image, so that what
+    one image needs stays in the processor's cache.
 
-    The textbook form keeps several tensors of batch × attributes × tokens. Here P is kept, and the smaller of S `(A, N)`
-    and `Z = P T` `(A, E)`, with which the forward pass takes two matrix products either way, since p_a = ⟨Z_a, V_a⟩ too.
-    With g = ∂loss/∂p, and because the softmax's derivative is P_an (δ_nm − P_am), the backward pass is
+    The textbook form keeps several tensors of batch × attributes × tokens. Here P is kept, and the smaller of S `(A,
+    N)` and `Z = P T` `(A, E)`, with which the forward pass takes two matrix products either way, since p_a = ⟨Z_a,
+    V_a⟩ too. With g = ∂loss/∂p, and because the softmax's derivative is P_an (δ_nm − P_am), the backward pass is
 
         ∂(W T)_an = g_a P_an (S_an − p_a) = D_an        ∂W = D T
         ∂S_an = g_a P_an                                ∂V = (g P) T = g ⊙ Z
         ∂T = Dᵀ W + Pᵀ (g V)
 
-    and takes two more: the one that gives ∂W, and either the one that gives ∂V or, where Z is kept, S anew. (∂T only where
-    the backbone is trained.)
+    and takes two more: the one that gives ∂W, and either the one that gives ∂V or, where Z is kept, S anew. (∂T only
+    where the backbone is trained.)
     """
 
     @staticmethod
@@ -177,8 +178,8 @@ class DednExpert(nn.Module):
 def distillation_distance(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """
     D(x, y), what ties two sets of scores `(B, N)` together: the cubed differences over their Euclidean norm, plus the
-    Jensen-Shannon divergence (natural logarithm) of their softmaxes, averaged over the batch. Gradients flow into both.
-    Finite, with finite gradients, at x = y.
+    Jensen-Shannon divergence (natural logarithm) of their softmaxes, averaged over the batch. Gradients flow into
+    both. Finite, with finite gradients, at x = y.
     """
     difference = (x - y).abs()
     cubic = (difference**3).sum(dim=-1) / (difference.square().sum(dim=-1) + 1e-9).sqrt()
@@ -281,8 +282,8 @@ class DednOutput(ModelOutput):
             The terms of the loss before they are weighted: `coarse_margin`, `fine_margin`, `coarse_calibration`,
             `fine_calibration`, `distillation`, `coarse_alignment`, `fine_alignment`.
         attentions (`dict[str, torch.FloatTensor]`, *optional*, returned when `output_attentions=True`):
-            `"coarse"` and `"fine"` → weights of the region attention, `(B, A, H, W)` in attribute order, which sum to 1
-            over a map.
+            `"coarse"` and `"fine"` → weights of the region attention, `(B, A, H, W)` in attribute order, which sum to
+            1 over a map.
     """
 
     loss: torch.FloatTensor | None = None
@@ -392,8 +393,9 @@ class DednModel(DednPreTrainedModel):
         expected = (len(self.config.attribute_names), self.config.word_vector_size)
         if tuple(word_vectors.shape) != expected:
             raise ValueError(
-                f"`word_vectors` has shape {tuple(word_vectors.shape)}, but the model has {expected[0]} attributes and "
-                f"`word_vector_size` {expected[1]}. Give one row an attribute, and set `word_vector_size` to their width."
+                f"`word_vectors` has shape {tuple(word_vectors.shape)}, but the model has {expected[0]} attributes "
+                f"and `word_vector_size` {expected[1]}. Give one row an attribute, and set `word_vector_size` to "
+                "their width."
             )
         for expert in (self.coarse_expert, self.fine_expert):
             expert.set_word_vectors(F.normalize(word_vectors, dim=-1))
@@ -527,8 +529,8 @@ class DednModel(DednPreTrainedModel):
             feature_map (`torch.Tensor` of shape `(B, C, H, W)`, *optional*):
                 Feature maps of the images instead, before normalisation.
             labels (`torch.LongTensor` of shape `(B,)`, *optional*):
-                Class ids; with them the loss is computed. The loss is the same in training and evaluation mode: it uses
-                the sum of both attentions and the class bias ±β.
+                Class ids; with them the loss is computed. The loss is the same in training and evaluation mode: it
+                uses the sum of both attentions and the class bias ±β.
             class_attributes (`torch.Tensor` of shape `(K', A)`, *optional*):
                 Classes to score in this call instead of the model's own, all of them taken for unseen.
             output_attentions (`bool`, *optional*, defaults to `False`):
@@ -537,11 +539,11 @@ class DednModel(DednPreTrainedModel):
                 Whether to return a [`DednOutput`] instead of a tuple.
 
         Raises:
-            ValueError: If there is not exactly one of `pixel_values` and `feature_map`, a size differs from the config's,
-                a label is out of range, or both `labels` and `class_attributes` are given.
+            ValueError: If there is not exactly one of `pixel_values` and `feature_map`, a size differs from the
+                config's, a label is out of range, or both `labels` and `class_attributes` are given.
         """
         if (pixel_values is None) == (feature_map is None):
-            raise ValueError("Pass exactly one of `pixel_values` (images) and `feature_map` (their backbone's output).")
+            raise ValueError("Pass exactly one of `pixel_values` (images) and `feature_map` (what a backbone gives).")
         if feature_map is None:
             feature_map = self.get_feature_map(pixel_values)
         self._check_inputs(feature_map, labels, class_attributes)
@@ -604,7 +606,7 @@ class DednModel(DednPreTrainedModel):
         return output if return_dict else output.to_tuple()
 
     def _loss(self, coarse, fine, class_rows, seen, labels):
-        """The total loss and its terms; `coarse` and `fine` are attribute scores by region and by channel attention."""
+        """The total loss and its terms; `coarse` and `fine` are attribute scores by region and channel attention."""
         config = self.config
         has_unseen = len(config.seen_class_ids) < config.num_labels
         class_rows = class_rows.float()
@@ -649,8 +651,8 @@ class DednModel(DednPreTrainedModel):
             lowest, highest = labels.min().item(), labels.max().item()
             if lowest < 0 or highest >= self.config.num_labels:
                 raise ValueError(
-                    f"Labels must be from 0 to {self.config.num_labels - 1}, the model's {self.config.num_labels} classes, "
-                    f"but these are from {lowest} to {highest}. Give the model all classes with `set_classes`."
+                    f"Labels must be from 0 to {self.config.num_labels - 1}, the model's {self.config.num_labels} "
+                    f"classes, but these are from {lowest} to {highest}. Name all classes with `set_classes`."
                 )
 
     def _check_class_attributes(self, class_attributes):
@@ -658,7 +660,8 @@ class DednModel(DednPreTrainedModel):
         if class_attributes.dim() != 2 or class_attributes.shape[1] != expected:
             raise ValueError(
                 f"`class_attributes` must have one row a class and one column for each of the model's {expected} "
-                f"attributes, but its shape is {tuple(class_attributes.shape)}. `config.attribute_names` has their order."
+                f"attributes, but its shape is {tuple(class_attributes.shape)}. `config.attribute_names` has their "
+                "order."
             )
 
 

@@ -15,10 +15,10 @@ class GzslDataset:
         name (`str`):
             Short name, as on the command line (`"synthetic_birds"`, `"cub"`, …).
         splits (`DatasetDict`):
-            `trainval`, `train`, `validation_seen`, `validation_unseen`, `test_seen` and `test_unseen`. `trainval` is the
-            union of the three after it. Columns: `image`, `label` (`ClassLabel` over `class_names`), `image_id`
-            (`int64`, unique over all splits), and, where the data set has them, `part_points` (one
-            `[x, y, visible]` a part, in pixels of the stored image) and `box` (`[x, y, width, height]`).
+            `trainval`, `train`, `validation_seen`, `validation_unseen`, `test_seen` and `test_unseen`. `trainval` is
+            the union of the three after it. Columns: `image`, `label` (`ClassLabel` over `class_names`), `image_id`
+            (`int64`, unique over all splits), and, where the data set has them, `part_points` (one `[x, y, visible]` a
+            part, in pixels of the stored image) and `box` (`[x, y, width, height]`).
         class_names (`list[str]`):
             The K classes; a label is an index into this list.
         attribute_names (`list[str]`):
