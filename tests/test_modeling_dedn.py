@@ -646,3 +646,54 @@ def test_word_vectors_of_another_shape(tiny_model, shape):
 def test_model_without_attributes():
     with pytest.raises(ValueError, match="attribute_names"):
         DednModel(DednConfig())
+
+
+def make_changes():
+    def load(model):
+        state = {name: tensor + 1 if "word_vectors" in name else tensor for name, tensor in model.state_dict().items()}
+        model.load_state_dict(state)
+
+    def step(model):
+        with torch.enable_grad():
+            case = torch.randn(2, 6, 3, 3, generator=torch.Generator().manual_seed(5))
+            model(feature_map=case, labels=torch.tensor([0, 1])).loss.backward()
+        torch.optim.SGD(model.parameters(), lr=0.1).step()
+
+    def replace(model):
+        model.coarse_expert.heads[0].word_vectors = torch.nn.Parameter(torch.ones(7, 4))
+
+    def set_word_vectors(model):
+        model.set_word_vectors(torch.rand(7, 4))
+
+    return [load, step, replace, set_word_vectors, lambda model: model.double()]
+
+
+@pytest.mark.parametrize("change", make_changes(), ids=["load", "step", "replace", "set_word_vectors", "double"])
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_what_inference_keeps_is_dropped_when_a_weight_changes(change, mode):
+    model = make_tiny_model()
+    feature_map = torch.randn(2, 6, 3, 3)
+    with mode():
+        before = model(feature_map=feature_map).logits
+    kept = model._kept_folded
+    with mode():
+        assert torch.equal(model(feature_map=feature_map).logits, before)
+    assert kept is not None and model._kept_folded is kept
+    change(model)
+    with mode():
+        after = model(feature_map=feature_map).logits
+    # With gradients nothing is kept.
+    expected = model(feature_map=feature_map).logits
+    torch.testing.assert_close(after, expected)
+    if change.__name__ != "<lambda>":
+        assert not torch.allclose(after, before)
+
+
+def test_what_inference_keeps_is_of_no_use_to_training():
+    model = make_tiny_model()
+    feature_map = torch.randn(2, 6, 3, 3)
+    with torch.inference_mode():
+        model(feature_map=feature_map)
+    model(feature_map=feature_map, labels=torch.tensor([0, 1])).loss.backward()
+    assert model.coarse_expert.heads[0].word_vectors.grad is not None
+    assert model.train()._kept_folded is None

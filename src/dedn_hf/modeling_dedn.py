@@ -348,11 +348,13 @@ class DednModel(DednPreTrainedModel):
         self.register_buffer("class_attributes", torch.empty(config.num_labels, num_attributes))
         self.register_buffer("seen_classes", torch.empty(config.num_labels, dtype=torch.bool))
         self.register_buffer("attribute_calibration", torch.empty(2, num_attributes))
+        self._kept_folded = None
         self.post_init()
         self.train(self.training)
 
     def train(self, mode: bool = True):
         super().train(mode)
+        self._kept_folded = None
         # Here and not in __init__, because from_pretrained makes the parameters anew.
         if self.backbone is not None and self.config.freeze_backbone:
             self.backbone.eval()
@@ -553,10 +555,7 @@ class DednModel(DednPreTrainedModel):
         if self.config.normalize_features:
             regions = F.normalize(regions, dim=-1)
 
-        # Both experts side by side: 2A attributes, and for each what the map is multiplied with.
-        region_value, region_weight, channel_value, channel_weight = (
-            torch.cat(rows) for rows in zip(self.coarse_expert.folded(), self.fine_expert.folded())
-        )
+        region_value, region_weight, channel_value, channel_weight = self._folded()
         region_scores = attentive_pooling(regions, region_value, region_weight)
         channel_scores = attentive_pooling(regions.mT, channel_value, channel_weight)
         coarse_region, fine_region = region_scores.chunk(2, dim=-1)
@@ -604,6 +603,33 @@ class DednModel(DednPreTrainedModel):
             attentions=attentions,
         )
         return output if return_dict else output.to_tuple()
+
+    def _folded(self) -> tuple[torch.Tensor, ...]:
+        """
+        Both experts side by side: 2A attributes, and for each what the map is multiplied with.
+
+        For one image this is much of the work, so in inference it is kept until a parameter is changed in place or
+        replaced. (A change through `parameter.data` is not noticed before the next `train()`.)
+        """
+        experts = (self.coarse_expert, self.fine_expert)
+        parameters = [parameter for expert in experts for parameter in expert.parameters()]
+        keep = not (
+            self.training
+            or torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or any(parameter.is_inference() for parameter in parameters)
+        )
+        if keep:
+            device = parameters[0].device.type
+            autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
+            key = (autocast, torch.is_inference_mode_enabled())
+            key += tuple((parameter.data_ptr(), parameter._version) for parameter in parameters)
+            if self._kept_folded is not None and self._kept_folded[0] == key:
+                return self._kept_folded[1]
+        folded = tuple(torch.cat(rows) for rows in zip(*(expert.folded() for expert in experts)))
+        if keep:
+            self._kept_folded = (key, folded)
+        return folded
 
     def _loss(self, coarse, fine, class_rows, seen, labels):
         """The total loss and its terms; `coarse` and `fine` are attribute scores by region and channel attention."""
