@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
 from .configuration_dedn import PRESETS, DednConfig
-from .evaluation.plots import _save
+from .evaluation.plots import save_figure
 from .modeling_dedn import DednAttentionHead, DednModel, DednOutput
 
 CONTENDERS = ("textbook", "ours", "floor")
@@ -380,7 +380,7 @@ def plot_benchmark(results: dict[str, dict], path: str | os.PathLike):
     figure.supxlabel("size, and time of the floor", fontsize=11)
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=3, fontsize=10, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 __all__ = [

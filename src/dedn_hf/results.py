@@ -2,6 +2,7 @@
 
 import os
 import platform
+import re
 import shlex
 import sys
 from importlib.metadata import version
@@ -12,12 +13,15 @@ _PACKAGES = ("dedn-hf", "torch", "transformers", "accelerate", "datasets", "nump
 
 
 def provenance() -> dict:
-    """`versions` of Python and the packages that matter, and the `command` that is running, with relative paths."""
+    """
+    `versions` of Python and the packages that matter, and the `command` that is running, with relative paths and without
+    access tokens.
+    """
     world_size = PartialState().num_processes
     program = ["python"] if world_size == 1 else ["accelerate", "launch", "--num_processes", str(world_size)]
     return {
         "versions": {"python": platform.python_version()} | {package: version(package) for package in _PACKAGES},
-        "command": shlex.join([*program, *map(_relative, sys.argv)]),
+        "command": re.sub(r"hf_\w{8,}", "hf_…", shlex.join([*program, *map(_relative, sys.argv)])),
     }
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from ..modeling_dedn import DednModel, DednOutput
 from ..pipeline_dedn import attention_in_image
-from .plots import _save
+from .plots import save_figure
 
 
 @torch.inference_mode()
@@ -221,7 +221,7 @@ def plot_explanation(explanation: Explanation, image: Image.Image, path: str | o
         axes.contour(weights, levels=[weights.max() / 2], colors="#d7191c", linewidths=1.2)
         axes.set_title(f"{attribute.words} ({attribute.contribution:+.2f})", fontsize=11, parse_math=False)
     figure.suptitle(title, fontsize=12, parse_math=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 __all__ = [

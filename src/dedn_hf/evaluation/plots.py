@@ -16,7 +16,7 @@ from .metrics import expected_calibration_error, harmonic_mean, reliability_bins
 _SEEN, _UNSEEN = "#1f5a94", "#e08214"
 
 
-def _save(figure: Figure, path: str | os.PathLike):
+def save_figure(figure: Figure, path: str | os.PathLike):
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -98,7 +98,7 @@ def plot_seen_unseen_curve(
     axes.tick_params(labelsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside lower center", fontsize=11, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_per_class_accuracy(
@@ -159,7 +159,7 @@ def plot_per_class_accuracy(
             label = f"{of_kind.size} {name} classes: mean {accuracies[of_kind].mean():.1f} %"
             handles.append(Patch(color=color, label=label))
     figure.legend(handles=handles, loc="outside upper center", ncols=2, fontsize=11, frameon=False)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def plot_reliability(confidences: Sequence[float], correct: Sequence[bool], path: str | os.PathLike, bins: int = 15):
@@ -209,4 +209,4 @@ def plot_reliability(confidences: Sequence[float], correct: Sequence[bool], path
         axes.tick_params(labelsize=11)
         _light_grid(axes, "y")
     figure.align_ylabels()
-    _save(figure, path)
+    save_figure(figure, path)

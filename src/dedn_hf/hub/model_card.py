@@ -79,8 +79,8 @@ _DATA = {
         "classes are seen and 72 are unseen; 10,320 images to train on, 2,580 and 1,440 to test seen and unseen "
         "classes.",
         "split": {"name": _XLSA17, "sha256": "fc537f2f84f3f84a35665f94262ef08e2d47fc80c9c022591a75252882e5673a"},
-        "groups": "function, element, environment and material, other; the groups are those of the released program, "
-        "which differ from the meant ones by a slip in its index arithmetic",
+        "groups": "function, element, environment and material, other; under the `reference` protocol the groups are "
+        "those of the released program, which differ from the meant ones by a slip in its index arithmetic",
         "license": {"license": "unknown"},
         "terms": "No weights are published with this card. Weights that you train on SUN Attribute come under the "
         "terms of its owners; read them before you publish any.",
