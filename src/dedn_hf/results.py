@@ -14,8 +14,8 @@ _PACKAGES = ("dedn-hf", "torch", "transformers", "accelerate", "datasets", "nump
 
 def provenance() -> dict:
     """
-    `versions` of Python and the packages that matter, and the `command` that is running, with relative paths and without
-    access tokens.
+    `versions` of Python and the packages that matter, and the `command` that is running, with relative paths and
+    without access tokens.
     """
     world_size = PartialState().num_processes
     program = ["python"] if world_size == 1 else ["accelerate", "launch", "--num_processes", str(world_size)]

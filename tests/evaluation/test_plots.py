@@ -56,7 +56,7 @@ def test_text_of_the_curve_is_what_the_metrics_say(tmp_path, monkeypatch):
 
     labels, logits = [0, 0, 1, 1], np.array([[3.0, 0], [1, 0], [2, 0], [0, 1]])
     figures = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
     plots.plot_seen_unseen_curve(seen_unseen_curve(logits, labels, [0]), tmp_path / "x.png", chosen=1.5)
     # At γ = 1.5 one of the two seen images is left, and one of the two unseen ones is won.
     assert gzsl_metrics(logits, labels, [0], 1.5)["H"] == 50.0
@@ -82,7 +82,7 @@ def test_per_class_accuracy_orders_and_leaves_out(tmp_path, monkeypatch):
     import dedn_hf.evaluation.plots as plots
 
     figures = []
-    monkeypatch.setattr(plots, "_save", lambda figure, path: figures.append(figure))
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
     plots.plot_per_class_accuracy([10, np.nan, 30, 20, 40], list("abcde"), [0, 1, 3], tmp_path / "x.png")
     axes = figures[0].axes[0]
     # Seen from the best to the worst, then unseen; b has no images.
