@@ -54,13 +54,16 @@ class AttentivePooling(torch.autograd.Function):
     def forward(ctx, tokens, value, weight):
         block = max(1, BLOCK_SIZE // (len(weight) * tokens.shape[1]))
         keep_values = tokens.shape[1] <= tokens.shape[2]
+        both = torch.cat([weight, value])
         scores, kept = [], []
         for image in tokens.split(block):
-            attention = torch.bmm(weight.expand(len(image), -1, -1), image.mT).softmax(dim=-1)
             if keep_values:
-                pooled = torch.bmm(value.expand(len(image), -1, -1), image.mT)
-                scores.append((attention * pooled).sum(dim=-1))
+                # Few tokens: one product for weights and values of the whole block, attributes first.
+                attention, pooled = (both @ image.flatten(0, 1).T).view(2, len(weight), *image.shape[:2])
+                attention = attention.softmax(dim=-1)
+                scores.append((attention * pooled).sum(dim=-1).T)
             else:
+                attention = torch.bmm(weight.expand(len(image), -1, -1), image.mT).softmax(dim=-1)
                 pooled = torch.bmm(attention, image)
                 scores.append((pooled * value).sum(dim=-1))
             if any(ctx.needs_input_grad):
@@ -74,22 +77,27 @@ class AttentivePooling(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_scores):
         tokens, value, weight, scores, *kept = ctx.saved_tensors
-        grad_value, grad_weight, grad_tokens = torch.zeros_like(value), torch.zeros_like(weight), []
-        blocks = zip(*(tensor.split(ctx.block) for tensor in (tokens, grad_scores[..., None], scores[..., None])))
+        both = torch.cat([weight, value])
+        grad_both, grad_tokens = torch.zeros_like(both), []
+        grad_weight, grad_value = grad_both.chunk(2)
+        blocks = zip(*(tensor.split(ctx.block) for tensor in (tokens, grad_scores, scores)))
         for (image, grad, score), attention, pooled in zip(blocks, kept[::2], kept[1::2]):
-            graded_value = grad * value
             if ctx.keep_values:
-                grad_logits = (pooled - score).mul_(grad).mul_(attention)
-                both = torch.einsum("ban,bne->ae", torch.cat([grad_logits, attention * grad], dim=1), image)
-                grad_weight += both[: len(weight)]
-                grad_value += both[len(weight) :]
+                grad_logits, grad_values = grads = attention.new_empty(2, *attention.shape)
+                torch.mul(attention, grad.T[..., None], out=grad_values)
+                torch.sub(pooled, score.T[..., None], out=grad_logits).mul_(grad_values)
+                grads, rows = grads.flatten(0, 1).flatten(1), image.flatten(0, 1)
+                grad_both.addmm_(grads, rows)
+                if ctx.needs_input_grad[0]:
+                    grad_tokens.append((grads.T @ both).view_as(image))
             else:
+                graded_value = grad[..., None] * value
                 # g (S − p) by one product.
-                grad_logits = torch.baddbmm(-grad * score, graded_value, image.mT).mul_(attention)
+                grad_logits = torch.baddbmm(-(grad * score)[..., None], graded_value, image.mT).mul_(attention)
                 grad_weight += torch.bmm(grad_logits, image).sum(dim=0)
-                grad_value += (pooled * grad).sum(dim=0)
-            if ctx.needs_input_grad[0]:
-                grad_tokens.append(grad_logits.mT @ weight + attention.mT @ graded_value)
+                grad_value += (pooled * grad[..., None]).sum(dim=0)
+                if ctx.needs_input_grad[0]:
+                    grad_tokens.append(grad_logits.mT @ weight + attention.mT @ graded_value)
         return torch.cat(grad_tokens) if grad_tokens else None, grad_value, grad_weight
 
 
@@ -551,7 +559,7 @@ class DednModel(DednPreTrainedModel):
         self._check_inputs(feature_map, labels, class_attributes)
 
         # One row a region (B, R, C); its transpose has one row a channel.
-        regions = feature_map.to(self.dtype).flatten(2).mT
+        regions = feature_map.to(self.dtype).flatten(2).mT.contiguous()
         if self.config.normalize_features:
             regions = F.normalize(regions, dim=-1)
 
