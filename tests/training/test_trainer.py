@@ -11,6 +11,7 @@ from tiny_training import (
     make_tiny_dataset,
     make_trainval_model,
 )
+from transformers import CLIPImageProcessor
 
 from dedn_hf.evaluation import gzsl_metrics
 from dedn_hf.training import DednTrainer
@@ -92,6 +93,20 @@ def test_last_output_is_the_expert_scores(tmp_path):
         output = trainer.model(**batch)
     np.testing.assert_allclose(prediction.predictions[-1], output.expert_scores, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(prediction.predictions[0], output.logits, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("where", ["model", "checkpoint"])
+def test_what_is_saved_is_complete(tmp_path, where):
+    trainer = make_trainer(tmp_path, save_strategy="steps", save_steps=1, max_steps=1)
+    trainer.processing_class = CLIPImageProcessor(size={"shortest_edge": 8}, crop_size=8)
+    trainer.train()
+    trainer.save_model(tmp_path / "model")
+    folder = tmp_path / ("model" if where == "model" else "checkpoint-1")
+    saved = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
+    assert saved | {f"{name}_dedn.py" for name in ("configuration", "modeling", "pipeline")} <= {
+        path.name for path in folder.iterdir()
+    }
+    assert "Not measured" in (folder / "README.md").read_text(encoding="utf-8")
 
 
 def test_learns(tmp_path):

@@ -298,7 +298,8 @@ class _Run:
             greater_is_better=True,
             **own,
         )
-        return DednTrainer(model, args, **kwargs)
+        processor = self.inputs.image_processor
+        return DednTrainer(model, args, card_preset=self.dataset.name, processing_class=processor, **kwargs)
 
     def _train(self, trainer: DednTrainer, last_epoch: float = math.inf):
         """Trains, or goes on from the last checkpoint."""

@@ -1,5 +1,7 @@
 """The Trainer of DEDN."""
 
+from pathlib import Path
+
 import torch
 from transformers import EvalPrediction, ProgressCallback, Trainer, TrainerCallback
 
@@ -44,14 +46,17 @@ class DednTrainer(Trainer):
             The model; its classes must be those of the data sets' labels.
         args (`DednTrainingArguments`):
             The arguments.
+        card_preset (`str`, *optional*, defaults to `"folder"`):
+            The data set that the card of a saved model speaks of, see [`render_model_card`].
         kwargs (*optional*):
-            As in [`Trainer`]. With class-balanced batches `train_dataset` must have an attribute `labels`, as
-            [`PixelValueDataset`] and [`FeatureMapDataset`] have. `compute_metrics` is by default [`gzsl_metrics`] of
-            the logits.
+            As in [`Trainer`]; an image processor given as `processing_class` is saved with the model. With
+            class-balanced batches `train_dataset` must have an attribute `labels`, as [`PixelValueDataset`] and
+            [`FeatureMapDataset`] have. `compute_metrics` is by default [`gzsl_metrics`] of the logits.
     """
 
-    def __init__(self, model, args: DednTrainingArguments, **kwargs):
+    def __init__(self, model, args: DednTrainingArguments, card_preset: str = "folder", **kwargs):
         kwargs.setdefault("compute_metrics", self._gzsl_metrics)
+        self.card_preset = card_preset
         self._loss_part_names, self._loss_part_sums, self._num_losses = [], 0, 0
         super().__init__(model=model, args=args, **kwargs)
         self.add_callback(_SetEpoch)
@@ -70,6 +75,15 @@ class DednTrainer(Trainer):
             self.args.train_batch_size * self.args.gradient_accumulation_steps * self.accelerator.num_processes
         )
         return ClassBalancedSampler(train_dataset.labels, global_batch_size, seed=self.args.seed)
+
+    def _save(self, output_dir: str | None = None, state_dict=None):
+        # Here, because cards are of no use to somebody who only looks at the arguments.
+        from ..hub.model_card import render_model_card, save_model_card
+
+        super()._save(output_dir, state_dict)
+        # Of a model that nobody has judged yet; the protocols replace it.
+        folder = Path(output_dir or self.args.output_dir)
+        save_model_card(render_model_card(None, self.card_preset), folder / "README.md")
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)
