@@ -35,8 +35,8 @@ BLOCK_SIZE = 2**20
 
 class AttentivePooling(torch.autograd.Function):
     """
-    `p_a = Σ_n P_an S_an` with `P = softmax over n of W Tᵀ` and `S = V Tᵀ`, for tokens T, image by image, so that what
-    one image needs stays in the processor's cache.
+    `p_a = Σ_n P_an S_an` with `P = softmax over n of W Tᵀ` and `S = V Tᵀ`, for tokens T, block of images by block, so
+    that what one needs stays in the processor's cache.
 
     The textbook form keeps several tensors of batch × attributes × tokens. Here P is kept, and the smaller of S `(A,
     N)` and `Z = P T` `(A, E)`, with which the forward pass takes two matrix products either way, since p_a = ⟨Z_a,
@@ -59,8 +59,9 @@ class AttentivePooling(torch.autograd.Function):
         for image in tokens.split(block):
             if keep_values:
                 # Few tokens: one product for weights and values of the whole block, attributes first.
-                attention, pooled = (both @ image.flatten(0, 1).T).view(2, len(weight), *image.shape[:2])
-                attention = attention.softmax(dim=-1)
+                logits, values = (both @ image.flatten(0, 1).T).view(2, len(weight), *image.shape[:2])
+                # A copy of the values, so that the logits beside them are not kept with them.
+                attention, pooled = logits.softmax(dim=-1), values.clone()
                 scores.append((attention * pooled).sum(dim=-1).T)
             else:
                 attention = torch.bmm(weight.expand(len(image), -1, -1), image.mT).softmax(dim=-1)
