@@ -206,8 +206,6 @@ def convert_original_checkpoint(
     with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}-") as temporary:
         folder = Path(temporary) / "model"
         model.save_pretrained(folder)
-        for file in folder.iterdir():  # safetensors writes for the owner only
-            file.chmod(0o644)
         os.replace(folder, output_dir)
     return model
 

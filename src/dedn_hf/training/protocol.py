@@ -421,8 +421,6 @@ def _remove_run(folder: Path):
 
 def _move_files(source: Path, target: Path):
     for file in source.iterdir():
-        # safetensors writes files that only their owner can read.
-        file.chmod(0o644)
         os.replace(file, target / file.name)
 
 
