@@ -5,7 +5,10 @@ import os
 # Before transformers is imported: no test may depend on the internet.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from pathlib import Path
+
 import pytest
+from launching import launch_script
 from tiny_model import make_tiny_config, make_tiny_model
 
 from dedn_hf import DednConfig, DednModel
@@ -19,3 +22,17 @@ def tiny_config() -> DednConfig:
 @pytest.fixture
 def tiny_model() -> DednModel:
     return make_tiny_model()
+
+
+@pytest.fixture(scope="session")
+def two_processes(tmp_path_factory):
+    """Skips where two processes cannot talk to each other at all, by torch's own means."""
+    try:
+        launch_script(
+            Path(__file__).with_name("all_reduce.py"),
+            num_processes=2,
+            folder=tmp_path_factory.mktemp("two_processes"),
+            timeout=120,
+        )
+    except AssertionError as error:
+        pytest.skip(f"two processes cannot talk to each other on this machine: {error}")

@@ -1,0 +1,271 @@
+"""
+What training on a feature-map store costs in memory and time, whatever the store's size: one epoch through
+scripts/train.py over a store of random maps, and the same steps over one batch that is held in memory.
+"""
+
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+from transformers import CLIPImageProcessor, TrainerCallback
+
+from .data import load
+from .data.dataset import GzslDataset
+from .data.feature_maps import FORMAT_VERSION, FeatureMapDataset, _write_shard
+from .data.splits import fingerprint_split
+from .files import write_json
+from .training import DednTrainer
+
+TRAIN_SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
+_POOL_ROWS = 64
+
+
+def thin_out(dataset: GzslDataset, every: int) -> GzslDataset:
+    """
+    A data set with a part of its images.
+
+    Args:
+        dataset ([`GzslDataset`]):
+            The data set.
+        every (`int`):
+            An image stays if its id is a multiple of it.
+    """
+    for name, split in dataset.splits.items():
+        dataset.splits[name] = split.select(np.flatnonzero(np.asarray(split["image_id"]) % every == 0))
+    return dataset
+
+
+def write_random_store(dataset: GzslDataset, shape: Sequence[int], output_dir: str | os.PathLike) -> float:
+    """
+    Writes a store of random sparse maps for all images of a data set, and drops it from the page cache.
+
+    Args:
+        dataset ([`GzslDataset`]):
+            The data set.
+        shape (`Sequence[int]`):
+            `(C, H, W)` of a map.
+        output_dir (`str` or `os.PathLike`):
+            A new folder.
+
+    Returns:
+        `float`: its size in GB.
+
+    Raises:
+        ValueError: If the disk has not enough room.
+    """
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True)
+    splits = [dataset.splits[name] for name in ("trainval", "test_seen", "test_unseen")]
+    image_ids, labels = (np.concatenate([np.asarray(s[column]) for s in splits]) for column in ("image_id", "label"))
+    order = np.argsort(image_ids)
+    image_ids, labels = image_ids[order], labels[order]
+    needed, free = 2 * int(np.prod(shape)) * len(order), shutil.disk_usage(output_dir).free
+    if needed > free:
+        raise ValueError(
+            f"The store needs {needed / 1e9:.1f} GB, but the disk of {output_dir} has {free / 1e9:.1f} GB free. "
+            "Choose another folder."
+        )
+    random = np.random.default_rng(0)
+    pool = np.maximum(random.standard_normal((_POOL_ROWS, int(np.prod(shape))), np.float32) - 1, 0).astype(np.float16)
+    shards, size = [], 0
+    with tqdm(total=len(order), desc="Writing random maps", unit="map") as progress:
+        for index, first in enumerate(range(0, len(order), _POOL_ROWS)):
+            rows = slice(first, first + _POOL_ROWS)
+            count = len(order[rows])
+            maps = np.stack([np.roll(row, first) for row in pool[:count]]).reshape(count, *shape)
+            _write_shard(output_dir, index, image_ids[rows], labels[rows], maps)
+            shards.append(json.loads((output_dir / f"shard-{index:05d}.json").read_text(encoding="utf-8")))
+            size += shards[-1]["bytes"]
+            descriptor = os.open(output_dir / shards[-1]["file"], os.O_RDONLY)
+            os.fsync(descriptor)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.close(descriptor)
+            progress.update(count)
+    metadata = {
+        "format_version": FORMAT_VERSION,
+        "dataset": dataset.name,
+        "class_names": dataset.class_names,
+        "num_rows": len(order),
+        "images_sha256": fingerprint_split({"images": image_ids.tolist()}),
+        "backbone": "random numbers",
+        "backbone_sha256": "",
+        "image_size": 0,
+        "processor": CLIPImageProcessor().to_dict(),
+        "shape": list(shape),
+        "dtype": "float16",
+        "shard_rows": _POOL_ROWS,
+    }
+    write_json(output_dir / "store.json", {**metadata, "shards": shards})
+    return size / 1e9
+
+
+def measure_epoch(arguments: Sequence[str], every: int = 1, in_memory: bool = False) -> dict:
+    """
+    Trains for one epoch of the `reference` protocol in a process of its own, evaluation left out.
+
+    Args:
+        arguments (`Sequence[str]`):
+            Command line of scripts/train.py: data set, store and so on.
+        every (`int`, *optional*, defaults to 1):
+            See [`thin_out`].
+        in_memory (`bool`, *optional*, defaults to `False`):
+            Whether the store's first batch is given again and again instead of reading.
+
+    Returns:
+        `dict`: `steps`; `seconds` of the steps after the first, loading among them; `loading_seconds` of these; and
+        `anonymous_mb`, the peak of the process's anonymous memory (`RssAnon`, which leaves mapped pages of files out)
+        in 10⁶ bytes.
+
+    Raises:
+        RuntimeError: If training fails, or there is no `/proc` (this needs Linux).
+    """
+    task = {"arguments": list(arguments), "every": every, "in_memory": in_memory}
+    process = subprocess.Popen(
+        [sys.executable, "-m", "dedn_hf.store_benchmark", json.dumps(task)], stdout=subprocess.PIPE, text=True
+    )
+    status, peak = Path(f"/proc/{process.pid}/status"), 0
+    while process.poll() is None:
+        try:
+            lines = status.read_text().splitlines()
+        except (FileNotFoundError, ProcessLookupError):
+            break
+        peak = max([peak, *(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))])
+        time.sleep(0.02)
+    printed, _ = process.communicate()
+    if process.returncode or not peak:
+        raise RuntimeError(f"Training with {' '.join(arguments)} ended with exit status {process.returncode}.")
+    return json.loads(printed.splitlines()[-1]) | {"anonymous_mb": peak * 1024 / 1e6}
+
+
+class _Clock(TrainerCallback):
+    """Prints what the steps of one epoch took, and ends the program with it."""
+
+    def __init__(self):
+        self.loading = self.seconds = self.steps = 0
+
+    def on_step_end(self, args, state, control, **kwargs):
+        self.steps += 1
+        if self.steps == 1:
+            # The first step is not like the others: pages of libraries and of the optimizer come in.
+            self.begin, self.loading = time.perf_counter(), 0
+        self.seconds = time.perf_counter() - self.begin
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        print(json.dumps({"steps": self.steps, "seconds": self.seconds, "loading_seconds": self.loading}), flush=True)
+        raise SystemExit
+
+
+def _train(arguments: list[str], every: int, in_memory: bool):
+    clock = _Clock()
+    load_dataset, read, initialise = load.load_gzsl_dataset, FeatureMapDataset.__getitems__, DednTrainer.__init__
+    kept = []
+
+    def timed_read(self, indices):
+        begin = time.perf_counter()
+        if not in_memory or not kept:
+            kept[:] = [read(self, indices)]
+        clock.loading += time.perf_counter() - begin
+        return kept[0] if in_memory else kept.pop()
+
+    def initialise_with_clock(self, *args, **kwargs):
+        initialise(self, *args, **kwargs)
+        self.add_callback(clock)
+
+    load.load_gzsl_dataset = lambda *args: thin_out(load_dataset(*args), every)
+    FeatureMapDataset.__getitems__ = timed_read
+    DednTrainer.__init__ = initialise_with_clock
+    sys.argv = [str(TRAIN_SCRIPT), *arguments]
+    runpy.run_path(str(TRAIN_SCRIPT), run_name="__main__")
+
+
+def run_store_benchmark(
+    dataset_arguments: Sequence[str],
+    training_arguments: Sequence[str],
+    shape: Sequence[int],
+    every: Sequence[int],
+    folder: str | os.PathLike,
+) -> list[dict]:
+    """
+    Measures stores of several sizes, one after the other; each is deleted when it has been measured.
+
+    Args:
+        dataset_arguments (`Sequence[str]` of length 2):
+            Name and folder of the data set.
+        training_arguments (`Sequence[str]`):
+            Further arguments of scripts/train.py.
+        shape (`Sequence[int]`):
+            `(C, H, W)` of a map.
+        every (`Sequence[int]`):
+            One store each, of every n-th image.
+        folder (`str` or `os.PathLike`):
+            A new folder for stores and runs, deleted in the end.
+
+    Returns:
+        `list[dict]`: for each store its `images` and `gb`, and under `store` and `memory` what [`measure_epoch`] says
+        of reading it and of one batch held in memory.
+
+    Raises:
+        ValueError: If the folder exists, or the disk has not enough room.
+        RuntimeError: If training fails.
+    """
+    name, data_dir = dataset_arguments
+    folder = Path(folder)
+    if folder.exists():
+        raise ValueError(f"{folder} exists, and would be deleted in the end. Name a new folder.")
+    results = []
+    try:
+        for divisor in every:
+            dataset = thin_out(load.load_gzsl_dataset(name, data_dir, "random"), divisor)
+            size = write_random_store(dataset, shape, folder / "store")
+            images = sum(len(dataset.splits[split]) for split in ("trainval", "test_seen", "test_unseen"))
+            arguments = ["--dataset", name, "--data_dir", str(data_dir), "--word_vectors", "random"]
+            arguments += ["--feature_maps", str(folder / "store"), "--protocol", "reference", *training_arguments]
+            result = {"images": images, "gb": size}
+            for kind in ("store", "memory"):
+                run = [*arguments, "--output_dir", str(folder / kind)]
+                result[kind] = measure_epoch(run, divisor, in_memory=kind == "memory")
+            results.append(result)
+            shutil.rmtree(folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    return results
+
+
+def format_store_benchmark(results: Sequence[dict]) -> str:
+    """A table of what [`run_store_benchmark`] returns for the terminal."""
+    columns = ("maps", "GB", "steps", "s a step", "of it loading", "memory, MB", "one batch, MB", "difference")
+    lines = ["".join(f"{column:>15}" for column in columns)]
+    for result in results:
+        store, memory = result["store"], result["memory"]
+        cells = [
+            f"{result['images']}",
+            f"{result['gb']:.2f}",
+            f"{store['steps']}",
+            f"{store['seconds'] / max(store['steps'] - 1, 1):.3f}",
+            f"{store['loading_seconds'] / store['seconds']:.1%}" if store["seconds"] else "–",
+            f"{store['anonymous_mb']:.0f}",
+            f"{memory['anonymous_mb']:.0f}",
+            f"{store['anonymous_mb'] - memory['anonymous_mb']:+.0f}",
+        ]
+        lines.append("".join(f"{cell:>15}" for cell in cells))
+    return "\n".join(lines)
+
+
+__all__ = [
+    "format_store_benchmark",
+    "measure_epoch",
+    "run_store_benchmark",
+    "thin_out",
+    "write_random_store",
+]
+
+if __name__ == "__main__":
+    _train(**json.loads(sys.argv[1]))
