@@ -78,8 +78,7 @@ class AttentivePooling(torch.autograd.Function):
     @once_differentiable
     def backward(ctx, grad_scores):
         tokens, value, weight, scores, *kept = ctx.saved_tensors
-        both = torch.cat([weight, value])
-        grad_both, grad_tokens = torch.zeros_like(both), []
+        grad_both, grad_tokens = weight.new_zeros(2 * len(weight), weight.shape[1]), []
         grad_weight, grad_value = grad_both.chunk(2)
         blocks = zip(*(tensor.split(ctx.block) for tensor in (tokens, grad_scores, scores)))
         for (image, grad, score), attention, pooled in zip(blocks, kept[::2], kept[1::2]):
@@ -88,9 +87,9 @@ class AttentivePooling(torch.autograd.Function):
                 torch.mul(attention, grad.T[..., None], out=grad_values)
                 torch.sub(pooled, score.T[..., None], out=grad_logits).mul_(grad_values)
                 grads, rows = grads.flatten(0, 1).flatten(1), image.flatten(0, 1)
-                grad_both += grads @ rows
+                grad_both.addmm_(grads, rows)
                 if ctx.needs_input_grad[0]:
-                    grad_tokens.append((grads.T @ both).view_as(image))
+                    grad_tokens.append((grads.T @ torch.cat([weight, value])).view_as(image))
             else:
                 graded_value = grad[..., None] * value
                 # g (S − p) by one product.
@@ -565,8 +564,9 @@ class DednModel(DednPreTrainedModel):
             regions = F.normalize(regions, dim=-1)
 
         region_value, region_weight, channel_value, channel_weight = self._folded()
-        region_scores = attentive_pooling(regions, region_value, region_weight)
+        # Channels first: what they keep for the backward pass is most of it, and is then not the first to be let go.
         channel_scores = attentive_pooling(regions.mT, channel_value, channel_weight)
+        region_scores = attentive_pooling(regions, region_value, region_weight)
         coarse_region, fine_region = region_scores.chunk(2, dim=-1)
         coarse_channel, fine_channel = channel_scores.chunk(2, dim=-1)
 
