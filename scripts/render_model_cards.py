@@ -1,5 +1,6 @@
 """
-Renders the cards in model_cards/ from the results in model_cards/results/.
+Renders the cards in model_cards/ from the results in model_cards/results/: `<name>.json` is the `results.json` of a
+run, `<name>_ablation.json` the `ablation.json` of scripts/ablate.py.
 
     python scripts/render_model_cards.py
 """
@@ -19,11 +20,12 @@ CARDS = {
 
 
 def render(name: str):
-    """The card of one model, from its results where there are any."""
-    file = MODEL_CARDS / "results" / f"{name}.json"
+    """The card of one model, from its results and its ablation where there are any."""
+    file, ablation = (MODEL_CARDS / "results" / f"{stem}.json" for stem in (name, f"{name}_ablation"))
     if not file.is_file():
         return render_model_card(None, CARDS[name]["preset"])
-    return render_model_card(read_results(file), **CARDS[name])
+    ablation = read_results(ablation) if ablation.is_file() else None
+    return render_model_card(read_results(file), **CARDS[name], ablation=ablation)
 
 
 def main():

@@ -11,11 +11,15 @@ def write_json(path: str | os.PathLike, content: dict):
     Writes JSON under a temporary name and moves it, so that a file is there whole or not at all. JSON knows no NaN and
     no infinity: they become `null`.
     """
+    write_text(path, json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: str | os.PathLike, text: str):
+    """Writes text under a temporary name and moves it, so that a file is there whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
+    temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from .calibration import SeenUnseenCurve, ausuc
@@ -209,4 +210,53 @@ def plot_reliability(confidences: Sequence[float], correct: Sequence[bool], path
         axes.tick_params(labelsize=11)
         _light_grid(axes, "y")
     figure.align_ylabels()
+    save_figure(figure, path)
+
+
+def plot_ablation(ablation: dict, path: str | os.PathLike):
+    """
+    H and T1 of every variant and floor as bars, with the standard deviation where there are several seeds, and each
+    seed as a dot; the line is the full model.
+
+    Args:
+        ablation (`dict`):
+            What `ablation.json` holds.
+        path (`str` or `os.PathLike`):
+            PNG file to write; its folder is made.
+    """
+    rows = ablation["variants"] | ablation["floors"]
+    figure = Figure(figsize=(8, 1.4 + 0.36 * len(rows)), layout="constrained")
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, metric in zip(panels, ("H", "T1")):
+        for place, (name, row) in enumerate(rows.items()):
+            color = _UNSEEN if name in ablation["floors"] else _SEEN
+            mean = row["test"].get(metric) if row["runs"] else None
+            if mean is None:
+                axes.annotate(
+                    "not measured", (0, place), (4, 0), textcoords="offset points", va="center", color="0.45"
+                )
+                continue
+            std = row.get("std", {}).get("test", {}).get(metric)
+            axes.barh(place, mean, xerr=std, height=0.7, color=color, ecolor="black", capsize=3)
+            if len(row["runs"]) > 1:
+                figures = [run["test"][metric] for run in row["runs"]]
+                axes.plot(figures, [place] * len(figures), "o", color="white", markeredgecolor="black", markersize=4)
+            # Left of all bars' ends, so that it is never on a dot or an error bar.
+            axes.annotate(
+                f"{mean:.1f}", (0, place), (4, 0), textcoords="offset points", va="center", color="white", fontsize=10
+            )
+            if name == "full":
+                axes.axvline(mean, color="0.4", linestyle="--", linewidth=1.2, zorder=0)
+        axes.set_xlabel(f"{metric} (%)", fontsize=12)
+        axes.set_xlim(left=0)
+        axes.tick_params(labelsize=10)
+        axes.tick_params(axis="y", length=0)
+        _light_grid(axes, "x")
+    panels[0].set_yticks(range(len(rows)), [name.replace("_", " ") for name in rows], parse_math=False)
+    panels[0].set_ylim(len(rows) - 0.4, -0.6)
+    handles = [Patch(color=_SEEN, label="DEDN"), Patch(color=_UNSEEN, label="linear floors on pooled features")]
+    if any(len(row["runs"]) > 1 for row in rows.values()):
+        dot = {"marker": "o", "color": "white", "markeredgecolor": "black", "linestyle": "none", "markersize": 4}
+        handles.append(Line2D([], [], **dot, label="one seed"))
+    figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=11, frameon=False)
     save_figure(figure, path)

@@ -116,6 +116,27 @@ def build_model(
     return model
 
 
+def describe_run(protocol: str, dataset: GzslDataset, inputs: ModelInputs, args: DednTrainingArguments) -> dict:
+    """
+    What makes two runs the same but for their seeds, as `results.json` records it: `dataset`, `protocol`, `split` and
+    `settings`.
+
+    Args:
+        protocol, dataset, inputs, args:
+            As in [`run_protocol`].
+    """
+    settings = {name: getattr(args, name) for name in _RECORDED_ARGUMENTS}
+    config = build_model(dataset, range(len(dataset.class_names)), dataset.unseen_class_ids, **inputs.config).config
+    settings |= {name: getattr(config, name) for name in _RECORDED_SETTINGS} | inputs.source
+    settings["word_vectors_sha256"] = hashlib.sha256(dataset.word_vectors.tobytes()).hexdigest()
+    return {
+        "dataset": dataset.name,
+        "protocol": protocol,
+        "split": {"name": dataset.split_name, "sha256": dataset.split_sha256},
+        "settings": {key: getattr(value, "value", value) for key, value in settings.items()},
+    }
+
+
 def run_protocol(
     protocol: str,
     dataset: GzslDataset,
@@ -123,6 +144,7 @@ def run_protocol(
     args: DednTrainingArguments,
     seeds: Sequence[int],
     overwrite: bool = False,
+    prepare_model: Callable[[DednModel], None] | None = None,
 ) -> dict:
     """
     Trains and evaluates on a data set; writes the model and `results.json` into `args.output_dir`.
@@ -143,6 +165,8 @@ def run_protocol(
             One run each.
         overwrite (`bool`, *optional*, defaults to `False`):
             Whether a run that `output_dir` holds is deleted first.
+        prepare_model (`Callable[[DednModel], None]`, *optional*):
+            What is done to each new model before it is trained. It is not recorded: name it in `inputs.source`.
 
     Returns:
         `dict`: what `results.json` holds. A figure that no image speaks of is `None`.
@@ -161,16 +185,7 @@ def run_protocol(
             f"The {protocol} protocol needs images in {', '.join(PROTOCOLS[protocol])}, but {dataset.name} has none "
             f"in {', '.join(empty)}. Put classes or images there, or choose the other protocol."
         )
-    settings = {name: getattr(args, name) for name in _RECORDED_ARGUMENTS}
-    config = build_model(dataset, range(len(dataset.class_names)), dataset.unseen_class_ids, **inputs.config).config
-    settings |= {name: getattr(config, name) for name in _RECORDED_SETTINGS} | inputs.source
-    settings["word_vectors_sha256"] = hashlib.sha256(dataset.word_vectors.tobytes()).hexdigest()
-    request = {
-        "dataset": dataset.name,
-        "protocol": protocol,
-        "split": {"name": dataset.split_name, "sha256": dataset.split_sha256},
-        "settings": {key: getattr(value, "value", value) for key, value in settings.items()},
-    }
+    request = describe_run(protocol, dataset, inputs, args)
     # Here, because it fails where the package is not installed.
     origin = provenance()
     output_dir = Path(args.output_dir)
@@ -180,7 +195,7 @@ def run_protocol(
     def run_seed(seed: int, folder: Path) -> dict:
         results = _from_main(lambda: _start(folder, request | {"seeds": [seed]}))
         if results is None:
-            figures = _Run(dataset, inputs, args, seed, folder).run(protocol)
+            figures = _Run(dataset, inputs, args, seed, folder, prepare_model).run(protocol)
             results = _finish(args, folder, request | {"seeds": [seed]} | figures | origin)
         return results
 
@@ -196,15 +211,16 @@ def run_protocol(
             for file in files:
                 shutil.copy2(file, output_dir / "unfinished" / "model")
             _move_files(output_dir / "unfinished" / "model", output_dir)
-        results = _finish(args, output_dir, request | {"seeds": list(seeds)} | _mean_and_std(runs) | origin)
+        results = _finish(args, output_dir, request | {"seeds": list(seeds)} | mean_and_std(runs) | origin)
     return results
 
 
 class _Run:
     """One seed of a protocol."""
 
-    def __init__(self, dataset, inputs, args, seed, folder):
+    def __init__(self, dataset, inputs, args, seed, folder, prepare_model):
         self.dataset, self.inputs, self.args, self.seed, self.folder = dataset, inputs, args, seed, folder
+        self.prepare_model = prepare_model
         self.all_class_ids = list(range(len(dataset.class_names)))
         self.config = inputs.config
 
@@ -279,7 +295,10 @@ class _Run:
 
     def _model(self, class_ids, unseen_class_ids) -> DednModel:
         set_seed(self.seed)
-        return build_model(self.dataset, class_ids, unseen_class_ids, **self.config)
+        model = build_model(self.dataset, class_ids, unseen_class_ids, **self.config)
+        if self.prepare_model is not None:
+            self.prepare_model(model)
+        return model
 
     def _examples(self, splits, class_ids) -> ClassSubset:
         images = datasets.concatenate_datasets([self.dataset.splits[split] for split in splits])
@@ -424,7 +443,8 @@ def _move_files(source: Path, target: Path):
         os.replace(file, target / file.name)
 
 
-def _mean_and_std(runs: list[dict]) -> dict:
+def mean_and_std(runs: list[dict]) -> dict:
+    """The mean of several runs' `validation` and `test` figures, and their spread as `std`."""
     figures = {"std": {}}
     for part in ("validation", "test"):
         if part in runs[0]:
@@ -436,4 +456,4 @@ def _mean_and_std(runs: list[dict]) -> dict:
     return figures
 
 
-__all__ = ["PROTOCOLS", "build_model", "run_protocol"]
+__all__ = ["PROTOCOLS", "build_model", "describe_run", "mean_and_std", "run_protocol"]

@@ -1,0 +1,90 @@
+"""
+What each part of DEDN is worth: variants without it, on the same data, with the same seeds and budget, and closed-form
+floors. Writes ablation.json, ablation.md and ablation.png; given again, the same command goes on where it was.
+
+    python scripts/ablate.py                       # the built-in synthetic birds: all variants, seeds 0 1 2
+    python scripts/ablate.py --dataset cub --data_dir DATA --feature_maps STORE --seeds 0 --num_train_epochs 5
+"""
+
+import sys
+from dataclasses import dataclass, field
+
+from transformers import HfArgumentParser
+
+from dedn_hf.training import RECIPES, DednTrainingArguments, recipe
+
+
+@dataclass
+class ScriptArguments:
+    """What is compared, and on what."""
+
+    dataset: str = field(
+        default="synthetic_birds", metadata={"help": "Data set.", "choices": list(RECIPES["validated"])}
+    )
+    data_dir: str | None = field(default=None, metadata={"help": "Folder of the data set's files."})
+    feature_maps: str | None = field(
+        default=None, metadata={"help": "Train on a store of scripts/extract_features.py instead of images."}
+    )
+    variants: list[str] | None = field(
+        default=None,
+        metadata={"help": "Variants; all on the synthetic birds if not given, otherwise the six that tell most."},
+    )
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds of each variant."})
+    word_vectors: str | None = field(
+        default=None, metadata={"help": "Word vectors of all other variants, as for scripts/train.py."}
+    )
+    word2vec: str | None = field(
+        default=None, metadata={"help": "Text file of word2vec vectors, for `word2vec_word_vectors`."}
+    )
+    sentence_model: str | None = field(
+        default=None, metadata={"help": "Sentence-embedding model (folder or id), for `sentence_word_vectors`."}
+    )
+
+
+def parse_arguments() -> tuple[ScriptArguments, DednTrainingArguments]:
+    options = {"description": __doc__.strip().splitlines()[0], "allow_abbrev": False}
+    parser = HfArgumentParser((ScriptArguments, DednTrainingArguments), **options)
+    known, _ = HfArgumentParser(ScriptArguments, add_help=False, **options).parse_known_args()
+    parser.set_defaults(output_dir=f"outputs/ablation_{known.dataset}", **recipe("validated", known.dataset))
+    script, training, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True)
+    if unknown:
+        parser.error(f"there are no such arguments: {' '.join(unknown)}")
+    if training.seed != DednTrainingArguments.seed:
+        parser.error("name seeds with --seeds, also a single one; --seed is set from it")
+    return script, training
+
+
+def main():
+    script, training = parse_arguments()
+
+    from transformers.utils import logging
+
+    from dedn_hf.data.load import load_gzsl_dataset
+    from dedn_hf.data.word_vectors import load_word_vectors
+    from dedn_hf.results import format_ablation
+    from dedn_hf.training.ablation import DEFAULT_VARIANTS, run_ablation
+    from dedn_hf.training.inputs import prepare_inputs
+
+    sources = {"word2vec_word_vectors": script.word2vec, "sentence_word_vectors": script.sentence_model}
+    for name, source in sources.items():
+        if source is None and name in (script.variants or []):
+            sys.exit(f"error: {name} needs word vectors: name their source with --word2vec or --sentence_model.")
+    variants = script.variants or DEFAULT_VARIANTS.get(script.dataset, DEFAULT_VARIANTS["cub"])
+    variants = [*variants, *(name for name, source in sources.items() if source and name not in variants)]
+
+    # Each checkpoint would have a bar for its one file of weights.
+    logging.disable_progress_bar()
+    with training.main_process_first(desc="data set"):
+        dataset = load_gzsl_dataset(script.dataset, script.data_dir, script.word_vectors)
+    names = dataset.attribute_names
+    vectors = {name: load_word_vectors(source, names) for name, source in sources.items() if source is not None}
+    inputs = prepare_inputs(dataset, script.feature_maps)
+    ablation = run_ablation(dataset, inputs, training, variants, script.seeds, vectors)
+    if training.process_index == 0:
+        print(f"\n{script.dataset}, validated protocol, test images, per cent")
+        print(format_ablation(ablation))
+        print(f"Table, figures and chart: ablation.md, ablation.json and ablation.png in {training.output_dir}")
+
+
+if __name__ == "__main__":
+    main()
