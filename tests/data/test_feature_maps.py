@@ -9,8 +9,9 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from transformers import CLIPImageProcessor, ResNetConfig, ResNetModel
 
-from dedn_hf.data import feature_maps
-from dedn_hf.data.feature_maps import FeatureMapStore, extract_feature_maps, fingerprint_weights
+from dedn_hf.data import extraction, store_writer
+from dedn_hf.data.extraction import extract_feature_maps
+from dedn_hf.data.feature_maps import FeatureMapStore, fingerprint_weights
 from dedn_hf.modeling_dedn import backbone_feature_map, load_backbone
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
@@ -53,8 +54,8 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture
 def extract(dataset, backbone, tmp_path, monkeypatch):
-    monkeypatch.setattr(feature_maps, "SHARD_ROWS", SHARD_ROWS)
-    monkeypatch.setattr(feature_maps, "RECORD_BATCH_ROWS", 2)
+    monkeypatch.setattr(store_writer, "SHARD_ROWS", SHARD_ROWS)
+    monkeypatch.setattr(store_writer, "RECORD_BATCH_ROWS", 2)
 
     def run(output_dir=tmp_path / "store", **changes):
         arguments = {"dataset": dataset, "backbone": backbone, "image_size": IMAGE_SIZE, "dataset_name": "birds"}
@@ -187,7 +188,7 @@ def test_require(store):
 
 def test_finished_store_is_not_computed_again(store, extract, monkeypatch):
     before = contents(store.path)
-    monkeypatch.setattr(feature_maps, "_PixelValues", fail_if_run)
+    monkeypatch.setattr(extraction, "_PixelValues", fail_if_run)
     assert extract().metadata == store.metadata
     assert contents(store.path) == before
 
@@ -222,7 +223,7 @@ def test_other_request_is_refused(extract, backbone, dataset, tmp_path, finished
 @pytest.mark.parametrize("killed_at", [0, 1, 2])
 def test_interrupted_run_goes_on_with_identical_result(extract, tmp_path, monkeypatch, killed_at):
     expected = contents(extract(tmp_path / "whole").path)
-    write = feature_maps._write_shard
+    write = store_writer.write_shard
 
     def killed(output_dir, index, *rest):
         if index == killed_at:
@@ -231,13 +232,13 @@ def test_interrupted_run_goes_on_with_identical_result(extract, tmp_path, monkey
             raise KeyboardInterrupt
         write(output_dir, index, *rest)
 
-    monkeypatch.setattr(feature_maps, "_write_shard", killed)
+    monkeypatch.setattr(store_writer, "write_shard", killed)
     with pytest.raises(KeyboardInterrupt):
         extract(tmp_path / "killed")
     with pytest.raises(FileNotFoundError, match="not finished"):
         FeatureMapStore(tmp_path / "killed")
     written = []
-    monkeypatch.setattr(feature_maps, "_write_shard", lambda *args: (written.append(args[1]), write(*args)))
+    monkeypatch.setattr(store_writer, "write_shard", lambda *args: (written.append(args[1]), write(*args)))
     extract(tmp_path / "killed")
     assert written == list(range(killed_at, 3))
     assert contents(tmp_path / "killed") == expected
@@ -335,7 +336,7 @@ def test_repeated_image_id(extract, dataset):
 
 
 def test_overflow_of_float16_is_refused(extract, monkeypatch):
-    monkeypatch.setattr(feature_maps, "backbone_feature_map", lambda *args: backbone_feature_map(*args) + 1e6)
+    monkeypatch.setattr(extraction, "backbone_feature_map", lambda *args: backbone_feature_map(*args) + 1e6)
     with pytest.raises(ValueError, match=r"image id 2 has values that float16 cannot hold"):
         extract()
 

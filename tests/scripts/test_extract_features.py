@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, ResNetConfig, ResNetModel
 
-from dedn_hf.data import feature_maps
+from dedn_hf.data import extraction, store_writer
 from dedn_hf.data.feature_maps import FeatureMapStore
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "extract_features.py"
@@ -32,7 +32,7 @@ def run(tmp_path, monkeypatch):
         ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     ).save_pretrained(backbone)
     CLIPImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(backbone)
-    monkeypatch.setattr(feature_maps, "SHARD_ROWS", 2)
+    monkeypatch.setattr(store_writer, "SHARD_ROWS", 2)
     spec = importlib.util.spec_from_file_location("extract_features", SCRIPT)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
@@ -64,7 +64,7 @@ def test_store_of_images_without_split_or_attributes(run, tmp_path, capsys):
 
 def test_finished_store_is_verified(run, tmp_path, monkeypatch):
     run()
-    monkeypatch.setattr(feature_maps, "_PixelValues", None)  # nothing may be computed
+    monkeypatch.setattr(extraction, "_PixelValues", None)  # nothing may be computed
     run()
     file = tmp_path / "store/shard-00001.arrow"
     content = bytearray(file.read_bytes())

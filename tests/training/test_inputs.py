@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor, ResNetConfig, ResNetModel
 
-from dedn_hf.data.feature_maps import extract_feature_maps
+from dedn_hf.data.extraction import extract_feature_maps
 from dedn_hf.training.inputs import prepare_inputs
 from dedn_hf.training.protocol import build_model
 
