@@ -113,7 +113,13 @@ def import_hdf5(
                     rows = list(shard[first : first + RECORD_BATCH_ROWS])
                     # h5py wants places in ascending order.
                     places = np.sort(order[rows])
-                    block = maps[places[0] : places[-1] + 1] if np.ptp(places) < len(places) else maps[places]
+                    contiguous = np.ptp(places) == len(places) - 1
+                    try:
+                        block = maps[places[0] : places[-1] + 1] if contiguous else maps[places]
+                    except OSError as error:
+                        raise ValueError(
+                            f"{map_key} in {file} cannot be read from row {places[0]} to {places[-1]}: {error}."
+                        ) from error
                     block = block[np.searchsorted(places, order[rows])]
                     if channels_last:
                         block = block.reshape(len(rows), side * side, channels).swapaxes(1, 2)
@@ -198,7 +204,7 @@ def _check_rows(
         raise ValueError(
             f"{file} has {len(strangers)} images that the data set lacks, such as image id {strangers[0]}."
         )
-    if len(set(row_ids.tolist())) != len(label_of):
+    if not len(set(row_ids.tolist())) == len(row_ids) == len(label_of):
         absent = sorted(label_of.keys() - set(row_ids.tolist()))
         raise ValueError(f"{file} has images twice and lacks {len(absent)} others, such as image id {absent[0]}.")
     names = dataset.features["label"].names
@@ -212,9 +218,9 @@ def _check_rows(
     if len(wrong):
         row = wrong[0]
         raise ValueError(
-            f"{label_key} in {file} differs from the labels of the data set in {len(wrong)} of {len(labels)} rows. The "
-            f"first is row {row}, counted from 0: its label is {labels[row]}, but it should show image id {row_ids[row]} "
-            f"of class {names[label_of[row_ids[row].item()]]}, number {expected[row]}, counted from 0. Rows or classes "
-            "are in another order: name the image ids of the rows with --id_key, or say --proposed_split if the file "
-            "was made from the Proposed Split."
+            f"{label_key} in {file} differs from the labels of the data set in {len(wrong)} of {len(labels)} rows. "
+            f"The first is row {row}: its label is {labels[row]}, but it should show image id {row_ids[row]} of class "
+            f"{names[label_of[row_ids[row].item()]]}, which is number {expected[row]} (all counted from 0). Rows or "
+            "classes are in another order: name the image ids of the rows with --id_key, or say --proposed_split if "
+            "the file was made from the Proposed Split."
         )

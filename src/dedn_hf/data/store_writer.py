@@ -248,7 +248,10 @@ class StoreWriter:
         file, sidecar = self.output_dir / f"shard-{index:05d}.arrow", _sidecar(self.output_dir, index)
         if not file.is_file() or not sidecar.is_file():
             return False
-        description = json.loads(sidecar.read_text(encoding="utf-8"))
+        try:
+            description = json.loads(sidecar.read_text(encoding="utf-8"))
+        except ValueError:  # the machine went down before it was on the disk
+            return False
         if "skipped" in description and not skipped_ok:
             return False
         return hash_file(file) == description["sha256"]
@@ -311,7 +314,8 @@ def write_shard(
             Images that are missing from it.
     """
     file = output_dir / f"shard-{index:05d}.arrow"
-    temporary = file.with_suffix(".arrow.tmp")
+    # A process of a run that was thought dead may be writing the same shard.
+    temporary = file.with_suffix(f".arrow.{os.getpid()}.tmp")
     row_bytes = maps[:1].nbytes
     with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
         for first in range(0, len(maps), RECORD_BATCH_ROWS):
