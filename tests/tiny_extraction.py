@@ -37,3 +37,38 @@ def make_tiny_images(folder) -> Dataset:
 
 def contents(folder):
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def make_state_dict(kind="bottleneck", depths=(2, 1, 3, 1), stem=8, widths=(4, 8, 8, 16), classes=5):
+    """Random weights and running statistics with the names of torchvision's ResNet."""
+    generator = torch.Generator().manual_seed(0)
+    state = {}
+
+    def add(convolution, norm, out_channels, in_channels, side):
+        weight = torch.randn(out_channels, in_channels, side, side, generator=generator)
+        state[f"{convolution}.weight"] = weight / (in_channels * side**2) ** 0.5
+        state[f"{norm}.weight"] = torch.rand(out_channels, generator=generator) + 0.5
+        state[f"{norm}.bias"] = torch.randn(out_channels, generator=generator) / 10
+        state[f"{norm}.running_mean"] = torch.randn(out_channels, generator=generator) / 10
+        state[f"{norm}.running_var"] = torch.rand(out_channels, generator=generator) + 0.5
+        state[f"{norm}.num_batches_tracked"] = torch.tensor(7)
+
+    add("conv1", "bn1", stem, 3, 7)
+    channels = stem
+    for stage, (depth, width) in enumerate(zip(depths, widths, strict=True), start=1):
+        out_channels = 4 * width if kind == "bottleneck" else width
+        for block in range(depth):
+            name = f"layer{stage}.{block}"
+            if kind == "bottleneck":
+                add(f"{name}.conv1", f"{name}.bn1", width, channels, 1)
+                add(f"{name}.conv2", f"{name}.bn2", width, width, 3)
+                add(f"{name}.conv3", f"{name}.bn3", out_channels, width, 1)
+            else:
+                add(f"{name}.conv1", f"{name}.bn1", width, channels, 3)
+                add(f"{name}.conv2", f"{name}.bn2", width, width, 3)
+            if block == 0 and (stage > 1 or channels != out_channels):
+                add(f"{name}.downsample.0", f"{name}.downsample.1", out_channels, channels, 1)
+            channels = out_channels
+    state["fc.weight"] = torch.randn(classes, channels, generator=generator)
+    state["fc.bias"] = torch.randn(classes, generator=generator)
+    return state

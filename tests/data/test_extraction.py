@@ -6,8 +6,7 @@ import torch
 from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image
-from test_torchvision_resnet import make_state_dict
-from tiny_extraction import GRID, IMAGE_SIZE, MEAN, NUM_IMAGES, STD, contents
+from tiny_extraction import GRID, IMAGE_SIZE, MEAN, NUM_IMAGES, STD, contents, make_state_dict
 from transformers import CLIPImageProcessor, Dinov2WithRegistersConfig, Dinov2WithRegistersModel, ViTConfig, ViTModel
 
 from dedn_hf.data import extraction, store_writer

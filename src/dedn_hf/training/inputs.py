@@ -86,7 +86,7 @@ def prepare_inputs(dataset: GzslDataset, feature_maps: str | None = None, backbo
         source={
             key: store.metadata[key]
             for key in ("backbone", "backbone_sha256", "image_size", "compute_dtype", "hdf5")
-            if key in store.metadata
+            if store.metadata.get(key) is not None
         },
     )
     for split in dataset.splits.values():
