@@ -1,11 +1,12 @@
 """
 Runs a backbone once over all images of a data set, into a feature-map store for `scripts/train.py --feature_maps`.
 
-    python scripts/extract_features.py --dataset cub --data_dir DATA --backbone BACKBONE --image_size 448 \
-        --output_dir STORE
-    accelerate launch --multi_gpu --num_processes 4 scripts/extract_features.py …  # processes divide the work
-    python scripts/extract_features.py … --torchvision_state_dict resnet101-63fe2227.pth --image_size 448
-    python scripts/extract_features.py … --from_hdf5 FILE --map_key feature_map --label_key labels
+    python scripts/extract_features.py --dataset cub --data_dir DATA --output_dir STORE …
+        --backbone BACKBONE --image_size 448
+        --torchvision_state_dict resnet101-63fe2227.pth --image_size 448
+        --from_hdf5 FILE --map_key feature_map --label_key labels
+
+    accelerate launch --multi_gpu --num_processes 4 scripts/extract_features.py …    # processes divide the work
 
 An interrupted run goes on where it was. A finished store is verified, and the exit status says whether it is good.
 """

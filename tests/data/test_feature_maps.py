@@ -128,6 +128,14 @@ def test_store_json_that_does_not_fit(store, change, message):
         FeatureMapStore(store.path)
 
 
+@pytest.mark.parametrize("key", ["backbone", "images_sha256", "shape", "dtype"])
+def test_store_json_without_its_record(store, key):
+    metadata = {name: value for name, value in store.metadata.items() if name != key}
+    (store.path / "store.json").write_text(json.dumps(metadata))
+    with pytest.raises(ValueError, match=rf"store\.json lacks {key}\."):
+        FeatureMapStore(store.path)
+
+
 def test_shard_of_other_rows_is_named(store):
     """Same size on disk, but no Arrow stream."""
     file = store.path / "shard-00000.arrow"

@@ -34,8 +34,9 @@ class FeatureMapStore:
         metadata (`dict`):
             Contents of `store.json`: `dataset`, `class_names`, `num_rows`, `images_sha256`, `backbone`,
             `backbone_sha256`, `image_size`, `processor` (arguments of a `CLIPImageProcessor`), `shape`, `dtype`,
-            `shard_rows` and `shards`; where they are called for, also `compute_dtype` (`"bfloat16"`), `skipped` and
-            `hdf5` (the file that the maps came from, of which no backbone is known: the four keys of it are `None`).
+            `shard_rows` and `shards`; where there is something to say, also `compute_dtype` (`"bfloat16"`), `skipped`
+            and `hdf5` (the file that the maps came from; `backbone`, `backbone_sha256`, `image_size` and `processor`
+            are then `None`).
         shape (`tuple[int, int, int]`):
             `(C, H, W)` of one feature map.
         image_ids (`np.ndarray` of shape `(num_rows,)`, int64):
