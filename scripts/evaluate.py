@@ -40,13 +40,15 @@ def main(arguments: list[str] | None = None):
         check_output_dir(args.output_dir, name, args.dataset)
         model = DednModel.from_pretrained(args.model).to(args.device)
         # Evaluation uses the model's own word vectors, so the data set's are of no interest.
-        dataset = load_gzsl_dataset(args.dataset, args.data_dir, word_vectors="random")
+        dataset = load_gzsl_dataset(
+            args.dataset, args.data_dir, word_vectors="random", check_files=args.feature_maps is None
+        )
         match_classes(model.config, dataset)
         if args.feature_maps is not None:
             store = FeatureMapStore(args.feature_maps)
             store.require(dataset=dataset.name, class_names=dataset.class_names)
             store.require(shape=[model.config.feature_channels, model.config.grid_size, model.config.grid_size])
-            if model.backbone is not None:
+            if model.backbone is not None and store.metadata["backbone"] is not None:
                 store.require(backbone_sha256=fingerprint_weights(model.backbone))
             examples = {split: store.select(dataset.splits[split]["image_id"]) for split in TEST_SPLITS}
         elif model.backbone is None:

@@ -1,51 +1,120 @@
 """
 Runs a backbone once over all images of a data set, into a feature-map store for `scripts/train.py --feature_maps`.
 
-    python scripts/extract_features.py --dataset cub --data_dir data --backbone BACKBONE --image_size 448 \
-        --output_dir feature_maps/cub
+    python scripts/extract_features.py --dataset cub --data_dir DATA --output_dir STORE …
+        --backbone BACKBONE --image_size 448
+        --torchvision_state_dict resnet101-63fe2227.pth --image_size 448
+        --from_hdf5 FILE --map_key feature_map --label_key labels
+
+    accelerate launch --multi_gpu --num_processes 4 scripts/extract_features.py …    # processes divide the work
 
 An interrupted run goes on where it was. A finished store is verified, and the exit status says whether it is good.
 """
 
 import argparse
 import sys
+from pathlib import Path
 
-import torch
-
-from dedn_hf.data.feature_maps import extract_feature_maps
-from dedn_hf.data.load import IMAGE_READERS
+IMAGE_OPTIONS = ("image_size", "batch_size", "num_workers", "device", "bf16", "on_error")
+HDF5_OPTIONS = ("map_key", "label_key", "id_key", "proposed_split")
 
 
-def main():
+def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__.split("\n\n")[0].strip(), formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    required = {"required": True, "default": argparse.SUPPRESS}
-    parser.add_argument("--dataset", choices=list(IMAGE_READERS), help="which data set", **required)
-    parser.add_argument("--data_dir", help="folder of the data set's files", **required)
-    parser.add_argument("--backbone", help="folder or Hub id of a transformers vision model", **required)
-    parser.add_argument("--image_size", type=int, help="side of the centre crop, in pixels", **required)
-    parser.add_argument("--output_dir", help="folder of the store", **required)
-    parser.add_argument("--batch_size", type=int, default=8, help="images in the backbone at once; more on a GPU")
-    parser.add_argument("--num_workers", type=int, default=1, help="processes that decode images")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where it runs")
-    arguments = parser.parse_args()
+    datasets = ["cub", "sun", "awa2", "folder"]
+    parser.add_argument("--dataset", required=True, choices=datasets, help="which data set")
+    parser.add_argument("--data_dir", required=True, help="folder of the data set's files")
+    parser.add_argument("--output_dir", required=True, help="folder of the store")
 
+    source = parser.add_argument_group("where the maps come from").add_mutually_exclusive_group(required=True)
+    source.add_argument("--backbone", help="folder or Hub id of a transformers vision model")
+    source.add_argument(
+        "--torchvision_state_dict",
+        metavar="FILE",
+        help="a ResNet of torchvision, .pth or .safetensors; OUTPUT_DIR/backbone is made of it, for --backbone",
+    )
+    source.add_argument("--from_hdf5", metavar="FILE", help="a file of feature maps that you already have")
+
+    images = parser.add_argument_group("with a backbone")
+    images.add_argument("--image_size", type=int, help="side of the centre crop, in pixels (required)")
+    images.add_argument("--batch_size", type=int, help="images in it at once; more on a GPU (default: 8)")
+    images.add_argument(
+        "--num_workers", type=int, help="processes that decode images for each that computes (default: 1)"
+    )
+    images.add_argument("--device", help="cpu or cuda, of which each process takes its own (default: cuda, if any)")
+    images.add_argument("--bf16", action="store_true", default=None, help="compute in bfloat16: faster, less exact")
+    images.add_argument(
+        "--on_error",
+        choices=["raise", "skip"],
+        help="an image that is missing or cannot be read: stop at it, or leave it out and list it (default: raise)",
+    )
+
+    hdf5 = parser.add_argument_group("with an HDF5 file, whose rows are in the order of the data set's images")
+    hdf5.add_argument("--map_key", help="its maps, (N, C, H, W) or (N, C, R) (required)")
+    hdf5.add_argument("--label_key", help="its labels, to compare with those of the data set (required)")
+    hdf5.add_argument("--id_key", help="its image ids, if the rows are in another order")
+    hdf5.add_argument(
+        "--proposed_split",
+        action="store_true",
+        default=None,
+        help="its rows and class numbers are those of res101.mat and att_splits.mat in DATA_DIR/xlsa17",
+    )
+
+    args = parser.parse_args(arguments)
+    given = {name: value for name, value in vars(args).items() if value is not None}
+    missing = [name for name in (HDF5_OPTIONS[:2] if args.from_hdf5 else IMAGE_OPTIONS[:1]) if name not in given]
+    if missing:
+        parser.error(f"--{' and --'.join(missing)} must be given, too")
+    useless = [name for name in (IMAGE_OPTIONS if args.from_hdf5 else HDF5_OPTIONS) if name in given]
+    if useless:
+        parser.error(f"--{', --'.join(useless)}: of no use {'with' if args.from_hdf5 else 'without'} --from_hdf5")
+    for name, least in (("image_size", 1), ("batch_size", 1), ("num_workers", 0)):
+        if given.get(name, least) < least:
+            parser.error(f"--{name} is {given[name]}; it must be at least {least}")
+    args.options = {name: given[name] for name in (*IMAGE_OPTIONS, *HDF5_OPTIONS) if name in given}
+    return args
+
+
+def main(arguments: list[str] | None = None):
+    args = parse_arguments(arguments)
+
+    import torch
+    from accelerate import PartialState
+
+    from dedn_hf.data.extraction import extract_feature_maps
+    from dedn_hf.data.hdf5 import import_hdf5
+    from dedn_hf.data.load import load_images
+
+    options = args.options | {"output_dir": args.output_dir, "dataset_name": args.dataset}
     try:
-        store = extract_feature_maps(
-            IMAGE_READERS[arguments.dataset](arguments.data_dir),
-            arguments.backbone,
-            arguments.image_size,
-            arguments.output_dir,
-            dataset_name=arguments.dataset,
-            batch_size=arguments.batch_size,
-            num_workers=arguments.num_workers,
-            device=arguments.device,
-        )
-    except (OSError, ValueError) as error:
+        if args.from_hdf5:
+            if options.pop("proposed_split", False):
+                options["proposed_split_dir"] = args.data_dir
+            store = import_hdf5(
+                args.from_hdf5, dataset=load_images(args.dataset, args.data_dir, check_files=False), **options
+            )
+        else:
+            if args.torchvision_state_dict and not Path(args.torchvision_state_dict).is_file():
+                raise FileNotFoundError(f"There is no state dict {args.torchvision_state_dict}.")
+            store = extract_feature_maps(
+                load_images(args.dataset, args.data_dir, check_files=args.on_error != "skip"),
+                args.backbone or args.torchvision_state_dict,
+                **{"device": "cuda" if torch.cuda.is_available() else "cpu"} | options,
+            )
+    except (ImportError, OSError, ValueError) as error:
         sys.exit(f"error: {error}")
-    size = sum(shard["bytes"] for shard in store.metadata["shards"])
-    print(f"{store.path}: {len(store)} feature maps of shape {store.shape}, {size / 1e9:.2f} GB")
+    state = PartialState()
+    if state.is_main_process:
+        for image in store.skipped:
+            print(f"skipped: {image['path']}: {image['reason']}")
+        size = sum(shard["bytes"] for shard in store.metadata["shards"])
+        skipped = f", {len(store.skipped)} images skipped" if store.skipped else ""
+        print(f"{store.path}: {len(store)} feature maps of shape {store.shape}, {size / 1e9:.2f} GB{skipped}")
+        if args.torchvision_state_dict:
+            print(f"{store.path / 'backbone'}: the backbone, for scripts/train.py --backbone")
+    state.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -113,7 +113,7 @@ def main():
     # Each checkpoint would have a bar for its one file of weights.
     logging.disable_progress_bar()
     with training.main_process_first(desc="data set"):
-        dataset = load_gzsl_dataset(*of_dataset)
+        dataset = load_gzsl_dataset(*of_dataset, check_files=script.feature_maps is None)
     inputs = prepare_inputs(dataset, script.feature_maps, script.backbone)
     results = run_protocol(
         script.protocol, dataset, inputs, training, script.seeds, overwrite=script.overwrite_output_dir

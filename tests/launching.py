@@ -1,20 +1,33 @@
 """Scripts in several processes, as `accelerate launch` starts them, that cannot outlast their test."""
 
+import contextlib
 import os
 import socket
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+
+import psutil
 
 TIMEOUT = 300
 # The processes talk over the loopback interface, whatever the name of this machine resolves to.
 _LOOPBACK = next((name for _, name in socket.if_nameindex() if name.startswith("lo")), "lo")
 
 
-def launch_script(script: Path, *arguments: str, num_processes: int, folder: Path, timeout: float = TIMEOUT) -> str:
+def run_script(
+    script: Path,
+    *arguments: str,
+    num_processes: int,
+    folder: Path,
+    until: Callable[[], bool] = lambda: False,
+    timeout: float = TIMEOUT,
+) -> tuple[int | None, str]:
     """
-    Runs a script with this Python and gives what it printed, which is kept in `folder`; fails with it where the script
-    fails, or takes longer than `timeout` seconds.
+    Runs a script with this Python until it ends or `until` holds, upon which all its processes are killed. Gives its
+    exit status (`None` if it was killed) and what it printed, which is kept in `folder`. Fails if it takes longer than
+    `timeout` seconds.
     """
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(num_processes)]
     launcher += ["--main_process_port", "0"]
@@ -25,27 +38,32 @@ def launch_script(script: Path, *arguments: str, num_processes: int, folder: Pat
         "GLOO_SOCKET_IFNAME": _LOOPBACK,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    # To a file: the end of a pipe would have to be waited for, and a process left behind may hold it.
-    with open(folder / "output.txt", "w+", encoding="utf-8") as output:
+    output = folder / "output.txt"
+    # To a file: a pipe that nobody reads fills up, and one that a child inherits may never close.
+    with open(output, "wb") as sink:
         process = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
+            command, env=environment, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT
         )
         try:
-            status = process.wait(timeout)
-        except subprocess.TimeoutExpired:
-            status = f"no end after {timeout} seconds"
+            end = time.monotonic() + timeout
+            while process.poll() is None and time.monotonic() < end and not until():
+                time.sleep(0.005)
+            status, killed = process.poll(), until()
         finally:
-            # The launcher ends the processes that it started.
-            process.terminate()
-            try:
-                process.wait(30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-        output.seek(0)
-        printed = output.read()
-    assert status == 0, f"{status}: {printed[-5000:]}"
+            # The launcher gives each of its processes a session of its own, so that no group has them all.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                tree = psutil.Process(process.pid)
+                for running in (*tree.children(recursive=True), tree):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        running.kill()
+            process.wait()
+    printed = output.read_text(encoding="utf-8", errors="replace")
+    assert status is not None or killed, f"no end after {timeout} seconds: {printed[-5000:]}"
+    return status, printed
+
+
+def launch_script(script: Path, *arguments: str, **options) -> str:
+    """As [`run_script`], for a script that must end well; gives what it printed."""
+    status, printed = run_script(script, *arguments, **options)
+    assert status == 0, printed[-5000:]
     return printed

@@ -55,7 +55,7 @@ def test_random_store_is_a_store_of_these_images(tree, tmp_path):
 
 def test_full_disk(tree, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 10}))
-    with pytest.raises(ValueError, match=r"needs 0\.0 GB, but the disk of .* has 0\.0 GB free"):
+    with pytest.raises(ValueError, match=r"needs 0\.0 GB more, but the disk of .* has 0\.0 GB free"):
         write_random_store(load(tree), (8, 2, 2), tmp_path / "store")
 
 

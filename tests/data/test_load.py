@@ -4,7 +4,7 @@ from datasets import Dataset, DatasetDict
 from PIL import Image
 
 from dedn_hf.data import GzslDataset, load, load_gzsl_dataset
-from dedn_hf.data.load import DATASETS, IMAGE_READERS, check_gzsl_dataset, describe_dataset
+from dedn_hf.data.load import DATASETS, IMAGE_READERS, check_gzsl_dataset, describe_dataset, load_images
 from dedn_hf.data.proposed_split import PROPOSED_SPLIT_COUNTS, PROPOSED_SPLIT_NAME, PROPOSED_SPLIT_SHA256
 from dedn_hf.training import RECIPES
 
@@ -33,7 +33,9 @@ def make_dataset(name="cub", **changes):
 def readers(monkeypatch):
     """Readers that tell what they were asked for, and give two attributes."""
     for name in OFFICIAL:
-        monkeypatch.setattr(load, f"load_{name}", lambda folder, name=name: make_dataset(name, split_name=folder))
+        monkeypatch.setattr(
+            load, f"load_{name}", lambda folder, check_files=True, name=name: make_dataset(name, split_name=folder)
+        )
     vectors = np.zeros((2, 64))
     monkeypatch.setattr(load, "load_synthetic_birds", lambda: make_dataset("synthetic_birds", word_vectors=vectors))
 
@@ -51,6 +53,19 @@ def folder(tmp_path):
 def test_every_data_set_has_a_recipe_and_a_reader():
     assert all(tuple(recipes) == ("cub", "sun", "awa2", "synthetic_birds", "folder") for recipes in RECIPES.values())
     assert set(DATASETS) == set(RECIPES["validated"]) == {*IMAGE_READERS, "synthetic_birds"}
+
+
+@pytest.mark.parametrize("name", [*OFFICIAL, "folder"])
+def test_images_whose_files_need_not_exist(name, monkeypatch):
+    """CUB and SUN list their images; of the others no more is known than what exists."""
+    asked = []
+    monkeypatch.setitem(IMAGE_READERS, name, lambda *args, **options: asked.append((args, options)))
+    monkeypatch.setattr(load, f"load_{name}", lambda *args, **options: asked.append((args, options)) or make_dataset())
+    load_images(name, "somewhere", check_files=False)
+    load_gzsl_dataset(name, "somewhere", word_vectors="random", check_files=False)
+    options = {"check_files": False} if name in ("cub", "sun") else {}
+    assert asked[0] == (("somewhere",), options)
+    assert asked[1][1] == options
 
 
 def test_synthetic_birds_have_word_vectors_of_their_own():
@@ -139,7 +154,7 @@ def test_check_of_another_data_set(monkeypatch):
         ["The data set 'sun' is read from files: name their folder with --data_dir."],
     )
 
-    def fail(data_dir):
+    def fail(data_dir, check_files):
         raise FileNotFoundError(f"{data_dir} lacks everything")
 
     monkeypatch.setattr(load, "load_sun", fail)

@@ -78,7 +78,7 @@ def tree(tmp_path):
 
 @pytest.fixture
 def load(tree, tmp_path):
-    return lambda: load_sun(tree, cache_dir=tmp_path / "cache")
+    return lambda **kwargs: load_sun(tree, cache_dir=tmp_path / "cache", **kwargs)
 
 
 def change_mat(file, **changes):
@@ -171,6 +171,16 @@ def test_no_image_tree(load, tree):
     (tree / "SUNAttributeDB/images").rename(tree / "elsewhere")
     with pytest.raises(FileNotFoundError, match=r"None of the 30 images in .*SUNAttributeDB_Images"):
         load()
+    assert load_sun_images(tree, check_files=False)["image_id"][:] == list(range(1, 31))
+
+
+def test_missing_images_need_not_be_there(load, tree):
+    splits = load().splits
+    (tree / "SUNAttributeDB/images/c/café/sun_ccccc.jpg").unlink()
+    unchecked = load(check_files=False).splits
+    assert {name: split["image_id"][:] for name, split in unchecked.items()} == {
+        name: split["image_id"][:] for name, split in splits.items()
+    }
 
 
 @pytest.mark.parametrize(

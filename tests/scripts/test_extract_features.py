@@ -1,14 +1,17 @@
 import importlib.util
+import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_extraction import make_state_dict
 from transformers import CLIPImageProcessor, ResNetConfig, ResNetModel
 
-from dedn_hf.data import feature_maps
+from dedn_hf.data import extraction, store_writer
 from dedn_hf.data.feature_maps import FeatureMapStore
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "extract_features.py"
@@ -32,7 +35,7 @@ def run(tmp_path, monkeypatch):
         ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     ).save_pretrained(backbone)
     CLIPImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(backbone)
-    monkeypatch.setattr(feature_maps, "SHARD_ROWS", 2)
+    monkeypatch.setattr(store_writer, "SHARD_ROWS", 2)
     spec = importlib.util.spec_from_file_location("extract_features", SCRIPT)
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
@@ -47,9 +50,10 @@ def run(tmp_path, monkeypatch):
             "num_workers": 0,
             "device": "cpu",
         }
-        argv = [text for key, value in {**arguments, **changes}.items() for text in (f"--{key}", str(value))]
-        monkeypatch.setattr(sys, "argv", [str(SCRIPT), *argv])
-        script.main()
+        options = {key: value for key, value in (arguments | changes).items() if value is not None}
+        script.main(
+            [text for key, value in options.items() for text in (f"--{key}", *([] if value is True else [str(value)]))]
+        )
 
     return run
 
@@ -64,7 +68,7 @@ def test_store_of_images_without_split_or_attributes(run, tmp_path, capsys):
 
 def test_finished_store_is_verified(run, tmp_path, monkeypatch):
     run()
-    monkeypatch.setattr(feature_maps, "_PixelValues", None)  # nothing may be computed
+    monkeypatch.setattr(extraction, "_PixelValues", None)  # nothing may be computed
     run()
     file = tmp_path / "store/shard-00001.arrow"
     content = bytearray(file.read_bytes())
@@ -89,3 +93,74 @@ def test_errors_without_traceback(run, changes, message):
     with pytest.raises(SystemExit) as error:
         run(**changes)
     assert str(error.value.code).startswith("error: ") and message in error.value.code
+
+
+FROM_HDF5 = {"backbone": None, "image_size": None, "num_workers": None, "device": None}
+
+
+def test_hdf5_file(run, tmp_path, capsys):
+    maps = np.random.default_rng(0).normal(size=(4, 5, 2, 2)).astype(np.float16)
+    with h5py.File(tmp_path / "maps.h5", "w") as content:
+        content["maps"], content["y"], content["wrong"] = maps, [1, 1, 2, 2], [1, 2, 1, 2]
+    for file in tmp_path.glob("data/CUB_200_2011/images/*/*"):
+        file.unlink()  # no image is needed
+    options = FROM_HDF5 | {"from_hdf5": tmp_path / "maps.h5", "map_key": "maps"}
+    with pytest.raises(SystemExit, match=r"error: wrong in .*maps\.h5 differs .* in 2 of 4 rows"):
+        run(**options, label_key="wrong")
+    run(**options, label_key="y")
+    store = FeatureMapStore(tmp_path / "store")
+    np.testing.assert_array_equal(np.stack([store[row] for row in range(4)]), maps)
+    assert "4 feature maps of shape (5, 2, 2)" in capsys.readouterr().out
+
+
+def test_skipped_images_are_printed(run, tmp_path, capsys):
+    missing, broken = (tmp_path / f"data/CUB_200_2011/images/{name}.jpg" for name in ("001.Auk/2", "002.Bunting/3"))
+    missing.unlink()
+    with pytest.raises(SystemExit, match=r"error: 1 of the 4 images .* do not exist: .*001\.Auk/2\.jpg"):
+        run()
+    assert not (tmp_path / "store").exists()
+    broken.write_text("no image")
+    run(on_error="skip")
+    printed = capsys.readouterr().out
+    assert f"skipped: {missing}: " in printed and f"skipped: {broken}: " in printed
+    assert "2 feature maps" in printed and "2 images skipped" in printed
+
+
+def test_torchvision_state_dict(run, tmp_path, capsys):
+    torch.save(make_state_dict(), tmp_path / "resnet.pth")
+    with pytest.raises(SystemExit, match=r"error: There is no state dict .*nowhere\.pth"):
+        run(backbone=None, torchvision_state_dict=tmp_path / "nowhere.pth")
+    run(backbone=None, torchvision_state_dict=tmp_path / "resnet.pth")
+    assert f"{tmp_path / 'store/backbone'}: the backbone" in capsys.readouterr().out
+    run(backbone=tmp_path / "store/backbone", output_dir=tmp_path / "other")
+    shards = [FeatureMapStore(tmp_path / name).metadata["shards"] for name in ("store", "other")]
+    assert shards[0] == shards[1]
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"backbone": None}, "one of the arguments --backbone --torchvision_state_dict --from_hdf5 is required"),
+        ({"torchvision_state_dict": "F"}, "not allowed with argument"),
+        ({"image_size": None}, "--image_size must be given, too"),
+        ({"image_size": 0}, "--image_size is 0; it must be at least 1"),
+        ({"num_workers": -1}, "--num_workers is -1; it must be at least 0"),
+        ({"map_key": "maps", "id_key": "ids"}, "--map_key, --id_key: of no use without --from_hdf5"),
+        (FROM_HDF5 | {"from_hdf5": "F"}, "--map_key and --label_key must be given, too"),
+        (
+            {"backbone": None, "from_hdf5": "F", "map_key": "m", "label_key": "y", "bf16": True},
+            "--image_size, --num_workers, --device, --bf16: of no use with --from_hdf5",
+        ),
+    ],
+)
+def test_arguments_that_do_not_go_together(run, capsys, changes, message):
+    with pytest.raises(SystemExit):
+        run(**changes)
+    assert message in capsys.readouterr().err
+
+
+def test_help_needs_no_torch():
+    """Importing it takes longer than anybody waits for help."""
+    code = f"import runpy, sys; sys.modules['torch'] = None; runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    result = subprocess.run([sys.executable, "-c", code, "--help"], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0 and "--on_error {raise,skip}" in result.stdout

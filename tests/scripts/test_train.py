@@ -40,7 +40,9 @@ def parse(script, monkeypatch):
 def main(script, monkeypatch):
     """Runs the script, with the tiny data set in place of the one that is asked for."""
     asked = []
-    monkeypatch.setattr(load, "load_gzsl_dataset", lambda *names: asked.append(names) or make_tiny_dataset())
+    monkeypatch.setattr(
+        load, "load_gzsl_dataset", lambda *names, **options: asked.append((*names, options)) or make_tiny_dataset()
+    )
     monkeypatch.setattr(
         inputs, "prepare_inputs", lambda dataset, *names: asked.append(names) or make_tiny_inputs(dataset)
     )
@@ -141,7 +143,8 @@ def test_run(main, tmp_path, capsys):
     asked = main(
         "--dataset", "cub", "--data_dir", "D", "--feature_maps", "F", "--backbone", "B", "--num_train_epochs", "1"
     )
-    assert asked == [("cub", "D", None, None), ("F", "B")]
+    # Image files need not exist where their feature maps do.
+    assert asked == [("cub", "D", None, None, {"check_files": False}), ("F", "B")]
     results = json.loads((tmp_path / "outputs/cub/results.json").read_text())
     output = capsys.readouterr().out
     assert f"{results['test']['H']:.1f}" in output and "outputs/cub" in output

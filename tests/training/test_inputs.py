@@ -1,13 +1,16 @@
 import datasets
+import h5py
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_training import TinyFeatureMaps, make_tiny_arguments, make_tiny_inputs
 from transformers import CLIPImageProcessor, ResNetConfig, ResNetModel
 
-from dedn_hf.data.feature_maps import extract_feature_maps
+from dedn_hf.data.extraction import extract_feature_maps
+from dedn_hf.data.hdf5 import import_hdf5
 from dedn_hf.training.inputs import prepare_inputs
-from dedn_hf.training.protocol import build_model
+from dedn_hf.training.protocol import build_model, run_protocol
 
 IMAGE_SIZE, GRID, CHANNELS = 64, 8, 16
 
@@ -38,9 +41,9 @@ def dataset(tiny_dataset):
     return tiny_dataset
 
 
-def extract(dataset, backbone, folder, splits=("trainval", "test_seen", "test_unseen"), name="folder"):
+def extract(dataset, backbone, folder, splits=("trainval", "test_seen", "test_unseen"), name="folder", **options):
     images = datasets.concatenate_datasets([dataset.splits[split] for split in splits])
-    extract_feature_maps(images, backbone, IMAGE_SIZE, folder, name, num_workers=0)
+    extract_feature_maps(images, backbone, IMAGE_SIZE, folder, name, num_workers=0, **options)
     return str(folder)
 
 
@@ -91,3 +94,43 @@ def test_synthetic_birds_are_trained_with_their_images(dataset):
     item = inputs.make(dataset.splits["train"])[0]
     assert item["pixel_values"].shape == (3, 80, 80) and item["pixel_values"].abs().max() <= 1
     assert inputs.config == {} and inputs.backbone is None
+
+
+def test_store_of_an_unknown_backbone(dataset, backbone, tmp_path):
+    images = datasets.concatenate_datasets(
+        [dataset.splits[split] for split in ("trainval", "test_seen", "test_unseen")]
+    )
+    items = TinyFeatureMaps(images, dataset.class_attributes).__getitems__(list(range(len(images))))
+    with h5py.File(tmp_path / "maps.h5", "w") as content:
+        content["maps"] = np.stack([item["feature_map"].float() for item in items])
+        content["labels"] = images["label"][:]
+    store = str(tmp_path / "store")
+    import_hdf5(tmp_path / "maps.h5", "maps", "labels", images, store, "folder")
+    inputs = prepare_inputs(dataset, store)
+    assert inputs.image_processor is None and inputs.backbone is None
+    assert list(inputs.source) == ["hdf5"] and inputs.source["hdf5"]["file"] == "maps.h5"
+    with pytest.raises(ValueError, match=r"came from maps\.h5, .* leave --backbone out"):
+        prepare_inputs(dataset, store, backbone)
+
+    # Training on it is training on the maps.
+    results = run_protocol("reference", dataset, inputs, make_tiny_arguments(tmp_path / "run"), [0])
+    inputs = make_tiny_inputs(dataset)
+    direct = run_protocol("reference", dataset, inputs, make_tiny_arguments(tmp_path / "direct"), [0])
+    assert results["test"] == direct["test"]
+    assert results["settings"]["hdf5"]["map_key"] == "maps"
+    assert not (tmp_path / "run/preprocessor_config.json").exists()
+
+
+def test_skipped_images_are_left_out(dataset, backbone, tmp_path):
+    broken = dataset.splits["test_unseen"][2]["image_id"]
+    for name, split in dataset.splits.items():
+        table = split.cast_column("image", datasets.Image(decode=False))[:]
+        for image, image_id in zip(table["image"], table["image_id"], strict=True):
+            image.update({"bytes": b"no image"} if image_id == broken else {})
+        dataset.splits[name] = datasets.Dataset.from_dict(table, split.features)
+    store = extract(dataset, backbone, tmp_path / "store", on_error="skip")
+    with pytest.warns(UserWarning, match="no feature maps of 1 of 12 images"):
+        inputs = prepare_inputs(dataset, store)
+    with pytest.warns(UserWarning, match="no feature maps of 1 of 20 images"):  # both test splits together
+        results = run_protocol("reference", dataset, inputs, make_tiny_arguments(tmp_path / "run"), [0])
+    assert set(results["test"]) >= {"T1", "U", "S", "H"}

@@ -16,7 +16,7 @@ CUB_HELP = (
 )
 
 
-def load_cub_images(data_dir: str | os.PathLike) -> Dataset:
+def load_cub_images(data_dir: str | os.PathLike, check_files: bool = True) -> Dataset:
     """
     All images of CUB and their classes, which is all that extracting feature maps needs.
 
@@ -24,6 +24,8 @@ def load_cub_images(data_dir: str | os.PathLike) -> Dataset:
         data_dir (`str` or `os.PathLike`):
             The folder that holds `CUB_200_2011/` with `images/`, `images.txt`, `image_class_labels.txt` and
             `classes.txt`.
+        check_files (`bool`, *optional*, defaults to `True`):
+            Whether all image files must exist.
 
     Returns:
         `datasets.Dataset`: columns `image` (read when asked for), `label` (`ClassLabel` over the official class names:
@@ -33,7 +35,7 @@ def load_cub_images(data_dir: str | os.PathLike) -> Dataset:
         FileNotFoundError: If files or images are missing; names them.
         ValueError: If the files contradict each other.
     """
-    class_names, images = _read_images(Path(data_dir) / "CUB_200_2011")
+    class_names, images = _read_images(Path(data_dir) / "CUB_200_2011", check_files)
     columns = {
         "image": [str(path) for path, _ in images.values()],
         "label": [label for _, label in images.values()],
@@ -47,6 +49,7 @@ def load_cub(
     data_dir: str | os.PathLike,
     cache_dir: str | os.PathLike | None = None,
     word_vectors: str | os.PathLike | None = None,
+    check_files: bool = True,
 ) -> GzslDataset:
     """
     CUB with the Proposed Split, its class-attribute matrix, part points and boxes.
@@ -64,6 +67,8 @@ def load_cub(
         word_vectors (`str` or `os.PathLike`, *optional*):
             `.npy` file `(312, D)` of one vector an attribute, in the order of `attributes.txt`. The default is
             `<data_dir>/attribute_vectors/cub.npy`, without which the data set has none.
+        check_files (`bool`, *optional*, defaults to `True`):
+            Whether all image files must exist.
 
     Returns:
         `GzslDataset`: its `class_attributes` are the continuous class attributes as fractions (0 to 1), and its
@@ -75,7 +80,7 @@ def load_cub(
     """
     data_dir = Path(data_dir)
     folder = data_dir / "CUB_200_2011"
-    class_names, images = _read_images(folder)
+    class_names, images = _read_images(folder, check_files)
     annotations = _files(
         folder,
         "attributes/class_attribute_labels_continuous.txt",
@@ -143,7 +148,7 @@ def load_cub(
     )
 
 
-def _read_images(folder: Path) -> tuple[list[str], dict[int, tuple[Path, int]]]:
+def _read_images(folder: Path, check_files: bool) -> tuple[list[str], dict[int, tuple[Path, int]]]:
     """Class names in official order, and image id → (path, label), in the order of the ids."""
     class_file, image_file, label_file = _files(folder, "classes.txt", "images.txt", "image_class_labels.txt")
     class_names = [name for _, name in _read_numbered(class_file)]
@@ -159,7 +164,7 @@ def _read_images(folder: Path) -> tuple[list[str], dict[int, tuple[Path, int]]]:
                 f"{len(class_names)} classes and {image_file.name} has the image in {path.split('/')[0]}. {CUB_HELP}"
             )
         images[image_id] = (image_folder / path, class_id - 1)
-    absent = [path for path, _ in images.values() if not path.is_file()]
+    absent = [path for path, _ in images.values() if check_files and not path.is_file()]
     if absent:
         raise FileNotFoundError(
             f"{len(absent)} of the {len(images)} images in {image_file} do not exist: "

@@ -25,7 +25,11 @@ IMAGE_READERS: dict[str, Callable[[str], Dataset]] = {
 
 
 def load_gzsl_dataset(
-    name: str, data_dir: str | None = None, word_vectors: str | None = None, num_groups: int | None = None
+    name: str,
+    data_dir: str | None = None,
+    word_vectors: str | None = None,
+    num_groups: int | None = None,
+    check_files: bool = True,
 ) -> GzslDataset:
     """
     Loads a data set with word vectors of its attributes.
@@ -42,6 +46,8 @@ def load_gzsl_dataset(
         num_groups (`int`, *optional*):
             How many groups the attributes of a `"folder"` without groups are clustered into. By default 4, or fewer
             where there are fewer different word vectors.
+        check_files (`bool`, *optional*, defaults to `True`):
+            Whether all image files that CUB and SUN list must exist; stored feature maps need none.
 
     Raises:
         ValueError: If there is no such data set, it needs a `data_dir`, or cannot use `word_vectors` or `num_groups`.
@@ -52,11 +58,36 @@ def load_gzsl_dataset(
         return load_folder(data_dir, word_vectors, num_groups)
     if name == "synthetic_birds":
         dataset = load_synthetic_birds()
+    elif name == "awa2":
+        dataset = load_awa2(data_dir)
     else:
-        dataset = {"cub": load_cub, "sun": load_sun, "awa2": load_awa2}[name](data_dir)
+        dataset = {"cub": load_cub, "sun": load_sun}[name](data_dir, check_files=check_files)
     if word_vectors is not None:
         dataset.word_vectors = load_word_vectors(word_vectors, dataset.attribute_names)
     return dataset
+
+
+def load_images(name: str, data_dir: str, check_files: bool = True) -> Dataset:
+    """
+    All images of a data set and their classes, which is all that extracting feature maps needs.
+
+    Args:
+        name (`str`):
+            `"cub"`, `"sun"`, `"awa2"` or `"folder"`.
+        data_dir (`str`):
+            Where its files are.
+        check_files (`bool`, *optional*, defaults to `True`):
+            Whether all image files must exist that CUB and SUN list. Of the others no more is known than what exists.
+
+    Returns:
+        `datasets.Dataset`: columns `image`, `label` (`ClassLabel`) and `image_id`.
+
+    Raises:
+        FileNotFoundError: If files are missing; says which, and where to get them.
+        ValueError: If the files contradict each other.
+    """
+    options = {"check_files": check_files} if name in ("cub", "sun") else {}
+    return IMAGE_READERS[name](data_dir, **options)
 
 
 def check_gzsl_dataset(

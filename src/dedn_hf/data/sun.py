@@ -17,7 +17,7 @@ SUN_HELP = (
 )
 
 
-def load_sun_images(data_dir: str | os.PathLike) -> Dataset:
+def load_sun_images(data_dir: str | os.PathLike, check_files: bool = True) -> Dataset:
     """
     All images of SUN and their classes, which is all that extracting feature maps needs.
 
@@ -26,6 +26,8 @@ def load_sun_images(data_dir: str | os.PathLike) -> Dataset:
             The folder that holds `SUNAttributeDB/` with `images.mat`. The image tree (`a/abbey/sun_….jpg`, …) may be
             in `SUNAttributeDB/images/`, in `SUNAttributeDB/`, in `SUNAttributeDB_Images/` or its `images/`, or in
             `images/`.
+        check_files (`bool`, *optional*, defaults to `True`):
+            Whether all image files must exist.
 
     Returns:
         `datasets.Dataset`: columns `image` (read when asked for), `label` (`ClassLabel` over the class names in
@@ -36,11 +38,13 @@ def load_sun_images(data_dir: str | os.PathLike) -> Dataset:
         FileNotFoundError: If files or images are missing; names them.
         ValueError: If `images.mat` is not as it should be.
     """
-    class_names, images = _read_images(Path(data_dir))
+    class_names, images = _read_images(Path(data_dir), check_files)
     return Dataset.from_list(list(images.values()), features=image_features(class_names))
 
 
-def load_sun(data_dir: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> GzslDataset:
+def load_sun(
+    data_dir: str | os.PathLike, cache_dir: str | os.PathLike | None = None, check_files: bool = True
+) -> GzslDataset:
     """
     SUN with the Proposed Split. The strength of an attribute in a class is the share of votes for it over the images
     of the class.
@@ -54,6 +58,8 @@ def load_sun(data_dir: str | os.PathLike, cache_dir: str | os.PathLike | None = 
             The folder that holds `SUNAttributeDB/`, see [`load_sun_images`], and `xlsa17/` in their official layouts.
         cache_dir (`str` or `os.PathLike`, *optional*):
             Cache of `datasets` for the table of images, which refers to the image files and does not copy them.
+        check_files (`bool`, *optional*, defaults to `True`):
+            Whether all image files must exist.
 
     Returns:
         `GzslDataset`: its `class_attributes` are fractions (0 to 1), and it has no word vectors.
@@ -71,7 +77,7 @@ def load_sun(data_dir: str | os.PathLike, cache_dir: str | os.PathLike | None = 
             f"{folder / 'attributes.mat'} names {len(attribute_names)} attributes, but SUN has {expected}. {SUN_HELP}"
         )
     votes = _read_mat(label_file, "labels_cv")
-    class_names, images = _read_images(Path(data_dir))
+    class_names, images = _read_images(Path(data_dir), check_files)
     if votes.shape != (len(images), len(attribute_names)):
         raise ValueError(
             f"labels_cv in {label_file} has shape {votes.shape}, but must have a row for each of the {len(images)} "
@@ -98,7 +104,7 @@ def load_sun(data_dir: str | os.PathLike, cache_dir: str | os.PathLike | None = 
     )
 
 
-def _read_images(data_dir: Path) -> tuple[list[str], dict[str, dict]]:
+def _read_images(data_dir: Path, check_files: bool) -> tuple[list[str], dict[str, dict]]:
     """Class names in alphabetical order, and path within the image tree → row of the image, as in `images.mat`."""
     file = data_dir / "SUNAttributeDB" / "images.mat"
     paths = _read_names(file, "images")
@@ -120,11 +126,12 @@ def _read_images(data_dir: Path) -> tuple[list[str], dict[str, dict]]:
         )
     ]
     tree = next((place for place in places if any((place / path).is_file() for path in paths)), None)
-    if tree is None:
+    if tree is None and check_files:
         raise FileNotFoundError(
             f"None of the {len(paths)} images in {file} is in {', '.join(map(str, places))}. {SUN_HELP}"
         )
-    absent = [path for path in paths if not (tree / path).is_file()]
+    tree = tree or places[0]
+    absent = [path for path in paths if check_files and not (tree / path).is_file()]
     if absent:
         raise FileNotFoundError(
             f"{len(absent)} of the {len(paths)} images in {file} do not exist in {tree}: {', '.join(absent[:3])}"

@@ -22,8 +22,8 @@ class ModelInputs:
         make (`Callable`):
             From a split of a data set (columns `image`, `label`, `image_id`) to items with `labels` and either
             `feature_map` or `pixel_values`, and an attribute `labels`.
-        image_processor (`BaseImageProcessor`):
-            What makes `pixel_values` from an image.
+        image_processor (`BaseImageProcessor`, *optional*):
+            What makes `pixel_values` from an image; `None` where nobody knows how the images were prepared.
         config (`dict`, *optional*, defaults to `{}`):
             What the inputs fix in the config of the model.
         backbone (`PreTrainedModel`, *optional*):
@@ -33,7 +33,7 @@ class ModelInputs:
     """
 
     make: Callable[[datasets.Dataset], Dataset]
-    image_processor: CLIPImageProcessor
+    image_processor: CLIPImageProcessor | None
     config: dict = field(default_factory=dict)
     backbone: PreTrainedModel | None = None
     source: dict = field(default_factory=dict)
@@ -69,6 +69,11 @@ def prepare_inputs(dataset: GzslDataset, feature_maps: str | None = None, backbo
 
     store = FeatureMapStore(feature_maps)
     store.require(dataset=dataset.name, class_names=dataset.class_names)
+    if backbone is not None and store.metadata["backbone"] is None:
+        raise ValueError(
+            f"{feature_maps} came from {store.metadata['hdf5']['file']}, which does not say which backbone made its "
+            "maps, so that none can be added to the model: leave --backbone out, or extract a store with it."
+        )
     channels, height, width = store.shape
     if height != width:
         raise ValueError(
@@ -76,9 +81,13 @@ def prepare_inputs(dataset: GzslDataset, feature_maps: str | None = None, backbo
         )
     inputs = ModelInputs(
         lambda images: store.select(images["image_id"]),
-        CLIPImageProcessor(**store.metadata["processor"]),
+        CLIPImageProcessor(**store.metadata["processor"]) if store.metadata["processor"] else None,
         {"backbone_config": None, "freeze_backbone": True, "feature_channels": channels, "grid_size": height},
-        source={key: store.metadata[key] for key in ("backbone", "backbone_sha256", "image_size")},
+        source={
+            key: store.metadata[key]
+            for key in ("backbone", "backbone_sha256", "image_size", "compute_dtype", "hdf5")
+            if store.metadata.get(key) is not None
+        },
     )
     for split in dataset.splits.values():
         # Here, because the test images are not asked for before training has ended.

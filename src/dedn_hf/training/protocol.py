@@ -362,7 +362,8 @@ class _Run:
         temporary = self.folder / "unfinished" / "model"
         shutil.rmtree(temporary, ignore_errors=True)
         model.save_pretrained(temporary)
-        self.inputs.image_processor.save_pretrained(temporary)
+        if self.inputs.image_processor is not None:
+            self.inputs.image_processor.save_pretrained(temporary)
         write_json(temporary / "training_log.json", histories)
         _move_files(temporary, self.folder)
 

@@ -1,0 +1,191 @@
+"""From images to a feature-map store: a frozen backbone is run over all images of a data set once."""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import Dataset, Image
+from transformers import AutoImageProcessor, CLIPImageProcessor, PreTrainedModel
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+
+from ..modeling_dedn import backbone_feature_map, load_backbone
+from .feature_maps import FeatureMapStore, fingerprint_weights
+from .store_writer import MapBatch, StoreWriter, start_processes
+from .torchvision_resnet import load_torchvision_resnet
+
+
+def extract_feature_maps(
+    dataset: Dataset,
+    backbone: str,
+    image_size: int,
+    output_dir: str | os.PathLike,
+    dataset_name: str,
+    batch_size: int = 8,
+    num_workers: int = 1,
+    device: str | torch.device = "cpu",
+    bf16: bool = False,
+    on_error: str = "raise",
+) -> FeatureMapStore:
+    """
+    Runs a frozen backbone over all images of a data set once, into a [`FeatureMapStore`].
+
+    Images are resized so that their shorter side is `image_size` (bilinear), centre-cropped to a square, and
+    normalised with the mean and standard deviation of the backbone's own image processor. A run that was interrupted
+    goes on where it was; on a finished store everything is verified and nothing computed. Under `accelerate launch`
+    the processes divide the work, see [`StoreWriter`].
+
+    Args:
+        dataset (`datasets.Dataset`):
+            All images: columns `image`, `label` (`ClassLabel`) and `image_id` (int64, unique).
+        backbone (`str`):
+            Folder or Hub id of a transformers vision model with an image processor, or a file with torchvision's state
+            dict of a ResNet, see [`load_torchvision_resnet`], whose images are normalised as ImageNet's. From the
+            latter a folder `<output_dir>/backbone` is made, which can be named wherever a backbone is asked for.
+        image_size (`int`):
+            Side of the square that the backbone sees, in pixels.
+        output_dir (`str` or `os.PathLike`):
+            Folder of the store: a new or empty one, or one of the same extraction.
+        dataset_name (`str`):
+            Short name of the data set, recorded in the store.
+        batch_size (`int`, *optional*, defaults to 8):
+            Images that go through the backbone together. Small ones are faster on a CPU, where big activations are
+            given back to the system and asked for again; a GPU wants more.
+        num_workers (`int`, *optional*, defaults to 1):
+            Processes that decode and resize images while the backbone computes; 0 is none besides this one.
+        device (`str` or `torch.device`, *optional*, defaults to `"cpu"`):
+            Where the backbone runs. Of several processes each takes a GPU of its own for `"cuda"`.
+        bf16 (`bool`, *optional*, defaults to `False`):
+            Whether the backbone computes in bfloat16 where autocast does. It is faster and less exact, and recorded in
+            the store.
+        on_error (`str`, *optional*, defaults to `"raise"`):
+            What to do about an image that is missing or cannot be read: `"raise"` an error, or `"skip"` it, so that it
+            has no row and is listed as [`FeatureMapStore.skipped`].
+
+    Returns:
+        `FeatureMapStore`: the finished store.
+
+    Raises:
+        ValueError: If the folder holds other things or a store of another extraction (each difference is named), a
+            finished store has a bad shard (which is named), an image cannot be read (which is named), a feature map
+            exceeds float16, or the backbone cannot be used.
+    """
+    if on_error not in ("raise", "skip"):
+        raise ValueError(f"`on_error` must be 'raise' or 'skip', but is {on_error!r}.")
+    device = torch.device(device)
+    state = start_processes(cpu=device.type == "cpu")
+    if state.num_processes > 1 and device.type != "cpu":
+        if device.index is not None:
+            raise ValueError(f"{state.num_processes} processes cannot share {device}: name {device.type} alone.")
+        device = state.device
+    name, model, mean, std = _load(backbone)
+    fingerprint = fingerprint_weights(model)
+    model = model.to(device, memory_format=torch.channels_last)
+
+    def compute(pixel_values: torch.Tensor) -> torch.Tensor:
+        pixel_values = pixel_values.to(device, memory_format=torch.channels_last, non_blocking=True)
+        with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+            return backbone_feature_map(model, pixel_values)
+
+    processor = {
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": image_size},
+        "resample": 2,
+        "do_center_crop": True,
+        "crop_size": {"height": image_size, "width": image_size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": mean,
+        "image_std": std,
+    }
+    source = {
+        "backbone": name,
+        "backbone_sha256": fingerprint,
+        "image_size": image_size,
+        "processor": processor,
+        **({"compute_dtype": "bfloat16"} if bf16 else {}),
+    }
+    shape = compute(torch.zeros(1, 3, image_size, image_size)).shape[1:]
+    writer = StoreWriter(output_dir, dataset, dataset_name, shape, source, state)
+    store = writer.finished(skipped_ok=on_error == "skip")
+    shards = writer.start(skipped_ok=on_error == "skip") if store is None else []
+    if Path(backbone).is_file() and state.is_main_process:
+        _save_backbone(model, processor, Path(output_dir) / "backbone")
+    if store is not None:
+        return store
+
+    # Batches end where a shard does, so that a shard does not depend on which others were finished before.
+    batches = [list(shard[i : i + batch_size]) for shard in shards for i in range(0, len(shard), batch_size)]
+    loader = torch.utils.data.DataLoader(
+        _PixelValues(dataset, writer.order, processor),
+        batch_sampler=batches,
+        collate_fn=_collate,
+        num_workers=num_workers,
+        pin_memory=device.type == "cuda",
+    )
+
+    def make_batches() -> Iterator[MapBatch]:
+        for rows, pixel_values, unreadable in loader:
+            if unreadable and on_error == "raise":
+                image = unreadable[0]
+                raise ValueError(
+                    f"The image {image['path'] or image['image_id']} cannot be read: {image['reason']}. Replace the "
+                    "file and run again, or leave such images out with --on_error skip."
+                )
+            maps = compute(pixel_values).to(torch.float16).cpu().numpy() if rows else np.empty((0, *shape), np.float16)
+            yield MapBatch(rows, maps, unreadable)
+
+    return writer.write(make_batches(), "Extracting feature maps")
+
+
+class _PixelValues(torch.utils.data.Dataset):
+    """
+    Images in the order of their ids: place in that order and preprocessed `(3, image_size, image_size)`, or what is
+    said of one that cannot be read.
+    """
+
+    def __init__(self, dataset: Dataset, order: np.ndarray, processor: dict):
+        self.dataset = dataset.cast_column("image", Image(decode=False))
+        self.order = order
+        self.processor = CLIPImageProcessor(**processor)
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __getitem__(self, index: int) -> tuple[int, torch.Tensor] | dict:
+        row = self.dataset[int(self.order[index])]
+        try:
+            image = Image().decode_example(row["image"]).convert("RGB")
+        except Exception as error:  # Pillow raises whatever a damaged byte leads to
+            reason = re.sub(r" at 0x[0-9a-f]+", "", str(error)) or type(error).__name__
+            return {"image_id": row["image_id"], "path": row["image"]["path"], "reason": reason}
+        return index, self.processor(image, return_tensors="pt")["pixel_values"][0]
+
+
+def _collate(items: list) -> tuple[list[int], torch.Tensor | None, list[dict]]:
+    read = [item for item in items if isinstance(item, tuple)]
+    rows, pixel_values = [row for row, _ in read], torch.stack([pixels for _, pixels in read]) if read else None
+    return rows, pixel_values, [item for item in items if isinstance(item, dict)]
+
+
+def _load(backbone: str) -> tuple[str, PreTrainedModel, list[float], list[float]]:
+    """Its name for the record, the model, and the mean and standard deviation of its images."""
+    if Path(backbone).is_file():
+        model = load_torchvision_resnet(backbone)
+        return Path(backbone).name, model, list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD)
+    own = AutoImageProcessor.from_pretrained(backbone)
+    name = Path(backbone).resolve().name if Path(backbone).is_dir() else backbone
+    return name, load_backbone(backbone), list(own.image_mean), list(own.image_std)
+
+
+def _save_backbone(model: PreTrainedModel, processor: dict, folder: Path):
+    if folder.is_dir():
+        return
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    model.save_pretrained(temporary)
+    CLIPImageProcessor(**processor).save_pretrained(temporary)
+    os.replace(temporary, folder)

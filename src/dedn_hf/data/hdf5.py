@@ -1,0 +1,226 @@
+"""From an HDF5 file of feature maps that somebody already has to a feature-map store."""
+
+import math
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, Image
+
+from .feature_maps import FeatureMapStore
+from .proposed_split import match_image_files, read_image_files, read_proposed_split
+from .store_writer import RECORD_BATCH_ROWS, MapBatch, StoreWriter, start_processes
+
+
+def import_hdf5(
+    file: str | os.PathLike,
+    map_key: str,
+    label_key: str,
+    dataset: Dataset,
+    output_dir: str | os.PathLike,
+    dataset_name: str,
+    id_key: str | None = None,
+    proposed_split_dir: str | os.PathLike | None = None,
+) -> FeatureMapStore:
+    """
+    Turns the feature maps in an HDF5 file into a [`FeatureMapStore`], block by block.
+
+    The file must have a row for each image, in the order of `dataset` unless it is told otherwise. No file says of
+    itself which image a row shows, so that its labels are compared with those of the data set, row by row. The
+    backbone of such a store is unknown: a model that is trained on it takes feature maps, and no images.
+
+    A run that was interrupted goes on where it was, and processes divide the work, as in [`extract_feature_maps`].
+
+    Args:
+        file (`str` or `os.PathLike`):
+            The HDF5 file.
+        map_key (`str`):
+            Its maps, of any float type: `(N, C, H, W)`, or `(N, C, R)` with R = H·W regions row by row; H = W. With
+            channels last, `(N, H, W, C)` or `(N, R, C)`, they are transposed.
+        label_key (`str`):
+            Its labels, `(N,)`, from 0 or from 1.
+        dataset (`datasets.Dataset`):
+            All images of the data set: columns `label` (`ClassLabel`) and `image_id` (int64, unique), and `image` if
+            there is a `proposed_split_dir`. Image files are not read.
+        output_dir (`str` or `os.PathLike`):
+            Folder of the store: a new or empty one, or one of the same import.
+        dataset_name (`str`):
+            Short name of the data set, recorded in the store.
+        id_key (`str`, *optional*):
+            Ids of its images, `(N,)`: its rows may then have any order.
+        proposed_split_dir (`str` or `os.PathLike`, *optional*):
+            Folder that holds `xlsa17/`: rows are in the order of `image_files` in `res101.mat`, and labels number the
+            classes as `att_splits.mat` does. This is how files made from the Proposed Split are.
+
+    Raises:
+        ImportError: If h5py is not installed.
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file lacks a key, its maps have no or more than one possible layout, its rows do not fit the
+            data set (the first that does not is named), a map exceeds float16, or the folder is that of another store.
+    """
+    try:
+        import h5py
+    except ImportError as error:
+        raise ImportError("Reading HDF5 files needs h5py: pip install 'dedn-hf[hdf5]'.") from error
+    if id_key is not None and proposed_split_dir is not None:
+        raise ValueError("Name either an `id_key` or the Proposed Split: both say in which order the rows are.")
+    file = Path(file)
+    if not file.is_file():
+        raise FileNotFoundError(f"There is no HDF5 file {file}.")
+    try:
+        content = h5py.File(file, "r")
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read as an HDF5 file: {error}.") from error
+    with content:
+        maps = _find(content, file, map_key)
+        if maps.dtype.kind != "f":
+            raise ValueError(f"{map_key} in {file} must hold floats, but is of type {maps.dtype}.")
+        channels, side, channels_last = _read_layout(file, map_key, maps.shape)
+        if len(maps) != len(dataset):
+            raise ValueError(
+                f"{map_key} in {file} has {len(maps)} rows, but the data set {dataset_name} has {len(dataset)} images."
+            )
+        labels = _read_integers(content, file, label_key, len(maps))
+        if id_key is not None:
+            row_ids, class_names = _read_integers(content, file, id_key, len(maps)), None
+        elif proposed_split_dir is not None:
+            row_ids, class_names = _read_proposed_order(proposed_split_dir, dataset_name, dataset)
+        else:
+            row_ids, class_names = np.array(dataset["image_id"][:]), None
+        _check_rows(file, label_key, labels, row_ids, class_names, dataset)
+
+        source = {"backbone": None, "backbone_sha256": None, "image_size": None, "processor": None}
+        source["hdf5"] = {
+            "file": file.name,
+            "bytes": file.stat().st_size,
+            "map_key": map_key,
+            "label_key": label_key,
+            "id_key": id_key,
+            "proposed_split": proposed_split_dir is not None,
+        }
+        state = start_processes(cpu=True)
+        writer = StoreWriter(output_dir, dataset, dataset_name, (channels, side, side), source, state)
+        store = writer.finished()
+        if store is not None:
+            return store
+        # Row of the file of each row of the store.
+        order = np.argsort(row_ids)
+
+        def make_batches() -> Iterator[MapBatch]:
+            for shard in shards:
+                for first in range(0, len(shard), RECORD_BATCH_ROWS):
+                    rows = list(shard[first : first + RECORD_BATCH_ROWS])
+                    # h5py wants places in ascending order.
+                    places = np.sort(order[rows])
+                    contiguous = np.ptp(places) == len(places) - 1
+                    try:
+                        block = maps[places[0] : places[-1] + 1] if contiguous else maps[places]
+                    except OSError as error:
+                        raise ValueError(
+                            f"{map_key} in {file} cannot be read from row {places[0]} to {places[-1]}: {error}."
+                        ) from error
+                    block = block[np.searchsorted(places, order[rows])]
+                    if channels_last:
+                        block = block.reshape(len(rows), side * side, channels).swapaxes(1, 2)
+                    yield MapBatch(rows, block.reshape(len(rows), channels, side, side))
+
+        shards = writer.start()
+        return writer.write(make_batches(), f"Reading {file.name}")
+
+
+def _find(content, file: Path, key: str):
+    """A data set of the file, of which nothing is read yet."""
+    names = []
+    content.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
+    if key.strip("/") not in names:
+        raise ValueError(f"{file} has no data set {key!r}; it has {', '.join(names) or 'none'}.")
+    return content[key]
+
+
+def _read_layout(file: Path, key: str, shape: tuple[int, ...]) -> tuple[int, int, bool]:
+    """Channels, side of the grid, and whether channels come last."""
+    layouts = []
+    if len(shape) == 3:
+        layouts = [(shape[1], math.isqrt(shape[2]), False), (shape[2], math.isqrt(shape[1]), True)]
+    elif len(shape) == 4:
+        layouts = [(shape[1], shape[2], False), (shape[3], shape[1], True)]
+    layouts = [layout for layout in layouts if layout[0] * layout[1] ** 2 == math.prod(shape[1:])]
+    if len(layouts) != 1:
+        problem = "may be channels first or last" if layouts else "are no maps on a square grid"
+        raise ValueError(
+            f"{key} in {file} has shape {tuple(shape)}: its rows {problem}. Store it as (N, C, H, W) with H = W."
+        )
+    return layouts[0]
+
+
+def _read_integers(content, file: Path, key: str, count: int) -> np.ndarray:
+    found = _find(content, file, key)
+    if found.dtype.kind not in "iuf" or found.size != count or count not in found.shape:
+        raise ValueError(
+            f"{key} in {file} must hold {count} whole numbers, one a row, but has shape {found.shape} and type "
+            f"{found.dtype}."
+        )
+    values = found[()].ravel()
+    integers = values.astype(np.int64)
+    if (integers != values).any():
+        raise ValueError(f"{key} in {file} must hold whole numbers, but has {values[integers != values][0]}.")
+    return integers
+
+
+def _read_proposed_order(data_dir: str | os.PathLike, name: str, dataset: Dataset) -> tuple[np.ndarray, list[str]]:
+    """Image ids in the order of `image_files`, and class names in the order of `att_splits.mat`."""
+    split = read_proposed_split(data_dir, name.upper())
+    image_files = read_image_files(split.folder)
+    paths = [image["path"] for image in dataset.cast_column("image", Image(decode=False))["image"]]
+    root = os.path.commonpath([Path(path).parent.parent for path in paths])
+    id_of_path = {
+        Path(path).relative_to(root).as_posix(): image_id
+        for path, image_id in zip(paths, dataset["image_id"][:], strict=True)
+    }
+    found = match_image_files(image_files, id_of_path)
+    if None in found:
+        raise ValueError(
+            f"{split.folder / 'res101.mat'} names {image_files[found.index(None)]}, which is no image of the data set."
+        )
+    return np.array([id_of_path[path] for path in found]), split.class_names
+
+
+def _check_rows(
+    file: Path,
+    label_key: str,
+    labels: np.ndarray,
+    row_ids: np.ndarray,
+    class_names: list[str] | None,
+    dataset: Dataset,
+):
+    """
+    Raises a ValueError unless the rows are the images of the data set, with its labels, each once. `class_names` are
+    in the order of the file's labels.
+    """
+    label_of = dict(zip(dataset["image_id"][:], dataset["label"][:], strict=True))
+    strangers = [image_id for image_id in row_ids.tolist() if image_id not in label_of]
+    if strangers:
+        raise ValueError(
+            f"{file} has {len(strangers)} images that the data set lacks, such as image id {strangers[0]}."
+        )
+    if not len(set(row_ids.tolist())) == len(row_ids) == len(label_of):
+        absent = sorted(label_of.keys() - set(row_ids.tolist()))
+        raise ValueError(f"{file} has images twice and lacks {len(absent)} others, such as image id {absent[0]}.")
+    names = dataset.features["label"].names
+    if class_names is not None and set(class_names) != set(names):
+        differing = sorted(set(class_names) ^ set(names))
+        raise ValueError(f"The Proposed Split has other classes than the data set: {differing[0]} is in one of them.")
+    number = {name: index for index, name in enumerate(class_names or names)}
+    expected = np.array([number[names[label_of[image_id]]] for image_id in row_ids.tolist()])
+    # Counted from 0, or from 1.
+    wrong = min((np.flatnonzero(labels - first != expected) for first in (0, 1)), key=len)
+    if len(wrong):
+        row = wrong[0]
+        raise ValueError(
+            f"{label_key} in {file} differs from the labels of the data set in {len(wrong)} of {len(labels)} rows. "
+            f"The first is row {row}: its label is {labels[row]}, but it should show image id {row_ids[row]} of class "
+            f"{names[label_of[row_ids[row].item()]]}, which is number {expected[row]} (all counted from 0). Rows or "
+            "classes are in another order: name the image ids of the rows with --id_key, or say --proposed_split if "
+            "the file was made from the Proposed Split."
+        )

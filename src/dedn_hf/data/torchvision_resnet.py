@@ -1,0 +1,111 @@
+"""torchvision's ResNets (He et al. 2015) as transformers backbones."""
+
+import os
+import re
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from transformers import AutoBackbone, PreTrainedModel, ResNetConfig
+
+_BLOCK = re.compile(r"layer(\d)\.(\d+)\.")
+
+
+def load_torchvision_resnet(path: str | os.PathLike) -> PreTrainedModel:
+    """
+    The backbone in a state dict of torchvision's ResNet naming, which timm's ResNets have, too. It computes the very
+    same last feature map, before pooling.
+
+    Depths, widths and the kind of blocks are read from the tensors: ResNet-18, 34, 50, 101, 152 and what is built like
+    them. DEDN used ResNet-101 with the weights `IMAGENET1K_V1` (`resnet101-63fe2227.pth`).
+
+    Args:
+        path (`str` or `os.PathLike`):
+            A `.safetensors` file, or what `torch.save(model.state_dict(), path)` wrote. The classifier `fc` is not
+            used.
+
+    Returns:
+        `ResNetBackbone` in evaluation mode, float32.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file holds something other than tensors, or other tensors; names those that are missing,
+            unknown or of another shape.
+    """
+    path = Path(path)
+    state = {key: tensor for key, tensor in _read_tensors(path).items() if not key.startswith("fc.")}
+    config = _read_config(path, state)
+    model = AutoBackbone.from_config(config)
+    source = {_torchvision_name(name, config): name for name in model.state_dict()}
+    # Files from before PyTorch 0.4.1 do not count batches, and nothing here needs the count.
+    missing = [key for key in source if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state if key not in source]
+    if missing or unknown:
+        raise ValueError(
+            f"{path} is no state dict of torchvision's ResNet with {config.depths} {config.layer_type} blocks: "
+            f"{_some(missing)} missing, {_some(unknown)} unknown."
+        )
+    mapped, ours = {source[key]: tensor for key, tensor in state.items()}, model.state_dict()
+    for key, tensor in state.items():
+        if tensor.shape != ours[source[key]].shape:
+            raise ValueError(
+                f"{path} is no state dict of torchvision's ResNet with {config.depths} {config.layer_type} blocks: "
+                f"{key} has shape {tuple(tensor.shape)} instead of {tuple(ours[source[key]].shape)}."
+            )
+    model.load_state_dict(ours | mapped)
+    return model.eval()
+
+
+def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no state dict {path}.")
+    way_out = "Save the state dict alone: `torch.save(model.state_dict(), path)`, or as .safetensors."
+    try:
+        state = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, map_location="cpu", weights_only=True)
+        )
+    except Exception as error:  # torch raises whatever a damaged byte leads to
+        raise ValueError(f"{path} is damaged, or no file of tensors alone, and is not read. {way_out}") from error
+    if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
+        raise ValueError(f"{path} holds something other than a state dict. {way_out}")
+    return state
+
+
+def _read_config(path: Path, state: dict[str, torch.Tensor]) -> ResNetConfig:
+    blocks = {tuple(map(int, match.groups())) for match in map(_BLOCK.match, state) if match}
+    num_stages = max((stage for stage, _ in blocks), default=0)
+    depths = [sum(stage == number for stage, _ in blocks) for number in range(1, num_stages + 1)]
+    last_convolution = "conv3" if "layer1.0.conv3.weight" in state else "conv2"
+    ends = [f"layer{stage}.0.{last_convolution}.weight" for stage in range(1, len(depths) + 1)]
+    missing = [key for key in ("conv1.weight", *ends) if key not in state]
+    if missing or not depths:
+        raise ValueError(
+            f"{path} is no state dict of torchvision's ResNet: {_some(missing or ['layer1.0.conv1.weight'])} missing. "
+            f"It has {_some(list(state))}."
+        )
+    return ResNetConfig(
+        embedding_size=len(state["conv1.weight"]),
+        hidden_sizes=[len(state[key]) for key in ends],
+        depths=depths,
+        layer_type="bottleneck" if last_convolution == "conv3" else "basic",
+        out_features=[f"stage{len(depths)}"],
+    )
+
+
+def _torchvision_name(name: str, config: ResNetConfig) -> str:
+    """The name in torchvision's ResNet of a tensor of transformers' one."""
+    *place, kind, tensor = name.split(".")
+    convolution = kind == "convolution"
+    if place[0] == "embedder":
+        return f"{'conv1' if convolution else 'bn1'}.{tensor}"
+    # encoder.stages.0.layers.1.layer.2 or encoder.stages.0.layers.1.shortcut
+    block = f"layer{int(place[2]) + 1}.{place[4]}"
+    if place[5] == "shortcut":
+        return f"{block}.downsample.{0 if convolution else 1}.{tensor}"
+    return f"{block}.{'conv' if convolution else 'bn'}{int(place[6]) + 1}.{tensor}"
+
+
+def _some(keys: list[str]) -> str:
+    return f"{len(keys)} ({', '.join(keys[:3])}{', …' if len(keys) > 3 else ''})" if keys else "none"

@@ -1,0 +1,290 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from datasets import Image as ImageFeature
+from PIL import Image
+from tiny_extraction import GRID, IMAGE_SIZE, MEAN, NUM_IMAGES, STD, contents, make_state_dict
+from transformers import CLIPImageProcessor, Dinov2WithRegistersConfig, Dinov2WithRegistersModel, ViTConfig, ViTModel
+
+from dedn_hf.data import extraction, store_writer
+from dedn_hf.data.feature_maps import fingerprint_weights
+from dedn_hf.modeling_dedn import backbone_feature_map, load_backbone
+
+
+def fail_if_run(*args, **kwargs):
+    raise AssertionError("computed again")
+
+
+def test_values_are_the_backbones_rounded_to_float16(store, dataset, backbone):
+    """Against resizing, cropping and normalising with PIL and NumPy alone."""
+    model = load_backbone(backbone)
+    assert store.shape[1:] == (GRID, GRID)
+    for row in dataset:
+        image = row["image"].convert("RGB")
+        scale = IMAGE_SIZE / min(image.size)
+        image = image.resize([int(side * scale) for side in image.size], Image.Resampling.BILINEAR)
+        left, top = ((side - IMAGE_SIZE) // 2 for side in image.size)
+        pixels = np.asarray(image.crop((left, top, left + IMAGE_SIZE, top + IMAGE_SIZE)), np.float32) / 255
+        pixels = torch.from_numpy((pixels - np.float32(MEAN)) / np.float32(STD)).permute(2, 0, 1)[None]
+        with torch.inference_mode():
+            expected = backbone_feature_map(model, pixels)[0]
+        item = store.select([row["image_id"]])[0]
+        assert item["feature_map"].dtype == torch.float16
+        # Half a unit in the last place of float16, and the order in which float32 sums are taken.
+        torch.testing.assert_close(item["feature_map"].float(), expected, rtol=2**-11 + 1e-5, atol=1e-4)
+        assert expected.std() > 0.01
+        assert item["labels"] == row["label"]
+
+
+def test_what_the_store_records(store, backbone):
+    metadata = store.metadata
+    assert metadata["dataset"] == "birds"
+    assert metadata["class_names"] == ["auk", "bunting", "crow"]
+    assert metadata["backbone"] == "tiny_resnet"
+    assert metadata["backbone_sha256"] == fingerprint_weights(load_backbone(backbone))
+    assert (metadata["image_size"], metadata["dtype"], metadata["num_rows"]) == (IMAGE_SIZE, "float16", NUM_IMAGES)
+    assert (metadata["processor"]["image_mean"], metadata["processor"]["image_std"]) == (MEAN, STD)
+    assert metadata["processor"]["size"] == {"shortest_edge": IMAGE_SIZE}
+    assert tuple(metadata["shape"]) == store.shape
+
+
+def test_finished_store_is_not_computed_again(store, extract, monkeypatch):
+    before = contents(store.path)
+    monkeypatch.setattr(extraction, "_PixelValues", fail_if_run)
+    assert extract().metadata == store.metadata
+    assert contents(store.path) == before
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_other_request_is_refused(extract, backbone, dataset, tmp_path, finished):
+    folder = extract().path
+    if not finished:
+        (folder / "store.json").unlink()
+        (folder / "shard-00002.json").unlink()
+    before = contents(folder)
+    with pytest.raises(ValueError, match=r"its image_size is 64, where 96 is asked for"):
+        extract(image_size=96)
+    with pytest.raises(ValueError, match=r"its dataset is 'birds', where 'cub' is asked for"):
+        extract(dataset_name="cub")
+    with pytest.raises(ValueError, match=r"its num_rows is 8, where 7 is asked for; its images_sha256 is"):
+        extract(dataset=dataset.select(range(7)))
+    other = tmp_path / "tiny_resnet"
+    model = load_backbone(backbone)
+    with torch.no_grad():
+        next(model.parameters())[0] += 1
+    model.save_pretrained(other)
+    CLIPImageProcessor(image_mean=[0, 0, 0], image_std=STD).save_pretrained(other)
+    message = (
+        r"backbone_sha256 is '\w+', where '\w+' .*processor is {'image_mean': \[0\.4.*where {'image_mean': \[0, 0"
+    )
+    with pytest.raises(ValueError, match=message):
+        extract(backbone=str(other))
+    assert contents(folder) == before
+
+
+def test_unreadable_image_is_named(extract, dataset, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no image")
+    paths = [row["path"] for row in dataset.cast_column("image", ImageFeature(decode=False))["image"]]
+    broken = Dataset.from_dict({**dataset[:], "image": [*paths[:-1], str(tmp_path / "broken.jpg")]}, dataset.features)
+    for num_workers in (0, 1):
+        message = r"^The image .*broken\.jpg cannot be read: cannot identify image file .* --on_error skip\.$"
+        with pytest.raises(ValueError, match=message):
+            extract(dataset=broken, num_workers=num_workers)
+
+
+def test_overflow_of_float16_is_refused(extract, monkeypatch):
+    monkeypatch.setattr(extraction, "backbone_feature_map", lambda *args: backbone_feature_map(*args) + 1e6)
+    with pytest.raises(ValueError, match=r"image id 2 has values that float16 cannot hold"):
+        extract()
+
+
+def test_workers_give_the_same_store(extract, store, tmp_path):
+    other = extract(tmp_path / "other", num_workers=1)
+    assert contents(other.path) == contents(store.path)
+
+
+def break_images(image_folder):
+    """One is missing, one truncated, one is text; in the order of ids they are the last, the first and the third."""
+    (image_folder / "0.jpg").unlink()
+    content = (image_folder / "7.jpg").read_bytes()
+    (image_folder / "7.jpg").write_bytes(content[: len(content) // 2])
+    (image_folder / "1.jpg").write_text("no image")
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_unreadable_images_are_skipped_and_listed(extract, store, image_folder, tmp_path, num_workers):
+    break_images(image_folder)
+    skipping = extract(tmp_path / "skipping", on_error="skip", num_workers=num_workers)
+    assert skipping.image_ids.tolist() == [3, 9, 15, 21, 30] and len(skipping) == 5
+    assert [(image["image_id"], image["path"]) for image in skipping.skipped] == [
+        (image_id, str(image_folder / name)) for image_id, name in ((2, "7.jpg"), (7, "1.jpg"), (40, "0.jpg"))
+    ]
+    for image, reason in zip(skipping.skipped, ["truncated", "cannot identify", "No such file"], strict=True):
+        assert reason in image["reason"]
+    assert [shard["rows"] for shard in skipping.metadata["shards"]] == [1, 3, 1]
+    # Other images in a batch change how float32 sums are taken.
+    for image_id in skipping.image_ids:
+        ours, theirs = (s.select([image_id])[0]["feature_map"].float() for s in (skipping, store))
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    with pytest.warns(UserWarning, match=r"no feature maps of 2 of 4 images, which could not be read"):
+        selected = skipping.select([40, 3, 2, 30])
+    assert selected.image_ids.tolist() == [3, 30] and selected.labels.tolist() == [2, 0]
+    with (
+        pytest.warns(UserWarning, match="1 of 3 images"),
+        pytest.raises(ValueError, match=r"1 of 2 images, .* ids \[1\]"),
+    ):
+        skipping.select([2, 3, 1])
+
+
+@pytest.mark.parametrize("killed_at", [1, 2])
+def test_skipping_run_goes_on_with_identical_result(extract, image_folder, tmp_path, monkeypatch, killed_at):
+    break_images(image_folder)
+    expected = contents(extract(tmp_path / "whole", on_error="skip").path)
+    write = store_writer.write_shard
+
+    def killed(output_dir, index, *rest):
+        if index == killed_at:
+            raise KeyboardInterrupt
+        write(output_dir, index, *rest)
+
+    monkeypatch.setattr(store_writer, "write_shard", killed)
+    with pytest.raises(KeyboardInterrupt):
+        extract(on_error="skip")
+    written = []
+    monkeypatch.setattr(store_writer, "write_shard", lambda *args: (written.append(args[1]), write(*args)))
+    folder = extract(on_error="skip").path
+    assert written == list(range(killed_at, 3))
+    assert contents(folder) == expected
+    extract(on_error="skip")  # verifies
+    assert contents(folder) == expected
+
+
+def test_skipped_images_can_be_put_right(extract, store, image_folder, tmp_path, monkeypatch):
+    originals = contents(image_folder)
+    break_images(image_folder)
+    folder = extract(tmp_path / "skipping", on_error="skip").path
+    with pytest.raises(ValueError, match=r"lacks 3 images that were skipped .*7\.jpg\..*delete store\.json"):
+        extract(folder)
+    for name, content in originals.items():
+        (image_folder / name).write_bytes(content)
+    (folder / "store.json").unlink()
+    written, write = [], store_writer.write_shard
+    monkeypatch.setattr(store_writer, "write_shard", lambda *args: (written.append(args[1]), write(*args)))
+    extract(folder)
+    assert written == [0, 2]
+    assert contents(folder) == contents(store.path)
+
+
+def test_run_that_an_image_stopped_goes_on_without_it(extract, image_folder, tmp_path):
+    (image_folder / "0.jpg").unlink()
+    expected = contents(extract(tmp_path / "whole", on_error="skip").path)
+    with pytest.raises(ValueError, match=r"0\.jpg cannot be read"):
+        extract()
+    assert contents(extract(on_error="skip").path) == expected
+
+
+def test_whole_shard_and_all_images_unreadable(extract, image_folder):
+    for name in ("7.jpg", "2.jpg", "1.jpg"):  # image ids 2, 3 and 7
+        (image_folder / name).unlink()
+    store = extract(on_error="skip")
+    assert [shard["rows"] for shard in store.metadata["shards"]] == [0, 3, 2]
+    assert store.select([9])[0]["feature_map"].shape == store.shape
+    for file in image_folder.iterdir():
+        file.unlink()
+    with pytest.raises(ValueError, match=r"None of the 8 images can be read; the first is .*7\.jpg: .*No such file"):
+        extract(store.path.with_name("none"), on_error="skip")
+
+
+def test_unknown_on_error(extract):
+    with pytest.raises(ValueError, match="`on_error` must be 'raise' or 'skip', but is 'ignore'"):
+        extract(on_error="ignore")
+
+
+def test_store_of_before_is_continued(extract, tmp_path):
+    """What version 0.1.0 recorded has no keys of what it did not know."""
+    request = json.loads((extract(tmp_path / "whole").path / "request.json").read_text())
+    assert set(request) == {
+        *("format_version", "dataset", "class_names", "num_rows", "images_sha256", "backbone", "backbone_sha256"),
+        *("image_size", "processor", "shape", "dtype", "shard_rows"),
+    }
+
+
+def test_bf16(extract, store, tmp_path):
+    half = extract(tmp_path / "half", bf16=True)
+    assert half.metadata["compute_dtype"] == "bfloat16" and "compute_dtype" not in store.metadata
+    ours, theirs = (np.stack([s[row] for row in range(NUM_IMAGES)]).astype(np.float32) for s in (half, store))
+    error = np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+    # bfloat16 has 8 bits, and few layers add to what rounding loses.
+    assert 1e-4 < error < 2e-2
+    with pytest.raises(ValueError, match="its compute_dtype is 'bfloat16', where None is asked for"):
+        extract(half.path)
+    with pytest.raises(ValueError, match="its compute_dtype is None, where 'bfloat16' is asked for"):
+        extract(store.path, bf16=True)
+
+
+def save_token_backbone(folder, kind):
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 12, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+    sizes |= {"image_size": IMAGE_SIZE, "patch_size": 16}
+    if kind == "vit":
+        model = ViTModel(ViTConfig(**sizes), add_pooling_layer=False)
+    else:
+        sizes["num_register_tokens"] = 3
+        model = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**sizes))
+    model.save_pretrained(folder)
+    CLIPImageProcessor(image_mean=MEAN, image_std=STD).save_pretrained(folder)
+    return model.eval()
+
+
+@pytest.mark.parametrize("kind, special", [("vit", 1), ("dinov2 with registers", 4)])
+def test_tokens_are_stored_as_a_grid(extract, dataset, tmp_path, kind, special):
+    model = save_token_backbone(tmp_path / "backbone", kind)
+    store = extract(backbone=str(tmp_path / "backbone"))
+    assert store.shape == (12, 4, 4)
+    row = dataset[0]
+    processor = CLIPImageProcessor(**store.metadata["processor"])
+    pixel_values = processor(row["image"].convert("RGB"), return_tensors="pt")["pixel_values"]
+    with torch.inference_mode():
+        tokens = model(pixel_values).last_hidden_state[0, special:]
+    assert len(tokens) == 16
+    feature_map = store.select([row["image_id"]])[0]["feature_map"].float()
+    for place, token in enumerate(tokens):
+        torch.testing.assert_close(feature_map[:, place // 4, place % 4], token, rtol=2e-3, atol=2e-3)
+
+
+def test_random_pooler_is_no_part_of_the_backbone(extract, tmp_path):
+    """A checkpoint without a pooler gets a new random one each time that it is loaded."""
+    save_token_backbone(tmp_path / "backbone", "vit")
+    first, second = (extract(tmp_path / name, backbone=str(tmp_path / "backbone")) for name in ("first", "second"))
+    assert contents(first.path) == contents(second.path)
+    models = [load_backbone(str(tmp_path / "backbone")) for _ in range(2)]
+    assert not torch.equal(*(model.pooler.dense.weight for model in models))
+
+
+def test_torchvision_state_dict(extract, tmp_path):
+    state = make_state_dict()
+    file = tmp_path / "resnet101-63fe2227.pth"
+    torch.save(state, file)
+    store = extract(backbone=str(file))
+    assert store.metadata["backbone"] == file.name
+    assert store.metadata["processor"]["image_mean"] == [0.485, 0.456, 0.406]
+    assert store.metadata["processor"]["image_std"] == [0.229, 0.224, 0.225]
+    # The folder that was made of it is the same backbone, for whatever takes one.
+    folder = store.path / "backbone"
+    store.require(backbone_sha256=fingerprint_weights(load_backbone(str(folder))))
+    before = contents(store.path)
+    extract(backbone=str(file))
+    assert contents(store.path) == before
+    again = extract(tmp_path / "again", backbone=str(folder))
+    assert again.metadata["shards"] == store.metadata["shards"]
+    assert again.metadata["processor"] == store.metadata["processor"]
+
+    # A run that was killed while it saved the folder makes it again.
+    (store.path / "store.json").unlink()
+    folder.rename(store.path / "backbone.tmp")
+    (store.path / "backbone.tmp/config.json").unlink()
+    extract(backbone=str(file))
+    assert contents(store.path) == before
