@@ -22,10 +22,10 @@ from .metrics import (
 # Imported when they are first asked for, since they need libraries that take long to import.
 _LAZY = {
     "AttributeLocalisation": ".localisation",
-    "attention_maps": ".attention_maps",
-    "explain_image": ".attention_maps",
-    "plot_explanation": ".attention_maps",
-    "plot_explanations": ".attention_maps",
+    "attention_maps": ".explanation",
+    "explain_image": ".explanation",
+    "plot_explanation": ".explanation",
+    "plot_explanations": ".explanation",
 }
 
 

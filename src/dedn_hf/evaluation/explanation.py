@@ -256,7 +256,7 @@ def plot_explanations(
     ]
     # In inches: the panels, the lines of their titles, and the heading.
     heights = [
-        7.6 / columns * image.height / image.width + 0.17 * max(title.count("\n") + 1 for title in of_image) + 0.4
+        7.6 / columns * image.height / image.width + 0.17 * max(title.count("\n") + 1 for title in of_image) + 0.45
         for image, of_image in zip(images, titles)
     ]
     figure = Figure(figsize=(8, sum(heights)), layout="constrained")
