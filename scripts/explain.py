@@ -3,6 +3,7 @@ Says in words what a model sees in an image, and draws where.
 
     python scripts/explain.py --model MODEL image.jpg
     python scripts/explain.py --model outputs/synthetic_birds --dataset synthetic_birds --split test_unseen --index 0
+    python scripts/explain.py --model outputs/synthetic_birds --dataset synthetic_birds --num_images 6
 """
 
 import argparse
@@ -16,24 +17,35 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("image", nargs="?", help="image file")
     parser.add_argument("--model", required=True, help="folder or Hub id of a model with its backbone")
-    parser.add_argument("--output", help="PNG file to write (default: <image>_explanation.png in this folder)")
+    parser.add_argument("--output", help="PNG file to write (default: in this folder, named after the images)")
     parser.add_argument("--top_classes", type=int, default=5, help="how many classes to name (default: 5)")
-    parser.add_argument("--top_attributes", type=int, default=5, help="how many attributes to show (default: 5)")
-    of_dataset = parser.add_argument_group("an image of a data set, instead of a file")
+    parser.add_argument("--top_attributes", type=int, help="how many attributes to show (default: 5; on a sheet, 4)")
+    of_dataset = parser.add_argument_group("images of a data set, instead of a file")
     of_dataset.add_argument("--dataset", help="synthetic_birds, cub, …")
     of_dataset.add_argument("--data_dir", help="folder of the data set's files; the synthetic birds need none")
     of_dataset.add_argument("--split", choices=SPLITS, default=SPLITS[0], help=f"its split (default: {SPLITS[0]})")
-    of_dataset.add_argument("--index", type=int, default=0, help="which image of the split, from 0 (default: 0)")
+    of_dataset.add_argument("--index", type=int, help="which image of the split, from 0 (default: 0)")
+    of_dataset.add_argument("--num_images", type=int, help="draw so many images at random, for a sheet")
+    of_dataset.add_argument("--seed", type=int, default=0, help="seed of that draw (default: 0)")
     args = parser.parse_args(arguments)
     if (args.image is None) == (args.dataset is None):
         parser.error("name either an image file or a --dataset.")
-    for name in ("top_classes", "top_attributes"):
-        if getattr(args, name) < 1:
+    if args.num_images is not None and (args.dataset is None or args.index is not None):
+        parser.error("--num_images draws images of a --dataset, and goes without --index.")
+    if args.seed < 0:
+        parser.error(f"--seed is {args.seed}; it cannot be negative.")
+    if args.top_attributes is None:
+        args.top_attributes = 5 if args.num_images is None else 4
+    for name in ("top_classes", "top_attributes", "num_images"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name} is {getattr(args, name)}; at least 1 is needed.")
     if args.image is not None and not Path(args.image).is_file():
         parser.error(f"there is no image file {args.image}.")
+    if args.index is None:
+        args.index = 0
     if args.output is None:
-        stem = Path(args.image).stem if args.image else f"{args.dataset}_{args.split}_{args.index}"
+        number = args.index if args.num_images is None else f"{args.num_images}_of_seed_{args.seed}"
+        stem = Path(args.image).stem if args.image else f"{args.dataset}_{args.split}_{number}"
         args.output = f"{stem}_explanation.png"
     if not args.output.lower().endswith(".png"):
         parser.error(f"--output {args.output} must be a .png file.")
@@ -45,33 +57,53 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None):
     args = parse_arguments(arguments)
 
+    import numpy as np
+    from tqdm.auto import tqdm
     from transformers import CLIPImageProcessor
     from transformers.image_utils import load_image
 
     from dedn_hf import DednModel
     from dedn_hf.data import load_gzsl_dataset
-    from dedn_hf.evaluation.attention_maps import explain_image, plot_explanation
+    from dedn_hf.evaluation import explain_image, plot_explanation, plot_explanations
 
     try:
         model = DednModel.from_pretrained(args.model)
         processor = CLIPImageProcessor.from_pretrained(args.model)
-        truth = None
+        truths = [None]
         if args.image is not None:
-            image = load_image(args.image)  # upright, as its EXIF tag says
+            images = [load_image(args.image)]  # upright, as its EXIF tag says
         else:
             # The model has word vectors of its own.
             dataset = load_gzsl_dataset(args.dataset, args.data_dir, word_vectors="random")
-            images = dataset.splits[args.split]
-            if not 0 <= args.index < len(images):
-                raise ValueError(f"{args.split} has images from 0 to {len(images) - 1}, and no {args.index}.")
-            image = images[args.index]["image"].convert("RGB")
-            truth = dataset.class_names[images[args.index]["label"]]
-        explanation = explain_image(model, processor, image, args.top_classes, args.top_attributes)
+            split = dataset.splits[args.split]
+            indices = [args.index]
+            if args.num_images is not None:
+                if args.num_images > len(split):
+                    raise ValueError(
+                        f"{args.split} has {len(split)} images, fewer than --num_images {args.num_images}."
+                    )
+                indices = np.random.default_rng(args.seed).choice(len(split), args.num_images, replace=False).tolist()
+            elif not 0 <= args.index < len(split):
+                raise ValueError(f"{args.split} has images from 0 to {len(split) - 1}, and no {args.index}.")
+            images = [split[index]["image"].convert("RGB") for index in indices]
+            truths = [dataset.class_names[split[index]["label"]] for index in indices]
+        explanations = [
+            explain_image(model, processor, image, args.top_classes, args.top_attributes)
+            for image in tqdm(images, desc="Explaining images", unit="image", disable=len(images) == 1)
+        ]
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
 
+    if args.num_images is not None:
+        for index, explanation, truth in zip(indices, explanations, truths):
+            print(f"{args.split} {index}: {explanation.heading(truth)}")
+            print("  " + ", ".join(f"{a.words} ({a.contribution:+.2f})" for a in explanation.attributes))
+        plot_explanations(explanations, images, truths, args.output)
+        print(f"\nWhere: {args.output}")
+        return
+
+    (image,), (truth,), (explanation,) = images, truths, explanations
     predicted = explanation.classes[0][0]
-    heading = f"{predicted}, {100 * explanation.classes[0][1]:.0f} %"
     if truth is not None:
         if truth not in model.config.trained_class_names:
             known = "a class of which the model was never shown an image"
@@ -80,14 +112,13 @@ def main(arguments: list[str] | None = None):
         else:
             known = "a class that the model was trained on, and this image is one of those it may have learned from"
         print(f"True class: {truth}, {known}.")
-        heading += " (right)" if predicted == truth else f" (wrong: it is {truth})"
     print("\nWhat it may be:")
     for name, share, seen in explanation.classes:
         print(f"  {100 * share:5.1f} %  {name} ({'seen' if seen else 'unseen'})")
     print(f"\nWhat speaks for {predicted}, in points of its score over the average class's:")
     for attribute in explanation.attributes:
         print(f"  {attribute.contribution:+5.2f}  {attribute.words}")
-    plot_explanation(explanation, image, args.output, heading)
+    plot_explanation(explanation, image, args.output, explanation.heading(truth))
     print(f"\nWhere: {args.output}")
 
 

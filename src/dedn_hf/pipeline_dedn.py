@@ -310,6 +310,47 @@ class _NumberedDataset(Dataset):
             raise ValueError(f"Image {index} (counted from 0) cannot be read: {error}") from error
 
 
+def crop_in_image(image_processor, width: int, height: int) -> tuple[float, float, float, float]:
+    """
+    What part of an image an image processor shows to the model.
+
+    Args:
+        image_processor (`BaseImageProcessor`):
+            See [`attention_in_image`].
+        width (`int`):
+            Width of the image in pixels.
+        height (`int`):
+            Height of the image in pixels.
+
+    Returns:
+        `tuple[float, float, float, float]`: left, top, right and bottom of the crop in pixels of the image, beyond its
+        edges where the image is padded.
+
+    Raises:
+        ValueError: If the image processor does something else than to resize and to crop the centre.
+    """
+    resized_width, resized_height = width, height
+    if image_processor.do_resize:
+        size = dict(image_processor.size)
+        if set(size) == {"shortest_edge"} and image_processor.do_center_crop:
+            resized_width, resized_height = (
+                int(size["shortest_edge"] * side / min(width, height)) for side in (width, height)
+            )
+        elif set(size) == {"height", "width"}:
+            resized_width, resized_height = size["width"], size["height"]
+        else:
+            raise ValueError(
+                f"`crop_in_image` cannot tell what part of an image a {type(image_processor).__name__} with size "
+                f"{size} shows. Use one that resizes the shorter side and crops the centre, as CLIPImageProcessor."
+            )
+    crop_width, crop_height = resized_width, resized_height
+    if image_processor.do_center_crop:
+        crop_width, crop_height = image_processor.crop_size["width"], image_processor.crop_size["height"]
+    left, top = (resized_width - crop_width) // 2, (resized_height - crop_height) // 2
+    x_scale, y_scale = width / resized_width, height / resized_height
+    return left * x_scale, top * y_scale, (left + crop_width) * x_scale, (top + crop_height) * y_scale
+
+
 def attention_in_image(attention: torch.Tensor, image_processor, width: int, height: int) -> torch.Tensor:
     """
     Brings region attention from the grid of the model to the pixels of an image, with the image processor's resizing
@@ -331,30 +372,12 @@ def attention_in_image(attention: torch.Tensor, image_processor, width: int, hei
         outside of the crop.
 
     Raises:
-        ValueError: If the image processor does something else.
+        ValueError: see [`crop_in_image`].
     """
-    resized_width, resized_height = width, height
-    if image_processor.do_resize:
-        size = dict(image_processor.size)
-        if set(size) == {"shortest_edge"} and image_processor.do_center_crop:
-            resized_width, resized_height = (
-                int(size["shortest_edge"] * side / min(width, height)) for side in (width, height)
-            )
-        elif set(size) == {"height", "width"}:
-            resized_width, resized_height = size["width"], size["height"]
-        else:
-            raise ValueError(
-                f"`return_attention` cannot tell what part of an image a {type(image_processor).__name__} with size "
-                f"{size} shows. Use one that resizes the shorter side and crops the centre, as CLIPImageProcessor."
-            )
-    crop_width, crop_height = resized_width, resized_height
-    if image_processor.do_center_crop:
-        crop_width, crop_height = image_processor.crop_size["width"], image_processor.crop_size["height"]
-
+    left, top, right, bottom = crop_in_image(image_processor, width, height)
     # Pixel centres in the coordinates of the crop, from -1 to 1 as grid_sample counts.
-    x = (torch.arange(width) + 0.5) / width * resized_width - (resized_width - crop_width) // 2
-    y = (torch.arange(height) + 0.5) / height * resized_height - (resized_height - crop_height) // 2
-    x, y = 2 * x / crop_width - 1, 2 * y / crop_height - 1
+    x = 2 * (torch.arange(width) + 0.5 - left) / (right - left) - 1
+    y = 2 * (torch.arange(height) + 0.5 - top) / (bottom - top) - 1
     points = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
     maps = F.grid_sample(attention[None], points[None], padding_mode="border", align_corners=False)[0]
     maps = maps * ((x.abs() <= 1) & (y.abs() <= 1)[:, None])

@@ -6,7 +6,13 @@ import pytest
 from PIL import Image
 
 from dedn_hf.evaluation import gzsl_metrics, seen_unseen_curve
-from dedn_hf.evaluation.plots import plot_ablation, plot_per_class_accuracy, plot_reliability, plot_seen_unseen_curve
+from dedn_hf.evaluation.plots import (
+    plot_ablation,
+    plot_localisation,
+    plot_per_class_accuracy,
+    plot_reliability,
+    plot_seen_unseen_curve,
+)
 
 
 def read(path):
@@ -137,6 +143,42 @@ def test_ablation(tmp_path, monkeypatch):
     assert [label.get_text() for label in figures[0].axes[0].get_yticklabels()][1] == "no margin"
 
 
+def localisation_of(values, attributes):
+    names = ("coarse", "fine", "mixed", "uniform", "centre")
+    return dict(zip(names, values)) | {"attributes": attributes, "images": 3.0}
+
+
+@pytest.fixture
+def localisation():
+    part = {"all": [40, 30, 35, 2, 9], "wing & $tail$": [50, 20, 35, 2, 9]}
+    groups = {name: localisation_of(values, 9) for name, values in part.items()}
+    groups["whole body"] = localisation_of([None] * 5, 0)
+    box = {name: localisation_of([80, 90, 85, 30, 70], 9) for name in groups}
+    return {"part": groups, "part_within_one_cell": groups, "box": box}
+
+
+def test_localisation(localisation, tmp_path):
+    path = tmp_path / "localisation.png"
+    plot_localisation(localisation, path)
+    pixels = read(path)
+    assert count(pixels, SEEN_BLUE) > 10_000 and count(pixels, UNSEEN_ORANGE) > 10_000
+
+
+def test_localisation_says_what_was_measured(localisation, tmp_path, monkeypatch):
+    import dedn_hf.evaluation.plots as plots
+
+    figures = []
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
+    plots.plot_localisation(localisation, tmp_path / "x.png")
+    part, _, box = figures[0].axes
+    # A bar for each group, first of the coarse expert, then of the fine one and of both baselines.
+    assert [bar.get_height() for bar in part.patches] == [40, 50, 0, 30, 20, 0, 2, 2, 0, 9, 9, 0]
+    assert [text.get_text() for text in part.texts] == ["no part\nto find"] and not box.texts
+    assert [label.get_text() for label in box.get_xticklabels()] == ["all", "wing & $tail$", "whole body"]
+    texts = [text.get_text() for text in figures[0].legends[0].get_texts()]
+    assert texts == ["coarse expert", "fine expert", "a cell at random", "centre of the image"]
+
+
 def test_errors(tmp_path):
     with pytest.raises(ValueError, match=r"`accuracies` has shape \(2,\), but there are 3 `class_names`"):
         plot_per_class_accuracy([1.0, 2.0], ["a", "b", "c"], [0], tmp_path / "x.png")
@@ -168,6 +210,7 @@ def test_metrics_load_without_matplotlib_and_evaluate_and_plots_without_pyplot()
 import sys
 import dedn_hf.evaluation
 print({"matplotlib", "evaluate"} & set(sys.modules) or "none")
+assert set(dedn_hf.evaluation.__all__) <= set(dir(dedn_hf.evaluation))
 import dedn_hf.evaluation.plots
 print({"matplotlib.pyplot"} & set(sys.modules) or "none")
 """

@@ -3,10 +3,11 @@ import json
 import numpy as np
 import pytest
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict, Features, List, Value
+from datasets import Image as ImageFeature
 from PIL import Image
 from sklearn.metrics import average_precision_score, roc_auc_score
-from torch.utils.data import Dataset
+from transformers import CLIPImageProcessor
 
 from dedn_hf.data import GzslDataset
 from dedn_hf.evaluation import gzsl_metrics, top_confusions
@@ -22,8 +23,10 @@ from dedn_hf.evaluation.report import (
     seen_unseen_auroc,
 )
 
+LOOKS = ("coarse", "fine", "mixed", "uniform", "centre")
 
-class FeatureMaps(Dataset):
+
+class FeatureMaps(torch.utils.data.Dataset):
     """Random feature maps, in the order of the data set's labels, that count how often each was read."""
 
     def __init__(self, labels, seed=0):
@@ -214,6 +217,64 @@ def test_table(tiny_model, dataset, examples):
     assert model.split()[-5:] == expected
     assert sum(line.startswith(("coarse, ", "fine, ", "mixed, ")) for line in lines) == 9
     assert {"wing", "tail", "body"} <= {line.split()[0] for line in lines if line}
+
+
+def test_localisation_is_gathered_while_images_are_read_once(tiny_model, dataset, examples, tmp_path):
+    """Parts lie where the coarse expert's attention peaks, of all images of the seen classes and of no others."""
+    processor = CLIPImageProcessor(size={"shortest_edge": 30}, crop_size=30)
+    tiny_model.set_classes(
+        list(tiny_model.config.id2label.values()),
+        np.eye(5, 7) + np.eye(5, 7, 5),
+        seen=tiny_model.seen_classes.tolist(),
+    )
+    names = [f"has_{part}_color::red" for part in ("head", "bill", "breast", "wing", "tail")] + ["has_size::big"] * 2
+    dataset.name, dataset.attribute_names = "synthetic_birds", names
+    dataset.part_names = ["head", "bill", "breast", "wing", "tail", "leg"]
+    for split, of_split in examples.items():
+        with torch.no_grad():
+            attention = tiny_model(feature_map=of_split.maps, output_attentions=True).attentions["coarse"]
+        rows, columns = np.divmod(attention.flatten(2).argmax(dim=2).numpy(), 3)
+        wrong = split == "test_unseen"
+        points = np.zeros((len(of_split), 6, 3))
+        points[:, :5, 0] = (columns[:, :5] + wrong) % 3 * 10 + 5
+        points[:, :5, 1], points[:, :, 2] = rows[:, :5] * 10 + 5, 1
+        dataset.splits[split] = Dataset.from_dict(
+            {
+                "image": [Image.new("RGB", (30, 30))] * len(of_split),
+                "label": of_split.labels,
+                "part_points": points.tolist(),
+                "box": [[0.0, 0, 30, 30]] * len(of_split),
+            },
+            features=Features(
+                image=ImageFeature(),
+                label=Value("int64"),
+                part_points=List(List(Value("float32"))),
+                box=List(Value("float32")),
+            ),
+        )
+    report = evaluate_model(tiny_model, dataset, examples, batch_size=7, image_processor=processor)
+    assert all((split.reads == 1).all() for split in examples.values())
+    localisation = report.figures["localisation"]
+    # Each class has the attribute of one part, and three of the five classes are seen; two also have one of the whole
+    # body.
+    assert localisation["part"]["all"]["attributes"] == 5 and localisation["box"]["all"]["attributes"] == 7
+    assert localisation["part"]["all"]["coarse"] == pytest.approx(100 * 3 / 5)
+    assert localisation["part_within_one_cell"]["all"]["coarse"] > 100 * 3 / 5
+    assert localisation["part"]["all"]["fine"] < 100 * 3 / 5
+    assert localisation["box"]["all"]["uniform"] == pytest.approx(100)
+
+    lines = str(report).splitlines()
+    row = lines[lines.index(next(line for line in lines if line.startswith("attention peaks on the part"))) + 1]
+    assert row.split() == ["all", "60.0", *(f"{localisation['part']['all'][n]:.1f}" for n in LOOKS[1:]), "5"]
+    report.write(tmp_path, {})
+    assert json.loads((tmp_path / "results.json").read_text())["localisation"] == localisation
+    assert (tmp_path / "localisation.png").is_file()
+
+
+def test_no_localisation_without_part_points(tiny_model, dataset, examples, tmp_path):
+    processor = CLIPImageProcessor(size={"shortest_edge": 30}, crop_size=30)
+    report = evaluate_model(tiny_model, dataset, examples, image_processor=processor)
+    assert "localisation" not in report.figures and "attention" not in str(report).split("attribute ranking")[1]
 
 
 def test_report_without_unseen_images_says_what_is_missing(tiny_model):

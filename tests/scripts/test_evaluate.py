@@ -82,8 +82,14 @@ def test_evaluation_from_images(run, birds, tmp_path, capsys):
     assert (results["dataset"], results["protocol"], results["seeds"]) == ("synthetic_birds", "validated", [3])
     assert results["split"] == {"name": birds.split_name, "sha256": birds.split_sha256}
     assert results["settings"]["calibration"] == 0.02
-    assert len(list((tmp_path / "out").glob("*.png"))) == 3
+    assert len(list((tmp_path / "out").glob("*.png"))) == 4
+    # A new model attends to all cells alike, and all six parts are visible in every image.
+    for measure, share in (("part", 100 / 64), ("part_within_one_cell", None), ("box", None)):
+        figures = results["localisation"][measure]["all"]
+        assert figures["coarse"] == figures["fine"] == pytest.approx(figures["uniform"])
+        assert share is None or figures["uniform"] == pytest.approx(share)
     printed = capsys.readouterr().out
+    assert "attention peaks on the part" in printed
     assert "210 test images" in printed and "best γ in hindsight" in printed
     # What was there remains.
     assert json.loads((tmp_path / "model/results.json").read_text()) == record
@@ -107,7 +113,9 @@ def test_evaluation_from_feature_maps(run, birds, tmp_path):
     with pytest.raises(SystemExit, match=r"no backbone .* with --feature_maps"):
         run(tmp_path / "maps only", tmp_path / "out")
     run(tmp_path / "maps only", tmp_path / "out", "--feature_maps", tmp_path / "store")
-    from_maps = json.loads((tmp_path / "out/results.json").read_text())["test"]
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    from_maps = results["test"]
+    assert results["localisation"]["part"]["all"]["uniform"] == pytest.approx(100 / 64)
 
     # The same model with the backbone gives the same figures from the maps, and from images but for float16.
     model.set_backbone(backbone.eval())

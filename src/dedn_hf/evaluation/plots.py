@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -200,7 +200,7 @@ def plot_reliability(confidences: Sequence[float], correct: Sequence[bool], path
     upper.plot([0, 100], [0, 100], color="0.4", linestyle="--", linewidth=1.2, label="perfectly calibrated")
     upper.set_ylim(0, 100)
     upper.set_ylabel("accuracy (%)", fontsize=12)
-    upper.set_title(f"Reliability: expected calibration error {error:.1f} %", fontsize=13)
+    upper.set_title(f"Label scores: expected calibration error {error:.1f} %", fontsize=13)
     upper.legend(loc="upper left", fontsize=11, frameon=False)
     lower.bar(centres, 100 * counts / counts.sum(), width=width * 0.92, color="0.6")
     lower.set_xlim(0, 100)
@@ -259,4 +259,50 @@ def plot_ablation(ablation: dict, path: str | os.PathLike):
         dot = {"marker": "o", "color": "white", "markeredgecolor": "black", "linestyle": "none", "markersize": 4}
         handles.append(Line2D([], [], **dot, label="one seed"))
     figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=11, frameon=False)
+    save_figure(figure, path)
+
+
+def plot_localisation(localisation: Mapping[str, Mapping[str, Mapping[str, float | None]]], path: str | os.PathLike):
+    """
+    How often the attention of attributes peaks on their parts, by group of attributes: a panel for each measure, and
+    in it a bar for each expert and each baseline.
+
+    Args:
+        localisation (`Mapping[str, Mapping]`):
+            From [`AttributeLocalisation.figures`].
+        path (`str` or `os.PathLike`):
+            PNG file to write; its folder is made.
+    """
+    titles = {
+        "part": "Attention peaks in the cell of the part",
+        "part_within_one_cell": "… in that cell or one beside it",
+        "box": "… in the bird's box",
+    }
+    bars = {
+        "coarse": ("coarse expert", _SEEN),
+        "fine": ("fine expert", _UNSEEN),
+        "uniform": ("a cell at random", "0.78"),
+        "centre": ("centre of the image", "0.5"),
+    }
+    figure = Figure(figsize=(8, 7.5), layout="constrained")
+    panels = figure.subplots(len(localisation), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (measure, groups) in zip(panels, localisation.items()):
+        for place, (name, (label, color)) in enumerate(bars.items()):
+            heights = [0.0 if values[name] is None else values[name] for values in groups.values()]
+            axes.bar(np.arange(len(groups)) + 0.2 * (place - 1.5), heights, width=0.18, color=color, label=label)
+        for place, values in enumerate(groups.values()):
+            if values["coarse"] is None:
+                axes.text(place, 0, "no part\nto find", ha="center", va="bottom", color="0.45", fontsize=10)
+        axes.set_title(titles[measure], fontsize=12, loc="left")
+        axes.set_ylabel("images (%)", fontsize=11)
+        if axes.get_ylim()[1] > 60:
+            axes.set_ylim(0, 100)
+        axes.set_xticks(range(len(groups)), groups, fontsize=11, parse_math=False)
+        axes.tick_params(axis="x", length=0)
+        axes.tick_params(axis="y", labelsize=11)
+        _light_grid(axes, "y")
+    figure.align_ylabels()
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=11, frameon=False)
+    figure.supxlabel("group of attributes (mean over its attributes)", fontsize=11)
     save_figure(figure, path)

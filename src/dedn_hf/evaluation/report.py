@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import datasets
 import numpy as np
 import torch
 from scipy.stats import rankdata
@@ -20,6 +21,7 @@ from ..files import write_json
 from ..modeling_dedn import DednModel
 from ..results import provenance
 from .calibration import ausuc, best_calibration, mix_expert_scores, seen_unseen_curve
+from .localisation import PARTS, AttributeLocalisation
 from .metrics import (
     check_gzsl_inputs,
     expected_calibration_error,
@@ -27,9 +29,14 @@ from .metrics import (
     per_class_accuracy,
     top_confusions,
 )
-from .plots import plot_per_class_accuracy, plot_reliability, plot_seen_unseen_curve
+from .plots import plot_localisation, plot_per_class_accuracy, plot_reliability, plot_seen_unseen_curve
 
 TEST_SPLITS = ("test_seen", "test_unseen")
+_PEAKS = {
+    "part": "attention peaks on the part",
+    "part_within_one_cell": "… or in a cell beside it",
+    "box": "… in the bird's box",
+}
 
 
 def match_classes(config: DednConfig, dataset: GzslDataset) -> np.ndarray:
@@ -70,7 +77,9 @@ def _some(names: list[str]) -> str:
 
 
 @torch.inference_mode()
-def predict_expert_scores(model: DednModel, examples: Dataset, batch_size: int = 100) -> tuple[np.ndarray, np.ndarray]:
+def predict_expert_scores(
+    model: DednModel, examples: Dataset, batch_size: int = 100, localisation: AttributeLocalisation | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """
     Reads each example once.
 
@@ -81,6 +90,8 @@ def predict_expert_scores(model: DednModel, examples: Dataset, batch_size: int =
             Items with `labels` and either `feature_map` or `pixel_values`.
         batch_size (`int`, *optional*, defaults to 100):
             Examples in the model at once.
+        localisation ([`AttributeLocalisation`], *optional*):
+            Of these N examples: it is given their region attention.
 
     Returns:
         `tuple[np.ndarray, np.ndarray]`: the expert scores `(N, 2, 2, A)`, float32, and the labels `(N,)`.
@@ -90,8 +101,11 @@ def predict_expert_scores(model: DednModel, examples: Dataset, batch_size: int =
     with tqdm(total=len(examples), desc="Reading test images", unit="image") as progress:
         for batch in DataLoader(examples, batch_size=batch_size):
             labels.append(batch.pop("labels").numpy())
-            output = model(**{name: tensor.to(model.device) for name, tensor in batch.items()})
+            inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
+            output = model(**inputs, output_attentions=localisation is not None)
             scores.append(output.expert_scores.float().cpu().numpy())
+            if localisation is not None:
+                localisation.add(slice(progress.n, progress.n + len(labels[-1])), output.attentions)
             progress.update(len(labels[-1]))
     return np.concatenate(scores), np.concatenate(labels)
 
@@ -248,6 +262,8 @@ class EvaluationReport:
             From [`predict_expert_scores`].
         labels (`np.ndarray` of shape `(N,)`):
             True classes, as ids of the model.
+        localisation ([`AttributeLocalisation`], *optional*):
+            What it gathered, where the data set has part points.
 
     Attributes:
         figures (`dict`):
@@ -258,14 +274,20 @@ class EvaluationReport:
             - `experts`: for `coarse`, `fine` and `mixed` expert and in it `region`, `channel` and `mixed` attention:
               T1, U, S and H at the model's γ, AUSUC, and `best_H` with the γ that is best in hindsight.
             - `seen_unseen_auroc`: see [`seen_unseen_auroc`].
-            - `expected_calibration_error`: of the softmax over the model's logits, its γ among them.
+            - `expected_calibration_error`: of the label scores, the softmax over the model's logits, its γ among them.
             - `attribute_ranking`: see [`attribute_ranking`], of the mixed attribute scores.
+            - `localisation`: see [`AttributeLocalisation`]; only with part points.
             - `classes`: for each class `accuracy` among all classes (`None` without images), `images`, `seen`.
             - `confusions`: see [`costliest_confusions`].
     """
 
     def __init__(
-        self, config: DednConfig, class_attributes: np.ndarray, expert_scores: np.ndarray, labels: np.ndarray
+        self,
+        config: DednConfig,
+        class_attributes: np.ndarray,
+        expert_scores: np.ndarray,
+        labels: np.ndarray,
+        localisation: AttributeLocalisation | None = None,
     ):
         self.class_names = [config.id2label[index] for index in range(config.num_labels)]
         self.seen_class_ids = seen = list(config.seen_class_ids)
@@ -297,6 +319,7 @@ class EvaluationReport:
             "attribute_ranking": attribute_ranking(
                 attribute_scores, labels, class_attributes, config.attribute_groups
             ),
+            **({} if localisation is None else {"localisation": localisation.figures()}),
             "classes": {
                 name: {"accuracy": float(accuracy) if count else None, "images": int(count), "seen": bool(of_seen)}
                 for name, accuracy, count, of_seen in zip(self.class_names, self.accuracies, counts, is_seen)
@@ -335,6 +358,12 @@ class EvaluationReport:
         for group, values in figures["attribute_ranking"].items():
             lines.append(_row(group, values, ("mAP", "chance")) + f"{values['attributes']:>12}")
 
+        for measure, groups in figures.get("localisation", {}).items():
+            names = ("coarse", "fine", "mixed", "uniform", "centre")
+            lines += ["", f"{_PEAKS[measure]:34}" + "".join(f"{name:>8}" for name in names) + f"{'attributes':>12}"]
+            for group, values in groups.items():
+                lines.append(_row(group, values, names) + f"{values['attributes']:>12}")
+
         lines += ["", "confusions that cost most"]
         for confusion in figures["confusions"][:5]:
             lines.append(
@@ -343,14 +372,15 @@ class EvaluationReport:
             )
         lines += [
             "",
-            f"AUROC of seen against unseen images    {figures['seen_unseen_auroc']:6.1f}",
-            f"expected calibration error             {figures['expected_calibration_error']:6.1f}",
+            f"AUROC of seen against unseen images            {figures['seen_unseen_auroc']:6.1f}",
+            f"expected calibration error of the label scores {figures['expected_calibration_error']:6.1f}",
         ]
         return "\n".join(lines)
 
     def write(self, output_dir: str | os.PathLike, description: dict):
         """
-        Writes `results.json` and the figures `seen_unseen_curve.png`, `per_class_accuracy.png` and `reliability.png`.
+        Writes `results.json` and the figures `seen_unseen_curve.png`, `per_class_accuracy.png`, `reliability.png` and,
+        with part points, `localisation.png`.
 
         Args:
             output_dir (`str` or `os.PathLike`):
@@ -366,6 +396,8 @@ class EvaluationReport:
             self.accuracies, self.class_names, self.seen_class_ids, output_dir / "per_class_accuracy.png"
         )
         plot_reliability(self.confidences, self.correct, output_dir / "reliability.png")
+        if "localisation" in self.figures:
+            plot_localisation(self.figures["localisation"], output_dir / "localisation.png")
         write_json(output_dir / "results.json", description | self.figures | provenance())
 
 
@@ -375,7 +407,11 @@ def _row(label: str, values: dict[str, float | None], names: Sequence[str]) -> s
 
 
 def evaluate_model(
-    model: DednModel, dataset: GzslDataset, examples: Mapping[str, Dataset], batch_size: int = 100
+    model: DednModel,
+    dataset: GzslDataset,
+    examples: Mapping[str, Dataset],
+    batch_size: int = 100,
+    image_processor=None,
 ) -> EvaluationReport:
     """
     Evaluates a model on the test images of a data set, each of which is read once.
@@ -386,22 +422,30 @@ def evaluate_model(
         dataset ([`GzslDataset`]):
             The data set that it was trained for.
         examples (`Mapping[str, Dataset]`):
-            `"test_seen"` and `"test_unseen"` → the images of the split as items for the model, see
+            `"test_seen"` and `"test_unseen"` → the images of the split as items for the model, in its order, see
             [`predict_expert_scores`].
         batch_size (`int`, *optional*, defaults to 100):
             Images in the model at once.
+        image_processor (`CLIPImageProcessor`, *optional*):
+            What the images go through, or went through before their feature maps were made. With it, and part points
+            in the data set, the report has `localisation`.
 
     Returns:
         [`EvaluationReport`].
 
     Raises:
-        ValueError: see [`match_classes`].
+        ValueError: see [`match_classes`] and [`~pipeline_dedn.crop_in_image`].
     """
     place = match_classes(model.config, dataset)
-    images = ConcatDataset([examples[split] for split in TEST_SPLITS])
-    expert_scores, labels = predict_expert_scores(model, images, batch_size)
     class_attributes = model.class_attributes.float().cpu().numpy()
-    return EvaluationReport(model.config, class_attributes, expert_scores, place[labels])
+    localisation = None
+    if image_processor is not None and dataset.name in PARTS and dataset.part_names:
+        images = datasets.concatenate_datasets([dataset.splits[split] for split in TEST_SPLITS])
+        has_attribute = (class_attributes > class_attributes.mean())[place[np.asarray(images["label"])]]
+        localisation = AttributeLocalisation.of_images(dataset, images, has_attribute, image_processor, model.config)
+    inputs = ConcatDataset([examples[split] for split in TEST_SPLITS])
+    expert_scores, labels = predict_expert_scores(model, inputs, batch_size, localisation)
+    return EvaluationReport(model.config, class_attributes, expert_scores, place[labels], localisation)
 
 
 def check_output_dir(output_dir: str | os.PathLike, model: str, dataset: str):
