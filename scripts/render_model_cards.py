@@ -13,6 +13,11 @@ MODEL_CARDS = Path(__file__).resolve().parents[1] / "model_cards"
 # Name of the card's file after "dedn-", which is also that of its results -> arguments of render_model_card.
 CARDS = {
     "cub": {"preset": "cub", "base_model": "google/mobilenet_v2_1.0_224"},
+    "cub-14x14": {
+        "preset": "cub",
+        "base_model": "google/mobilenet_v2_1.0_224",
+        "repo_id": "your-namespace/dedn-cub-14x14",
+    },
     "sun": {"preset": "sun"},
     "awa2": {"preset": "awa2"},
     "synthetic-birds": {"preset": "synthetic_birds"},
