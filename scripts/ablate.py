@@ -9,30 +9,19 @@ floors. Writes ablation.json, ablation.md and ablation.png; given again, the sam
 import sys
 from dataclasses import dataclass, field
 
-from transformers import HfArgumentParser
-
-from dedn_hf.training import RECIPES, DednTrainingArguments, recipe
+from dedn_hf.training import DednTrainingArguments, recipe
+from dedn_hf.training.arguments import DataArguments, parse_command_line
 
 
 @dataclass
-class ScriptArguments:
-    """What is compared, and on what."""
+class ScriptArguments(DataArguments):
+    """What is compared, and on what; the word vectors are those of all variants without others of their own."""
 
-    dataset: str = field(
-        default="synthetic_birds", metadata={"help": "Data set.", "choices": list(RECIPES["validated"])}
-    )
-    data_dir: str | None = field(default=None, metadata={"help": "Folder of the data set's files."})
-    feature_maps: str | None = field(
-        default=None, metadata={"help": "Train on a store of scripts/extract_features.py instead of images."}
-    )
     variants: list[str] | None = field(
         default=None,
         metadata={"help": "Variants; all on the synthetic birds if not given, otherwise the six that tell most."},
     )
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2], metadata={"help": "Seeds of each variant."})
-    word_vectors: str | None = field(
-        default=None, metadata={"help": "Word vectors of all other variants, as for scripts/train.py."}
-    )
     word2vec: str | None = field(
         default=None, metadata={"help": "Text file of word2vec vectors, for `word2vec_word_vectors`."}
     )
@@ -42,16 +31,10 @@ class ScriptArguments:
 
 
 def parse_arguments() -> tuple[ScriptArguments, DednTrainingArguments]:
-    options = {"description": __doc__.strip().splitlines()[0], "allow_abbrev": False}
-    parser = HfArgumentParser((ScriptArguments, DednTrainingArguments), **options)
-    known, _ = HfArgumentParser(ScriptArguments, add_help=False, **options).parse_known_args()
-    parser.set_defaults(output_dir=f"outputs/ablation_{known.dataset}", **recipe("validated", known.dataset))
-    script, training, unknown = parser.parse_args_into_dataclasses(return_remaining_strings=True)
-    if unknown:
-        parser.error(f"there are no such arguments: {' '.join(unknown)}")
-    if training.seed != DednTrainingArguments.seed:
-        parser.error("name seeds with --seeds, also a single one; --seed is set from it")
-    return script, training
+    def defaults(known):
+        return {"output_dir": f"outputs/ablation_{known.dataset}", **recipe("validated", known.dataset)}
+
+    return parse_command_line(ScriptArguments, __doc__.strip().splitlines()[0], defaults)
 
 
 def main():

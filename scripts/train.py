@@ -7,28 +7,17 @@ Trains and evaluates DEDN.
     python scripts/train.py --dataset folder --data_dir FOLDER --check
 """
 
-import json
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
-
-import yaml
-from transformers import HfArgumentParser
 
 from dedn_hf.training import RECIPES, DednTrainingArguments, recipe
+from dedn_hf.training.arguments import DataArguments, parse_command_line
 
 
 @dataclass
-class ScriptArguments:
+class ScriptArguments(DataArguments):
     """What to train on, and how it is judged."""
 
-    dataset: str = field(
-        default="synthetic_birds", metadata={"help": "Data set.", "choices": list(RECIPES["validated"])}
-    )
-    data_dir: str | None = field(default=None, metadata={"help": "Folder of the data set's files."})
-    feature_maps: str | None = field(
-        default=None, metadata={"help": "Train on a store of scripts/extract_features.py instead of images."}
-    )
     backbone: str | None = field(
         default=None,
         metadata={"help": "The backbone that made the feature maps: the saved model then takes images, too."},
@@ -41,13 +30,6 @@ class ScriptArguments:
         },
     )
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; one run each."})
-    word_vectors: str | None = field(
-        default=None,
-        metadata={
-            "help": "Word vectors of the attributes: .npy, .safetensors, GloVe or word2vec text, a sentence-embedding "
-            "model, or `random`."
-        },
-    )
     num_groups: int | None = field(
         default=None,
         metadata={"help": "For a folder without groups of attributes: how many to make by their word vectors."},
@@ -60,38 +42,11 @@ class ScriptArguments:
     )
 
 
-def read_settings(file: str) -> list[str]:
-    """The settings of a YAML or JSON file as they would be on the command line, where types and names are checked."""
-    text = Path(file).read_text(encoding="utf-8")
-    settings = json.loads(text) if file.endswith(".json") else yaml.safe_load(text)
-    if not isinstance(settings, dict):
-        raise ValueError(f"{file} must hold names and values of arguments, such as `dataset: cub`.")
-    arguments = []
-    for name, value in settings.items():
-        if isinstance(value, list):
-            arguments += [f"--{name}", *map(str, value)]
-        elif value is not None:
-            arguments.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
-    return arguments
-
-
 def parse_arguments() -> tuple[ScriptArguments, DednTrainingArguments]:
-    options = {"description": __doc__.strip().splitlines()[0], "allow_abbrev": False}
-    parser = HfArgumentParser((ScriptArguments, DednTrainingArguments), **options)
-    given = sys.argv[1:]
-    if given and given[0].endswith((".yaml", ".yml", ".json")):
-        try:
-            given = read_settings(given[0]) + given[1:]
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            parser.error(f"{given[0]} cannot be read: {error}")
-    known, _ = HfArgumentParser(ScriptArguments, add_help=False, **options).parse_known_args(given)
-    parser.set_defaults(output_dir=f"outputs/{known.dataset}", **recipe(known.protocol, known.dataset))
-    script, training, unknown = parser.parse_args_into_dataclasses(given, return_remaining_strings=True)
-    if unknown:
-        parser.error(f"there are no such arguments: {' '.join(unknown)}")
-    if training.seed != DednTrainingArguments.seed:
-        parser.error("name seeds with --seeds, also a single one; --seed is set from it")
-    return script, training
+    def defaults(known):
+        return {"output_dir": f"outputs/{known.dataset}", **recipe(known.protocol, known.dataset)}
+
+    return parse_command_line(ScriptArguments, __doc__.strip().splitlines()[0], defaults)
 
 
 def main():

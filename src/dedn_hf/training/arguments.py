@@ -1,9 +1,15 @@
 """Arguments of training, and the settings that each data set starts from."""
 
+import json
 import os
+import sys
+from argparse import Namespace
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from transformers import IntervalStrategy, TrainingArguments
+import yaml
+from transformers import HfArgumentParser, IntervalStrategy, TrainingArguments
 
 _RELEASED = {
     "optim": "rmsprop",
@@ -93,3 +99,81 @@ class DednTrainingArguments(TrainingArguments):
         # There is nothing to pin memory for, and torch would warn of it at every pass.
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False
+
+
+@dataclass
+class DataArguments:
+    """What to train on: the part of a script's command line that all scripts which train share."""
+
+    dataset: str = field(
+        default="synthetic_birds", metadata={"help": "Data set.", "choices": list(RECIPES["validated"])}
+    )
+    data_dir: str | None = field(default=None, metadata={"help": "Folder of the data set's files."})
+    feature_maps: str | None = field(
+        default=None, metadata={"help": "Train on a store of scripts/extract_features.py instead of images."}
+    )
+    word_vectors: str | None = field(
+        default=None,
+        metadata={
+            "help": "Word vectors of the attributes: .npy, .safetensors, GloVe or word2vec text, a sentence-embedding "
+            "model, or `random`."
+        },
+    )
+
+
+def read_settings(file: str | os.PathLike) -> list[str]:
+    """
+    The settings of a YAML or JSON file as they would be on the command line, where types and names are checked.
+
+    Args:
+        file (`str` or `os.PathLike`):
+            The file: names and values of arguments.
+
+    Raises:
+        OSError: If it cannot be read.
+        ValueError: If it holds something else.
+    """
+    text = Path(file).read_text(encoding="utf-8")
+    settings = json.loads(text) if str(file).endswith(".json") else yaml.safe_load(text)
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file} must hold names and values of arguments, such as `dataset: cub`.")
+    arguments = []
+    for name, value in settings.items():
+        if isinstance(value, list):
+            arguments += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            arguments.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+    return arguments
+
+
+def parse_command_line(
+    script_class: type, description: str, defaults: Callable[[Namespace], dict]
+) -> tuple[DataArguments, DednTrainingArguments]:
+    """
+    The command line of a script that trains; its first argument may be a YAML or JSON file of arguments. Wrong ones
+    end the program with a message.
+
+    Args:
+        script_class (`type`):
+            Dataclass of the script's own arguments, a subclass of [`DataArguments`].
+        description (`str`):
+            What the script does, for `--help`.
+        defaults (`Callable`):
+            From what is given of `script_class` to defaults of the training arguments.
+    """
+    options = {"description": description, "allow_abbrev": False}
+    parser = HfArgumentParser((script_class, DednTrainingArguments), **options)
+    given = sys.argv[1:]
+    if given and given[0].endswith((".yaml", ".yml", ".json")):
+        try:
+            given = read_settings(given[0]) + given[1:]
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            parser.error(f"{given[0]} cannot be read: {error}")
+    known, _ = HfArgumentParser(script_class, add_help=False, **options).parse_known_args(given)
+    parser.set_defaults(**defaults(known))
+    script, training, unknown = parser.parse_args_into_dataclasses(given, return_remaining_strings=True)
+    if unknown:
+        parser.error(f"there are no such arguments: {' '.join(unknown)}")
+    if training.seed != DednTrainingArguments.seed:
+        parser.error("name seeds with --seeds, also a single one; --seed is set from it")
+    return script, training
