@@ -87,7 +87,7 @@ class AttentivePooling(torch.autograd.Function):
                 torch.mul(attention, grad.T[..., None], out=grad_values)
                 torch.sub(pooled, score.T[..., None], out=grad_logits).mul_(grad_values)
                 grads, rows = grads.flatten(0, 1).flatten(1), image.flatten(0, 1)
-                grad_both.addmm_(grads, rows)
+                torch.addmm(grad_both, grads, rows, out=grad_both)
                 if ctx.needs_input_grad[0]:
                     grad_tokens.append((grads.T @ torch.cat([weight, value])).view_as(image))
             else:
