@@ -1,11 +1,11 @@
 import os
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
+from real_data import DATA_DIR
 
 from dedn_hf.configuration_dedn import PRESETS
 from dedn_hf.data.cub import load_cub, load_cub_images
@@ -304,7 +304,6 @@ def test_load_cub_images_needs_images_and_class_names_only(tree):
     assert images[24]["image"].getpixel((0, 0)) == (25, 0, 0) and images[24]["label"] == 2
 
 
-DATA_DIR = Path(os.environ.get("DEDN_DATA_DIR", Path(__file__).parents[3] / "shared" / "data"))
 real_data = pytest.mark.skipif(
     not (DATA_DIR / "CUB_200_2011").is_dir(),
     reason=f"no CUB_200_2011 in {DATA_DIR}: set DEDN_DATA_DIR to the folder that holds it",

@@ -1,9 +1,9 @@
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
+from real_data import DATA_DIR
 
 from dedn_hf.data.proposed_split import (
     PROPOSED_SPLIT_COUNTS,
@@ -207,9 +207,6 @@ def test_image_files_are_matched_by_their_tails():
         "/a/abbey/sun_1.jpg/",
     ]
     assert match_image_files(image_files, known) == [*known, None, None, "a/abbey/sun_1.jpg"]
-
-
-DATA_DIR = Path(os.environ.get("DEDN_DATA_DIR", Path(__file__).parents[3] / "shared" / "data"))
 
 
 @pytest.mark.real_data

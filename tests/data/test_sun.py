@@ -1,10 +1,10 @@
 import os
-from pathlib import Path
 
 import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
+from real_data import DATA_DIR
 
 from dedn_hf.configuration_dedn import PRESETS, SUN_GROUPS_AS_MEANT
 from dedn_hf.data.proposed_split import SplitBuilder
@@ -229,9 +229,6 @@ def test_empty_class(load, tree):
     change_mat(split / "res101.mat", image_files=cells([path for path in IMAGE_FILES if class_of(path) != "café"]))
     with pytest.raises(ValueError, match="only the images have none, only the split has café"):
         load()
-
-
-DATA_DIR = Path(os.environ.get("DEDN_DATA_DIR", Path(__file__).parents[3] / "shared" / "data"))
 
 
 @pytest.mark.real_data

@@ -1,5 +1,4 @@
 import math
-import os
 from pathlib import Path
 
 import datasets
@@ -8,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from real_data import DATA_DIR
 from tiny_model import make_tiny_config
 from transformers import CLIPImageProcessor
 
@@ -17,8 +17,6 @@ from dedn_hf.data.synthetic_birds import ATTRIBUTE_NAMES, PART_NAMES
 from dedn_hf.evaluation import AttributeLocalisation
 from dedn_hf.evaluation.localisation import attribute_parts, image_sizes
 from dedn_hf.pipeline_dedn import crop_in_image
-
-DATA_DIR = Path(os.environ.get("DEDN_DATA_DIR", "data"))
 
 
 def make_localisation(points, parts, grid_size=3, boxes=None, has_attribute=None, coarse_mix=0.5, **groups):

@@ -1,12 +1,12 @@
 import copy
 import importlib.util
 import json
-import os
 import re
 from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from real_data import DATA_DIR
 
 from dedn_hf.configuration_dedn import PRESETS
 from dedn_hf.data.proposed_split import PROPOSED_SPLIT_NAME, PROPOSED_SPLIT_SHA256
@@ -300,11 +300,10 @@ def test_facts_are_the_data_sets_own():
     ],
 )
 def test_examples_use_attributes_that_there_are(preset, file):
-    data_dir = Path(os.environ.get("DEDN_DATA_DIR", ROOT.parent / "shared" / "data"))
-    if not (data_dir / file).is_file():
-        pytest.skip(f"{data_dir / file} is not there; set DEDN_DATA_DIR")
+    if not (DATA_DIR / file).is_file():
+        pytest.skip(f"{DATA_DIR / file} is not there; set DEDN_DATA_DIR")
     text = render_model_card(None, preset).text
-    names = {re.sub(r"^\d+\s+", "", line).strip() for line in (data_dir / file).read_text().splitlines()}
+    names = {re.sub(r"^\d+\s+", "", line).strip() for line in (DATA_DIR / file).read_text().splitlines()}
     described = json.loads(re.search(r"candidate_labels=\{.*?: (\[.*?\])\}", text)[1])
     assert described and set(described) <= names
 
