@@ -50,7 +50,7 @@ def main(arguments: list[str] | None = None):
             store.require(shape=[model.config.feature_channels, model.config.grid_size, model.config.grid_size])
             if model.backbone is not None and store.metadata["backbone"] is not None:
                 store.require(backbone_sha256=fingerprint_weights(model.backbone))
-            processor = CLIPImageProcessor(**store.metadata["processor"])
+            processor = store.image_processor
             examples = {split: store.select(dataset.splits[split]["image_id"]) for split in TEST_SPLITS}
         elif model.backbone is None:
             raise ValueError(

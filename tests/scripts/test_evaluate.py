@@ -117,6 +117,15 @@ def test_evaluation_from_feature_maps(run, birds, tmp_path):
     from_maps = results["test"]
     assert results["localisation"]["part"]["all"]["uniform"] == pytest.approx(100 / 64)
 
+    # A store from an HDF5 file knows no image processor: it gives the same, but for where attention looks.
+    metadata = json.loads((tmp_path / "store/store.json").read_text())
+    unknown = dict.fromkeys(("backbone", "backbone_sha256", "image_size", "processor"))
+    (tmp_path / "store/store.json").write_text(json.dumps(metadata | unknown))
+    run(tmp_path / "maps only", tmp_path / "unknown", "--feature_maps", tmp_path / "store")
+    results = json.loads((tmp_path / "unknown/results.json").read_text())
+    assert results["test"] == from_maps and "localisation" not in results
+    (tmp_path / "store/store.json").write_text(json.dumps(metadata))
+
     # The same model with the backbone gives the same figures from the maps, and from images but for float16.
     model.set_backbone(backbone.eval())
     model.save_pretrained(tmp_path / "model")

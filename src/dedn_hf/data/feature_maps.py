@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from tqdm.auto import tqdm
+from transformers import CLIPImageProcessor
 
 FORMAT_VERSION = 1
 # Columns of a shard.
@@ -154,6 +155,12 @@ class FeatureMapStore:
             first = start + int(place) * row_bytes
             page = first - first % mmap.PAGESIZE
             mapped.madvise(mmap.MADV_WILLNEED, page, first + row_bytes - page)
+
+    @property
+    def image_processor(self) -> CLIPImageProcessor | None:
+        """What the images went through before the backbone; `None` where nobody knows, as of an HDF5 file."""
+        arguments = self.metadata["processor"]
+        return None if arguments is None else CLIPImageProcessor(**arguments)
 
     def verify(self):
         """

@@ -81,7 +81,7 @@ def prepare_inputs(dataset: GzslDataset, feature_maps: str | None = None, backbo
         )
     inputs = ModelInputs(
         lambda images: store.select(images["image_id"]),
-        CLIPImageProcessor(**store.metadata["processor"]) if store.metadata["processor"] else None,
+        store.image_processor,
         {"backbone_config": None, "freeze_backbone": True, "feature_channels": channels, "grid_size": height},
         source={
             key: store.metadata[key]
