@@ -58,7 +58,9 @@ def main():
     # Each checkpoint would have a bar for its one file of weights.
     logging.disable_progress_bar()
     with training.main_process_first(desc="data set"):
-        dataset = load_gzsl_dataset(script.dataset, script.data_dir, script.word_vectors)
+        dataset = load_gzsl_dataset(
+            script.dataset, script.data_dir, script.word_vectors, check_files=script.feature_maps is None
+        )
     names = dataset.attribute_names
     vectors = {name: load_word_vectors(source, names) for name, source in sources.items() if source is not None}
     inputs = prepare_inputs(dataset, script.feature_maps)

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import os
 import subprocess
@@ -7,41 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tiny_training import NUM_ATTRIBUTES, make_tiny_dataset, make_tiny_inputs
+from tiny_training import NUM_ATTRIBUTES
 
-from dedn_hf.data import load
-from dedn_hf.training import RECIPES, ablation, inputs
+from dedn_hf.training import RECIPES, ablation
 from dedn_hf.training.ablation import DEFAULT_VARIANTS, VARIANTS
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "ablate.py"
-
-
-@pytest.fixture
-def script(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    spec = importlib.util.spec_from_file_location("ablate", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "ablate", module)
-    spec.loader.exec_module(module)
-    return module
-
-
-@pytest.fixture
-def main(script, monkeypatch):
-    """Runs the script, with the tiny data set in place of the one that is asked for; gives what was asked."""
-    asked = []
-    monkeypatch.setattr(load, "load_gzsl_dataset", lambda *names: asked.append(names) or make_tiny_dataset())
-    monkeypatch.setattr(
-        inputs, "prepare_inputs", lambda dataset, *names: asked.append(names) or make_tiny_inputs(dataset)
-    )
-
-    def main(*arguments):
-        options = ["--use_cpu", "--disable_tqdm", "True", "--per_device_train_batch_size", "4"]
-        monkeypatch.setattr(sys, "argv", ["scripts/ablate.py", *options, *arguments])
-        script.main()
-        return asked
-
-    return main
 
 
 @pytest.fixture
@@ -71,7 +41,8 @@ def test_cub(main, planned, tmp_path):
     options = ["--dataset", "cub", "--data_dir", "D", "--feature_maps", "F", "--seeds", "0", "--num_train_epochs", "5"]
     for more in ([], ["--sentence_model", "vectors.npy", "--variants", "full"]):
         with pytest.raises(KeyboardInterrupt):
-            assert main(*options, *more) == [("cub", "D", None), ("F",)]
+            main(*options, *more)
+        assert main.asked == [("cub", "D", None, {"check_files": False}), ("F",)]
     (training, variants, seeds, _), (_, more_variants, _, word_vectors) = planned
     assert variants == list(DEFAULT_VARIANTS["cub"]) and seeds == [0] and training.num_train_epochs == 5
     assert training.output_dir == "outputs/ablation_cub" and training.learning_rate == 3e-3

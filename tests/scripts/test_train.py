@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import os
 import re
@@ -7,24 +6,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from tiny_training import make_tiny_dataset, make_tiny_inputs
 from transformers import AutoModel, CLIPImageProcessor, ResNetConfig, ResNetModel
 
 from dedn_hf.data import load
 from dedn_hf.data.synthetic_birds import load_synthetic_birds
-from dedn_hf.training import RECIPES, inputs, protocol
+from dedn_hf.training import RECIPES, protocol
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
-
-
-@pytest.fixture
-def script(monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    spec = importlib.util.spec_from_file_location("train", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "train", module)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -34,27 +22,6 @@ def parse(script, monkeypatch):
         return script.parse_arguments()
 
     return parse
-
-
-@pytest.fixture
-def main(script, monkeypatch):
-    """Runs the script, with the tiny data set in place of the one that is asked for."""
-    asked = []
-    monkeypatch.setattr(
-        load, "load_gzsl_dataset", lambda *names, **options: asked.append((*names, options)) or make_tiny_dataset()
-    )
-    monkeypatch.setattr(
-        inputs, "prepare_inputs", lambda dataset, *names: asked.append(names) or make_tiny_inputs(dataset)
-    )
-
-    def main(*arguments):
-        options = ["--use_cpu", "--disable_tqdm", "True", "--per_device_train_batch_size", "4"]
-        monkeypatch.setattr(sys, "argv", ["scripts/train.py", *options, *arguments])
-        asked.clear()
-        script.main()
-        return asked
-
-    return main
 
 
 def test_defaults(parse):
