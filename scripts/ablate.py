@@ -3,13 +3,13 @@ What each part of DEDN is worth: variants without it, on the same data, with the
 floors. Writes ablation.json, ablation.md and ablation.png; given again, the same command goes on where it was.
 
     python scripts/ablate.py                       # the built-in synthetic birds: all variants, seeds 0 1 2
-    python scripts/ablate.py --dataset cub --data_dir DATA --feature_maps STORE --seeds 0 --num_train_epochs 5
+    python scripts/ablate.py --dataset cub --data_dir DATA --feature_maps STORE --seeds 0
 """
 
 import sys
 from dataclasses import dataclass, field
 
-from dedn_hf.training import DednTrainingArguments, recipe
+from dedn_hf.training import DednTrainingArguments, recipe, recipe_config
 from dedn_hf.training.arguments import DataArguments, parse_command_line
 
 
@@ -55,6 +55,7 @@ def main():
     variants = script.variants or DEFAULT_VARIANTS.get(script.dataset, DEFAULT_VARIANTS["cub"])
     variants = [*variants, *(name for name, source in sources.items() if source and name not in variants)]
 
+    config = recipe_config("validated", script.dataset, script.config_overrides)
     # Each checkpoint would have a bar for its one file of weights.
     logging.disable_progress_bar()
     with training.main_process_first(desc="data set"):
@@ -63,7 +64,7 @@ def main():
         )
     names = dataset.attribute_names
     vectors = {name: load_word_vectors(source, names) for name, source in sources.items() if source is not None}
-    inputs = prepare_inputs(dataset, script.feature_maps)
+    inputs = prepare_inputs(dataset, script.feature_maps, config=config)
     ablation = run_ablation(dataset, inputs, training, variants, script.seeds, vectors)
     if training.process_index == 0:
         print(f"\n{script.dataset}, validated protocol, test images, per cent")

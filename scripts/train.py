@@ -10,7 +10,7 @@ Trains and evaluates DEDN.
 import sys
 from dataclasses import dataclass, field
 
-from dedn_hf.training import RECIPES, DednTrainingArguments, recipe
+from dedn_hf.training import RECIPES, DednTrainingArguments, recipe, recipe_config
 from dedn_hf.training.arguments import DataArguments, parse_command_line
 
 
@@ -25,7 +25,8 @@ class ScriptArguments(DataArguments):
     protocol: str = field(
         default="validated",
         metadata={
-            "help": "validated: choose on validation classes; reference: as released.",
+            "help": "validated: choose on validation classes, then train anew and test; validation: choose only; "
+            "reference: as released.",
             "choices": list(RECIPES),
         },
     )
@@ -65,18 +66,20 @@ def main():
         print("\n".join([*understood, *(f"WRONG: {problem}" for problem in problems)]))
         sys.exit(f"Found wrong: {len(problems)}" if problems else print("Nothing wrong was found."))
 
+    config = recipe_config(script.protocol, script.dataset, script.config_overrides)
     # Each checkpoint would have a bar for its one file of weights.
     logging.disable_progress_bar()
     with training.main_process_first(desc="data set"):
         dataset = load_gzsl_dataset(*of_dataset, check_files=script.feature_maps is None)
-    inputs = prepare_inputs(dataset, script.feature_maps, script.backbone)
+    inputs = prepare_inputs(dataset, script.feature_maps, script.backbone, config)
     results = run_protocol(
         script.protocol, dataset, inputs, training, script.seeds, overwrite=script.overwrite_output_dir
     )
     if training.process_index == 0:
         print(f"\n{script.dataset}, {script.protocol} protocol, seeds {results['seeds']}, per cent")
         print(format_results(results))
-        print(f"Model and results.json: {training.output_dir}")
+        left = "results.json" if script.protocol == "validation" else "Model and results.json"
+        print(f"{left}: {training.output_dir}")
 
 
 if __name__ == "__main__":

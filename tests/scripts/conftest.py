@@ -32,7 +32,9 @@ def main(script, monkeypatch):
         load, "load_gzsl_dataset", lambda *names, **options: asked.append((*names, options)) or make_tiny_dataset()
     )
     monkeypatch.setattr(
-        inputs, "prepare_inputs", lambda dataset, *names: asked.append(names) or make_tiny_inputs(dataset)
+        inputs,
+        "prepare_inputs",
+        lambda dataset, *names, **options: asked.append((*names, *options.values())) or make_tiny_inputs(dataset),
     )
 
     def main(*arguments):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny_training import NUM_ATTRIBUTES
 
-from dedn_hf.training import RECIPES, ablation
+from dedn_hf.training import CONFIG_RECIPES, RECIPES, ablation
 from dedn_hf.training.ablation import DEFAULT_VARIANTS, VARIANTS
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "ablate.py"
@@ -42,10 +42,13 @@ def test_cub(main, planned, tmp_path):
     for more in ([], ["--sentence_model", "vectors.npy", "--variants", "full"]):
         with pytest.raises(KeyboardInterrupt):
             main(*options, *more)
-        assert main.asked == [("cub", "D", None, {"check_files": False}), ("F",)]
+        assert main.asked == [("cub", "D", None, {"check_files": False}), ("F", CONFIG_RECIPES["validated"]["cub"])]
     (training, variants, seeds, _), (_, more_variants, _, word_vectors) = planned
     assert variants == list(DEFAULT_VARIANTS["cub"]) and seeds == [0] and training.num_train_epochs == 5
-    assert training.output_dir == "outputs/ablation_cub" and training.learning_rate == 3e-3
+    assert (
+        training.output_dir == "outputs/ablation_cub"
+        and training.learning_rate == RECIPES["validated"]["cub"]["learning_rate"]
+    )
     assert more_variants == ["full", "sentence_word_vectors"] and word_vectors.keys() == {"sentence_word_vectors"}
 
 

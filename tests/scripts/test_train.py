@@ -10,7 +10,7 @@ from transformers import AutoModel, CLIPImageProcessor, ResNetConfig, ResNetMode
 
 from dedn_hf.data import load
 from dedn_hf.data.synthetic_birds import load_synthetic_birds
-from dedn_hf.training import RECIPES, protocol
+from dedn_hf.training import CONFIG_RECIPES, RECIPES, protocol
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 
@@ -111,12 +111,21 @@ def test_run(main, tmp_path, capsys):
         "--dataset", "cub", "--data_dir", "D", "--feature_maps", "F", "--backbone", "B", "--num_train_epochs", "1"
     )
     # Image files need not exist where their feature maps do.
-    assert asked == [("cub", "D", None, None, {"check_files": False}), ("F", "B")]
+    assert asked == [("cub", "D", None, None, {"check_files": False}), ("F", "B", CONFIG_RECIPES["validated"]["cub"])]
     results = json.loads((tmp_path / "outputs/cub/results.json").read_text())
     output = capsys.readouterr().out
     assert f"{results['test']['H']:.1f}" in output and "outputs/cub" in output
     assert AutoModel.from_pretrained(tmp_path / "outputs/cub", local_files_only=True).config.num_labels == 10
     assert results["command"].startswith("python scripts/train.py --use_cpu")
+
+
+def test_validation_leaves_no_model(main, tmp_path, capsys):
+    asked = main("--protocol", "validation", "--num_train_epochs", "1", "--config_overrides", "distillation_weight=0")
+    assert asked[1][-1] == CONFIG_RECIPES["validation"]["synthetic_birds"] | {"distillation_weight": 0.0}
+    folder = tmp_path / "outputs/synthetic_birds"
+    assert {file.name for file in folder.iterdir()} == {"results.json", "training_log.json"}
+    output = capsys.readouterr().out
+    assert "results.json: outputs/synthetic_birds" in output and "Model" not in output
 
 
 @pytest.mark.parametrize("problems", [[], ["line 3 is odd"]])

@@ -2,7 +2,9 @@ import dataclasses
 
 import pytest
 
-from dedn_hf.training import RECIPES, DednTrainingArguments, recipe
+from dedn_hf.configuration_dedn import PRESETS, DednConfig
+from dedn_hf.training import CONFIG_RECIPES, RECIPES, DednTrainingArguments, recipe, recipe_config
+from dedn_hf.training.arguments import CONFIG_SETTINGS
 
 # Data set → classes with training images, at most: while `validated` chooses, and of all trainval images.
 NUM_CLASSES = {"cub": (100, 150), "sun": (580, 645), "awa2": (27, 40), "synthetic_birds": (70, 90), "folder": (1, 2)}
@@ -34,6 +36,53 @@ def test_reference_is_as_released():
 def test_devices_share_the_batch_of_a_recipe(monkeypatch, world_size, per_device):
     monkeypatch.setenv("WORLD_SIZE", str(world_size))
     assert recipe("validated", "cub") == RECIPES["validated"]["cub"] | {"per_device_train_batch_size": per_device}
+
+
+def test_config_recipes():
+    assert CONFIG_RECIPES.keys() == RECIPES.keys()
+    for protocol, recipes in CONFIG_RECIPES.items():
+        assert recipes.keys() == RECIPES[protocol].keys()
+        for settings in recipes.values():
+            assert settings.keys() <= set(CONFIG_SETTINGS)
+            config = DednConfig(**settings)
+            assert {name: getattr(config, name) for name in settings} == settings
+    # As released.
+    assert not any(CONFIG_RECIPES["reference"].values())
+    assert CONFIG_RECIPES["validation"] == CONFIG_RECIPES["validated"]
+
+
+def test_every_loss_weight_of_a_preset_can_be_set():
+    weights = {name for preset in PRESETS.values() for name in preset if name.endswith(("_weight", "margin", "bias"))}
+    assert weights and weights <= set(CONFIG_SETTINGS)
+
+
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        (None, {}),
+        ("", {}),
+        ("distillation_weight=0", {"distillation_weight": 0.0}),
+        ("target_margin = 1, class_bias=0", {"target_margin": 1.0, "class_bias": 0.0}),
+    ],
+)
+def test_config_overrides_go_over_the_recipe(given, expected):
+    recipe = CONFIG_RECIPES["validated"]["cub"]
+    assert recipe_config("validated", "cub", given) == recipe | expected
+    # The recipe itself is not changed.
+    assert recipe_config("validated", "cub") == recipe
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ("grid_size=3", "cannot set 'grid_size', only class_bias, target_margin"),
+        ("distillation_weight", "sets distillation_weight to '', which it cannot be: could not convert"),
+        ("target_margin=large", "sets target_margin to 'large', which it cannot be: could not convert"),
+    ],
+)
+def test_wrong_config_overrides(given, message):
+    with pytest.raises(ValueError, match=message):
+        recipe_config("validated", "cub", given)
 
 
 def test_arguments_can_be_replaced(tmp_path):

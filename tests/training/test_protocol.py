@@ -133,6 +133,26 @@ def test_choosing_does_not_see_test_classes(tmp_path, monkeypatch):
     assert known[1] == ([f"class {index}" for index in range(10)], list(range(8)))
 
 
+def test_validation_is_the_choice_of_validated_alone(validated, tmp_path):
+    read, dataset = [], make_tiny_dataset()
+    results = run(tmp_path / "out", "validation", read=read)
+    assert results["protocol"] == "validation" and "test" not in results
+    for part in ("chosen", "validation"):
+        assert results[part] == validated[1][part]
+    test = [*dataset.splits["test_seen"]["image_id"], *dataset.splits["test_unseen"]["image_id"]]
+    assert not set(read) & set(test)
+    # No model: it knows half of the seen classes only.
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"results.json", "training_log.json"}
+    assert json.loads((tmp_path / "out/results.json").read_text()) == results
+
+
+def test_validation_of_several_seeds(tmp_path):
+    results = run(tmp_path / "out", "validation", seeds=(0, 1), num_train_epochs=1)
+    runs = [json.loads((tmp_path / f"out/seed_{seed}/results.json").read_text()) for seed in (0, 1)]
+    assert results["validation"]["H"] == np.mean([run["validation"]["H"] for run in runs])
+    assert results["std"].keys() == {"validation"} and "test" not in results
+
+
 def test_mixes_are_chosen_from_the_expert_scores(tmp_path, monkeypatch):
     taken = []
 
@@ -390,7 +410,7 @@ def test_split_that_the_protocol_needs_is_empty(tmp_path, name, split):
 
 
 def test_unknown_protocol(tmp_path):
-    with pytest.raises(ValueError, match="no protocol 'fast'; choose one of validated, reference"):
+    with pytest.raises(ValueError, match="no protocol 'fast'; choose one of validated, validation, reference"):
         run(tmp_path / "out", "fast")
 
 

@@ -1,9 +1,10 @@
-from .arguments import RECIPES, DednTrainingArguments, recipe
+from .arguments import CONFIG_RECIPES, RECIPES, DednTrainingArguments, recipe, recipe_config
 from .dataset import ClassSubset, PixelValueDataset
 from .sampler import ClassBalancedSampler
 from .trainer import DednTrainer
 
 __all__ = [
+    "CONFIG_RECIPES",
     "RECIPES",
     "ClassBalancedSampler",
     "ClassSubset",
@@ -11,4 +12,5 @@ __all__ = [
     "DednTrainingArguments",
     "PixelValueDataset",
     "recipe",
+    "recipe_config",
 ]

@@ -11,6 +11,8 @@ from pathlib import Path
 import yaml
 from transformers import HfArgumentParser, IntervalStrategy, TrainingArguments
 
+from ..configuration_dedn import DednConfig
+
 _RELEASED = {
     "optim": "rmsprop",
     "optim_args": "momentum=0.9",
@@ -24,13 +26,13 @@ _RELEASED = {
 }
 _OURS = {
     "optim": "adamw_torch",
-    "learning_rate": 3e-3,
+    "learning_rate": 1e-2,
     "weight_decay": 1e-4,
     "lr_scheduler_type": "cosine",
     "warmup_steps": 0.1,
     "max_grad_norm": 0.0,
     "per_device_train_batch_size": 50,
-    "num_train_epochs": 20,
+    "num_train_epochs": 8,
     "balanced_batches": True,
 }
 
@@ -47,11 +49,36 @@ RECIPES = {
     "validated": {
         "cub": _OURS,
         "sun": _OURS | {"balanced_batches": False},
-        "awa2": _OURS | {"num_train_epochs": 8, "per_device_train_batch_size": 20},
-        "synthetic_birds": _OURS | {"num_train_epochs": 12},
+        "awa2": _OURS | {"num_train_epochs": 4, "per_device_train_batch_size": 20},
+        "synthetic_birds": _OURS | {"learning_rate": 3e-3, "num_train_epochs": 12},
         "folder": _OURS | {"balanced_batches": False},
     },
 }
+RECIPES["validation"] = RECIPES["validated"]
+
+
+# What of the model's config a recipe or a user may set. `results.json` records it.
+CONFIG_SETTINGS = (
+    "class_bias",
+    "target_margin",
+    "seen_margin",
+    "self_calibration_weight",
+    "distillation_weight",
+    "alignment_weight",
+)
+_OUR_CONFIG = {"distillation_weight": 0.02}
+# Protocol → data set → what of the config differs from the preset.
+CONFIG_RECIPES = {
+    "reference": {"cub": {}, "sun": {}, "awa2": {}, "synthetic_birds": {}, "folder": {}},
+    "validated": {
+        "cub": _OUR_CONFIG,
+        "sun": _OUR_CONFIG,
+        "awa2": _OUR_CONFIG,
+        "synthetic_birds": {},
+        "folder": _OUR_CONFIG,
+    },
+}
+CONFIG_RECIPES["validation"] = CONFIG_RECIPES["validated"]
 
 
 def recipe(protocol: str, dataset: str) -> dict:
@@ -61,7 +88,7 @@ def recipe(protocol: str, dataset: str) -> dict:
 
     Args:
         protocol (`str`):
-            `"validated"` or `"reference"`.
+            A key of `RECIPES`.
         dataset (`str`):
             Name of the data set.
     """
@@ -69,6 +96,36 @@ def recipe(protocol: str, dataset: str) -> dict:
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
     arguments["per_device_train_batch_size"] = max(1, arguments["per_device_train_batch_size"] // world_size)
     return arguments
+
+
+def recipe_config(protocol: str, dataset: str, config_overrides: str | None = None) -> dict:
+    """
+    What of the model's config differs from the preset of a data set.
+
+    Args:
+        protocol (`str`):
+            A key of `RECIPES`.
+        dataset (`str`):
+            Name of the data set.
+        config_overrides (`str`, *optional*):
+            What is to differ from the recipe, some of `CONFIG_SETTINGS` with their values:
+            `"distillation_weight=0,target_margin=1"`.
+
+    Raises:
+        ValueError: If there is no such setting, or it does not take that value; names it.
+    """
+    settings = dict(CONFIG_RECIPES[protocol][dataset])
+    for item in filter(None, (config_overrides or "").replace(" ", "").split(",")):
+        name, _, value = item.partition("=")
+        if name not in CONFIG_SETTINGS:
+            raise ValueError(f"--config_overrides cannot set {name!r}, only {', '.join(CONFIG_SETTINGS)}.")
+        config = DednConfig()
+        try:
+            config.update_from_string(f"{name}={value}")
+        except ValueError as error:
+            raise ValueError(f"--config_overrides sets {name} to {value!r}, which it cannot be: {error}.") from error
+        settings[name] = getattr(config, name)
+    return settings
 
 
 @dataclass
@@ -117,6 +174,13 @@ class DataArguments:
         metadata={
             "help": "Word vectors of the attributes: .npy, .safetensors, GloVe or word2vec text, a sentence-embedding "
             "model, or `random`."
+        },
+    )
+    config_overrides: str | None = field(
+        default=None,
+        metadata={
+            "help": "What of the model's config is to differ from the recipe, name=value,…, such as "
+            "distillation_weight=0,target_margin=1."
         },
     )
 

@@ -25,7 +25,7 @@ class ModelInputs:
         image_processor (`BaseImageProcessor`, *optional*):
             What makes `pixel_values` from an image; `None` where nobody knows how the images were prepared.
         config (`dict`, *optional*, defaults to `{}`):
-            What the inputs fix in the config of the model.
+            What of the model's config differs from the preset of the data set.
         backbone (`PreTrainedModel`, *optional*):
             The frozen backbone that made the feature maps.
         source (`dict`, *optional*, defaults to `{}`):
@@ -39,7 +39,12 @@ class ModelInputs:
     source: dict = field(default_factory=dict)
 
 
-def prepare_inputs(dataset: GzslDataset, feature_maps: str | None = None, backbone: str | None = None) -> ModelInputs:
+def prepare_inputs(
+    dataset: GzslDataset,
+    feature_maps: str | None = None,
+    backbone: str | None = None,
+    config: dict | None = None,
+) -> ModelInputs:
     """
     Images of the synthetic birds with a backbone to be trained, or stored feature maps.
 
@@ -50,10 +55,13 @@ def prepare_inputs(dataset: GzslDataset, feature_maps: str | None = None, backbo
             Folder of a [`FeatureMapStore`] of its images.
         backbone (`str`, *optional*):
             Folder or id of the backbone that made the feature maps, for a model that takes images after training.
+        config (`dict`, *optional*):
+            What of the model's config is to differ from the preset of the data set, see [`recipe_config`].
 
     Raises:
         ValueError: If there are neither, or they do not belong together; names the difference.
     """
+    config = dict(config or {})
     if feature_maps is None:
         if dataset.name != "synthetic_birds" or backbone is not None:
             raise ValueError(
@@ -65,7 +73,7 @@ def prepare_inputs(dataset: GzslDataset, feature_maps: str | None = None, backbo
         processor = CLIPImageProcessor(
             size={"shortest_edge": size}, crop_size=size, resample=2, image_mean=half, image_std=half
         )
-        return ModelInputs(lambda images: PixelValueDataset(images, processor, keep_in_memory=True), processor)
+        return ModelInputs(lambda images: PixelValueDataset(images, processor, keep_in_memory=True), processor, config)
 
     store = FeatureMapStore(feature_maps)
     store.require(dataset=dataset.name, class_names=dataset.class_names)
@@ -82,7 +90,7 @@ def prepare_inputs(dataset: GzslDataset, feature_maps: str | None = None, backbo
     inputs = ModelInputs(
         lambda images: store.select(images["image_id"]),
         store.image_processor,
-        {"backbone_config": None, "freeze_backbone": True, "feature_channels": channels, "grid_size": height},
+        config | {"backbone_config": None, "freeze_backbone": True, "feature_channels": channels, "grid_size": height},
         source={
             key: store.metadata[key]
             for key in ("backbone", "backbone_sha256", "image_size", "compute_dtype", "hdf5")

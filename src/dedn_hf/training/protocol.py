@@ -1,9 +1,10 @@
 """
-The two protocols of training and evaluation.
+The protocols of training and evaluation.
 
 `reference` is as released: train on trainval, look at the test set after every epoch, report the best epoch. Its
 figures are comparable with published ones, and too good. `validated` chooses on validation classes, trains anew and
-reads the test set once. See the README for what each is good for.
+reads the test set once. `validation` is its first half, for finding settings: no test image is read, and no model is
+left. See the README for what each is good for.
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ from ..files import write_json
 from ..hub.model_card import render_model_card, save_model_card
 from ..modeling_dedn import DednModel
 from ..results import provenance
-from .arguments import DednTrainingArguments
+from .arguments import CONFIG_SETTINGS, DednTrainingArguments
 from .dataset import ClassSubset
 from .inputs import ModelInputs
 from .trainer import DednTrainer
@@ -38,6 +39,7 @@ from .trainer import DednTrainer
 # Protocol → splits that it cannot do without. Without test images `validated` has no figures for them.
 PROTOCOLS = {
     "validated": ("trainval", "train", "validation_seen", "validation_unseen"),
+    "validation": ("train", "validation_seen", "validation_unseen"),
     "reference": ("trainval", "test_seen", "test_unseen"),
 }
 _RECORDED_ARGUMENTS = (
@@ -57,12 +59,7 @@ _RECORDED_ARGUMENTS = (
     "world_size",
 )
 _RECORDED_SETTINGS = (
-    "class_bias",
-    "target_margin",
-    "seen_margin",
-    "self_calibration_weight",
-    "distillation_weight",
-    "alignment_weight",
+    *CONFIG_SETTINGS,
     "region_value_rank",
     "freeze_backbone",
     "feature_channels",
@@ -147,14 +144,15 @@ def run_protocol(
     prepare_model: Callable[[DednModel], None] | None = None,
 ) -> dict:
     """
-    Trains and evaluates on a data set; writes the model and `results.json` into `args.output_dir`.
+    Trains and evaluates on a data set; writes the model (not for `"validation"`) and `results.json` into
+    `args.output_dir`.
 
     With several seeds each has a folder `seed_<n>` below it, and the first seed's model is on top. What was finished
     is not done again: the same call goes on from the last checkpoint. Several machines must share the folder to go on.
 
     Args:
         protocol (`str`):
-            `"validated"` or `"reference"`.
+            `"validated"`, `"validation"` or `"reference"`.
         dataset (`GzslDataset`):
             The data set.
         inputs (`ModelInputs`):
@@ -169,7 +167,8 @@ def run_protocol(
             What is done to each new model before it is trained. It is not recorded: name it in `inputs.source`.
 
     Returns:
-        `dict`: what `results.json` holds. A figure that no image speaks of is `None`.
+        `dict`: what `results.json` holds, for `"validation"` without `test`. A figure that no image speaks of is
+        `None`.
 
     Raises:
         ValueError: If there is no such protocol, the data set lacks a split for it, a seed occurs twice, `output_dir`
@@ -225,6 +224,11 @@ class _Run:
         self.config = inputs.config
 
     def run(self, protocol: str) -> dict:
+        if protocol == "validation":
+            figures, history = self._choose()
+            if self.args.should_save:
+                write_json(self.folder / "training_log.json", {"choose": history})
+            return figures
         if protocol == "validated":
             return self._validated()
         # As released too where the data set's own are others, as SUN's are.
@@ -233,7 +237,8 @@ class _Run:
             self.config = self.config | {"attribute_groups": groups}
         return self._reference()
 
-    def _validated(self) -> dict:
+    def _choose(self) -> tuple[dict, list[dict]]:
+        """What is best on validation classes, and the log of training."""
         dataset = self.dataset
         class_ids = sorted(dataset.seen_class_ids)
         model = self._model(class_ids, dataset.validation_class_ids)
@@ -256,12 +261,20 @@ class _Run:
         self._train(chooser)
         best = _best_epoch(chooser)
         chosen = {name: best[f"eval_{name}"] for name in ("region_mix", "coarse_mix", "calibration")}
-        # Whole ones, also where `max_steps` ends training within an epoch.
-        epochs = math.ceil(best["epoch"])
+        figures = {
+            # Whole epochs, also where `max_steps` ends training within one.
+            "chosen": {"epochs": math.ceil(best["epoch"]), **chosen},
+            "validation": {name: best[f"eval_{name}"] for name in ("T1", "U", "S", "H")},
+        }
+        return figures, chooser.state.log_history
 
+    def _validated(self) -> dict:
+        figures, history = self._choose()
+        chosen = dict(figures["chosen"])
+        epochs = chosen.pop("epochs")
         trainer = self._trainer(
             "final",
-            self._model(self.all_class_ids, dataset.unseen_class_ids),
+            self._model(self.all_class_ids, self.dataset.unseen_class_ids),
             train_dataset=self._examples(["trainval"], self.all_class_ids),
             callbacks=[_StopAfterEpoch(epochs)],
         )
@@ -270,12 +283,8 @@ class _Run:
             setattr(trainer.model.config, name, value)
         self._calibrate_attributes(trainer)
         test = self._test(trainer)
-        self._save(trainer, choose=chooser.state.log_history, final=trainer.state.log_history)
-        return {
-            "chosen": {"epochs": epochs, **chosen},
-            "validation": {name: best[f"eval_{name}"] for name in ("T1", "U", "S", "H")},
-            "test": test,
-        }
+        self._save(trainer, choose=history, final=trainer.state.log_history)
+        return figures | {"test": test}
 
     def _reference(self) -> dict:
         trainer = self._trainer(
@@ -418,7 +427,8 @@ def _start(folder: Path, request: dict) -> dict | None:
 
 def _finish(args: DednTrainingArguments, folder: Path, results: dict) -> dict:
     if args.should_save:
-        save_model_card(render_model_card(results, results["dataset"]), folder / "README.md")
+        if results["protocol"] != "validation":
+            save_model_card(render_model_card(results, results["dataset"]), folder / "README.md")
         # Written last: a run is finished with it.
         write_json(folder / "results.json", results)
         shutil.rmtree(folder / "unfinished")
