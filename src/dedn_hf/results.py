@@ -38,7 +38,7 @@ def format_results(results: dict) -> str:
     lines = [f"{'':12}" + "".join(f"{name:>15}" for name in names)]
     for part in ("validation", "test"):
         if part in results:
-            cells = [_figure(results[part].get(name), std.get(part, {}).get(name)) for name in names]
+            cells = [format_figure(results[part].get(name), std.get(part, {}).get(name)) for name in names]
             lines.append(f"{part:12}" + "".join(f"{cell:>15}" for cell in cells))
     return "\n".join(lines)
 
@@ -53,7 +53,7 @@ def format_ablation(ablation: dict) -> str:
             rows.append([name, row["description"], seeds, "not measured", "", "", "", "", ""])
             continue
         spread = row.get("std", {}).get("test", {})
-        cells = [_figure(row["test"].get(metric), spread.get(metric)) for metric in names]
+        cells = [format_figure(row["test"].get(metric), spread.get(metric)) for metric in names]
         difference = row.get("difference_of_H_to_full")
         difference = "–" if difference is None or name == "full" else f"{difference:+.1f}".replace("-", "−")
         rows.append([name, row["description"], seeds, *cells[:4], difference, cells[4]])
@@ -107,8 +107,9 @@ def _range(numbers: list[int]) -> str:
     return str(min(numbers)) if min(numbers) == max(numbers) else f"{min(numbers)} to {max(numbers)}"
 
 
-def _figure(value: float | None, spread: float | None) -> str:
+def format_figure(value: float | None, spread: float | None) -> str:
+    """A figure to one decimal, with its spread over seeds if there is one; a dash where there is no figure."""
     return "–" if value is None else f"{value:.1f}" + (f" ± {spread:.1f}" if spread is not None else "")
 
 
-__all__ = ["describe_ablation", "format_ablation", "format_results", "provenance"]
+__all__ = ["describe_ablation", "format_ablation", "format_figure", "format_results", "provenance"]

@@ -8,6 +8,7 @@ from PIL import Image
 from dedn_hf.evaluation import gzsl_metrics, seen_unseen_curve
 from dedn_hf.evaluation.plots import (
     plot_ablation,
+    plot_learning_curves,
     plot_localisation,
     plot_per_class_accuracy,
     plot_reliability,
@@ -216,3 +217,21 @@ print({"matplotlib.pyplot"} & set(sys.modules) or "none")
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["none", "none"]
+
+
+def test_learning_curves(tmp_path):
+    def draw(seeds):
+        path = tmp_path / str(len(seeds)) / "curves.png"
+        plot_learning_curves({"slow": [[(10, 5.0), (1000, 40.0)]], "fast": seeds}, path)
+        return read(path)
+
+    one, two = draw([[(10, 30.0), (100, 50.0)]]), draw([[(10, 30.0), (100, 50.0)], [(10, 10.0), (100, 20.0)]])
+    # A colour a run, a line a seed.
+    assert count(one, SEEN_BLUE) == pytest.approx(count(two, SEEN_BLUE), rel=0.05)
+    assert count(two, UNSEEN_ORANGE) > 1.5 * count(one, UNSEEN_ORANGE) > 0
+
+
+def test_learning_curves_of_too_many_runs(tmp_path):
+    with pytest.raises(ValueError, match="7 runs are too many for one figure: 6 colours"):
+        plot_learning_curves({str(index): [[(1, 1.0)]] for index in range(7)}, tmp_path / "curves.png")
+    assert not list(tmp_path.iterdir())

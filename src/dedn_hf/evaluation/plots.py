@@ -15,6 +15,8 @@ from .metrics import expected_calibration_error, harmonic_mean, reliability_bins
 
 # Two colours that stay apart for colour-blind readers and in grey.
 _SEEN, _UNSEEN = "#1f5a94", "#e08214"
+# The same two and others for lines (Okabe and Ito).
+_RUNS = (_SEEN, _UNSEEN, "#009e73", "#cc79a7", "#000000", "#56b4e9")
 
 
 def save_figure(figure: Figure, path: str | os.PathLike):
@@ -259,6 +261,41 @@ def plot_ablation(ablation: dict, path: str | os.PathLike):
         dot = {"marker": "o", "color": "white", "markeredgecolor": "black", "linestyle": "none", "markersize": 4}
         handles.append(Line2D([], [], **dot, label="one seed"))
     figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=11, frameon=False)
+    save_figure(figure, path)
+
+
+def plot_learning_curves(curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]], path: str | os.PathLike):
+    """
+    H over the steps of training, on a logarithmic axis: a colour for each run, a line for each of its seeds and a dot
+    at its highest H.
+
+    Args:
+        curves (`Mapping[str, Sequence[Sequence[tuple[int, float]]]]`):
+            Label of a run → for each seed its evaluations, pairs of step and H (per cent).
+        path (`str` or `os.PathLike`):
+            PNG file to write; its folder is made.
+
+    Raises:
+        ValueError: If there are more runs than colours that can be told apart.
+    """
+    if len(curves) > len(_RUNS):
+        raise ValueError(f"{len(curves)} runs are too many for one figure: {len(_RUNS)} colours can be told apart.")
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.add_subplot()
+    for (label, seeds), color in zip(curves.items(), _RUNS):
+        for index, evaluations in enumerate(seeds):
+            steps, heights = zip(*evaluations)
+            best = int(np.argmax(heights))
+            axes.plot(steps, heights, color=color, linewidth=1.8, label=None if index else label)
+            axes.plot(steps[best], heights[best], "o", color=color, markeredgecolor="black", markersize=6)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.set_xlabel("steps of training", fontsize=12)
+    axes.set_ylabel("H (%)", fontsize=12)
+    axes.set_ylim(bottom=0)
+    axes.tick_params(labelsize=11)
+    _light_grid(axes)
+    figure.legend(loc="outside upper center", ncols=1 if len(curves) < 4 else 2, fontsize=11, frameon=False)
     save_figure(figure, path)
 
 
