@@ -14,7 +14,7 @@ from tiny_training import (
 from transformers import CLIPImageProcessor
 
 from dedn_hf.evaluation import gzsl_metrics
-from dedn_hf.training import DednTrainer
+from dedn_hf.training import DednTrainer, DednTrainingArguments
 from dedn_hf.training.sampler import ClassBalancedSampler
 
 PARTS = {
@@ -107,6 +107,14 @@ def test_what_is_saved_is_complete(tmp_path, where):
         path.name for path in folder.iterdir()
     }
     assert "Not measured" in (folder / "README.md").read_text(encoding="utf-8")
+
+
+def test_rank_that_does_not_save_writes_nothing(tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path / "out")
+    # On every rank but the first; the Trainer asks all of them to save.
+    monkeypatch.setattr(DednTrainingArguments, "should_save", False)
+    trainer.save_model(str(tmp_path / "saved"))
+    assert not (tmp_path / "saved").exists()
 
 
 def test_learns(tmp_path):

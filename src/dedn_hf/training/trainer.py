@@ -81,6 +81,9 @@ class DednTrainer(Trainer):
         from ..hub.model_card import render_model_card, save_model_card
 
         super()._save(output_dir, state_dict)
+        # The Trainer calls this on every rank.
+        if not self.args.should_save:
+            return
         # Of a model that nobody has judged yet; the protocols replace it.
         folder = Path(output_dir or self.args.output_dir)
         save_model_card(render_model_card(None, self.card_preset), folder / "README.md")
