@@ -1,20 +1,12 @@
-import importlib.util
 import json
 import sys
-from pathlib import Path
 
 import pytest
 from PIL import Image
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "compare_runs.py"
-
 
 @pytest.fixture
-def compare(monkeypatch):
-    spec = importlib.util.spec_from_file_location("compare_runs", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-
+def compare(script, monkeypatch):
     def compare(*arguments):
         monkeypatch.setattr(sys, "argv", ["scripts/compare_runs.py", *map(str, arguments)])
         script.main()

@@ -61,11 +61,8 @@ def test_table(folders):
     head, _, first, second = format_comparison([ours, slower, released]).splitlines()
     assert head == "| run | what differs | seeds | steps | T1 | U | S | H |"
     steps = [max(entry["step"] for entry in run.evaluations[0]) for run in (ours, slower)]
-    validation = ours.results["validation"]
-    assert (
-        first
-        == f"| ours | – | 0 | {steps[0]} | " + " | ".join(f"{validation[n]:.1f}" for n in ["T1", "U", "S", "H"]) + " |"
-    )
+    figures = " | ".join(f"{ours.results['validation'][name]:.1f}" for name in ("T1", "U", "S", "H"))
+    assert first == f"| ours | – | 0 | {steps[0]} | {figures} |"
     assert second.startswith(f"| slower | {describe_difference(slower, ours)} | 0, 1 | {steps[1]} | ")
     spread = slower.results["std"]["validation"]["H"]
     assert second.endswith(f"{slower.results['validation']['H']:.1f} ± {spread:.1f} |")

@@ -114,12 +114,11 @@ def recipe_config(protocol: str, dataset: str, config_overrides: str | None = No
     Raises:
         ValueError: If there is no such setting, or it does not take that value; names it.
     """
-    settings = dict(CONFIG_RECIPES[protocol][dataset])
+    settings, config = dict(CONFIG_RECIPES[protocol][dataset]), DednConfig()
     for item in filter(None, (config_overrides or "").replace(" ", "").split(",")):
         name, _, value = item.partition("=")
         if name not in CONFIG_SETTINGS:
             raise ValueError(f"--config_overrides cannot set {name!r}, only {', '.join(CONFIG_SETTINGS)}.")
-        config = DednConfig()
         try:
             config.update_from_string(f"{name}={value}")
         except ValueError as error:
