@@ -47,6 +47,7 @@ def main():
     from dedn_hf.results import format_ablation
     from dedn_hf.training.ablation import DEFAULT_VARIANTS, run_ablation
     from dedn_hf.training.inputs import prepare_inputs
+    from dedn_hf.training.protocol import leave_process_group
 
     sources = {"word2vec_word_vectors": script.word2vec, "sentence_word_vectors": script.sentence_model}
     for name, source in sources.items():
@@ -70,6 +71,7 @@ def main():
         print(f"\n{script.dataset}, validated protocol, test images, per cent")
         print(format_ablation(ablation))
         print(f"Table, figures and chart: ablation.md, ablation.json and ablation.png in {training.output_dir}")
+    leave_process_group()
 
 
 if __name__ == "__main__":

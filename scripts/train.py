@@ -58,7 +58,7 @@ def main():
     from dedn_hf.data.load import check_gzsl_dataset, load_gzsl_dataset
     from dedn_hf.results import format_results
     from dedn_hf.training.inputs import prepare_inputs
-    from dedn_hf.training.protocol import run_protocol
+    from dedn_hf.training.protocol import leave_process_group, run_protocol
 
     of_dataset = (script.dataset, script.data_dir, script.word_vectors, script.num_groups)
     if script.check:
@@ -80,6 +80,7 @@ def main():
         print(format_results(results))
         left = "results.json" if script.protocol == "validation" else "Model and results.json"
         print(f"{left}: {training.output_dir}")
+    leave_process_group()
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from golden_cases import VARIANTS, check_agreement, golden_model, run_case
+from launching import launch_script
+from safetensors.torch import load_file, save_file
 from tiny_model import make_tiny_config, make_tiny_model
 from torch import nn
 from transformers import (
@@ -546,32 +548,17 @@ def test_unfrozen_backbone_trains(pixel_values):
     assert any(not torch.equal(value, before[name]) for name, value in model.backbone.named_buffers())
 
 
-def ddp_worker(rank, folder):
-    os.environ.update(MASTER_ADDR="127.0.0.1", GLOO_SOCKET_IFNAME="lo")
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    pixel_values = torch.load(f"{folder}/pixel_values.pt", weights_only=True)
-    model = DednModel.from_pretrained(f"{folder}/model")
-    model = nn.parallel.DistributedDataParallel(model).train()
-    assert not any(module.training for module in model.module.backbone.modules())
-    before = {name: value.clone() for name, value in model.module.backbone.state_dict().items()}
-    half = slice(2 * rank, 2 * rank + 2)
-    model(pixel_values[half], labels=LABELS[half]).loss.backward()
-    assert all(torch.equal(value, before[name]) for name, value in model.module.backbone.state_dict().items())
-    torch.save(gradients(model.module), f"{folder}/gradients_{rank}.pt")
-    torch.distributed.destroy_process_group()
-
-
 @pytest.mark.slow
-def test_frozen_backbone_in_two_processes(pixel_values, tmp_path):
+def test_frozen_backbone_in_two_processes(pixel_values, tmp_path, two_processes):
     model = make_backbone_model(self_calibration_weight=0.0)
     model.save_pretrained(tmp_path / "model")
-    torch.save(pixel_values, tmp_path / "pixel_values.pt")
-    torch.multiprocessing.spawn(ddp_worker, args=(str(tmp_path),), nprocs=2)
+    save_file({"pixel_values": pixel_values, "labels": LABELS}, tmp_path / "batch.safetensors")
+    script = Path(__file__).with_name("backbone_gradients.py")
+    launch_script(script, str(tmp_path), num_processes=2, folder=tmp_path / "log")
     model.train()(pixel_values, labels=LABELS).loss.backward()
     expected = gradients(model)
     for rank in range(2):
-        actual = torch.load(tmp_path / f"gradients_{rank}.pt", weights_only=True)
+        actual = load_file(tmp_path / f"gradients_{rank}.safetensors")
         assert set(actual) == set(expected)
         for name in expected:
             torch.testing.assert_close(actual[name], expected[name], rtol=1e-4, atol=1e-6)
@@ -599,6 +586,11 @@ def test_feature_map_of_another_size(tiny_model, shape):
     message = str(error.value)
     assert "6 channels × 3 × 3" in message and str(shape) in message
     assert "feature_channels" in message and "grid_size" in message
+
+
+def test_image_that_is_no_batch():
+    with pytest.raises(ValueError, match=r"`pixel_values`.*\(B, 3, height, width\).*\(3, 24, 24\).*\[None\]"):
+        make_backbone_model()(torch.zeros(3, 24, 24))
 
 
 def test_images_of_another_size():

@@ -512,12 +512,17 @@ class DednModel(DednPreTrainedModel):
         Feature maps of preprocessed images, `(B, C, H, W)`, not normalised.
 
         Raises:
-            ValueError: If the model has no backbone.
+            ValueError: If the model has no backbone, or `pixel_values` is not a batch of images.
         """
         if self.backbone is None:
             raise ValueError(
                 "This model has no backbone (`config.backbone_config` is None), so it takes no `pixel_values`: pass "
                 "`feature_map` instead, or load the model with a backbone."
+            )
+        if pixel_values.ndim != 4:
+            raise ValueError(
+                f"`pixel_values` must have shape (B, 3, height, width), but have {tuple(pixel_values.shape)}. Give a "
+                "single image a first dimension with `pixel_values[None]`."
             )
         with torch.set_grad_enabled(torch.is_grad_enabled() and not self.config.freeze_backbone):
             # Convolutions are faster with the channels of a pixel side by side: a ResNet takes half the time on a CPU.

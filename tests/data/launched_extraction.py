@@ -31,4 +31,6 @@ if __name__ == "__main__":
         )
     except ValueError as error:
         sys.exit(f"error: {error}")
-    (Path(ranks) / f"{PartialState().process_index}.json").write_text(json.dumps(written))
+    state = PartialState()
+    (Path(ranks) / f"{state.process_index}.json").write_text(json.dumps(written))
+    state.destroy_process_group()

@@ -8,7 +8,7 @@ from pathlib import Path
 from test_trainer import losses, make_trainer
 from tiny_training import make_tiny_arguments, make_tiny_dataset, make_tiny_inputs
 
-from dedn_hf.training.protocol import run_protocol
+from dedn_hf.training.protocol import leave_process_group, run_protocol
 
 
 def train(output_dir, resume=None, **changes):
@@ -34,3 +34,4 @@ seen = {"train": train, "protocol": protocol}[task](output_dir, **changes)
 output_dir.mkdir(exist_ok=True, parents=True)
 seen["world_size"] = int(os.environ.get("WORLD_SIZE", "1"))
 (output_dir / f"rank_{os.environ.get('RANK', '0')}.json").write_text(json.dumps(seen))
+leave_process_group()

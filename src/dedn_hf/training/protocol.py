@@ -8,6 +8,7 @@ left. See the README for what each is good for.
 """
 
 import dataclasses
+import gc
 import hashlib
 import json
 import math
@@ -212,6 +213,20 @@ def run_protocol(
             _move_files(output_dir / "unfinished" / "model", output_dir)
         results = _finish(args, output_dir, request | {"seeds": list(seeds)} | mean_and_std(runs) | origin)
     return results
+
+
+def leave_process_group():
+    """
+    Ends the connections between the processes of `accelerate launch`: the last thing that a script does, once its
+    trainers are out of scope. Nothing is done in a single process.
+
+    Gloo's threads free the Python objects of their last reduction when they get to it. If Python ends before, they
+    abort the process ("terminate called without an active exception"); if a `DistributedDataParallel` model outlives
+    its process group, both wait for each other for ever. Seen with torch 2.13.
+    """
+    # Trainers are parts of reference cycles, and hold such a model.
+    gc.collect()
+    PartialState().destroy_process_group()
 
 
 class _Run:
@@ -467,4 +482,4 @@ def mean_and_std(runs: list[dict]) -> dict:
     return figures
 
 
-__all__ = ["PROTOCOLS", "build_model", "describe_run", "mean_and_std", "run_protocol"]
+__all__ = ["PROTOCOLS", "build_model", "describe_run", "leave_process_group", "mean_and_std", "run_protocol"]
