@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from safetensors.torch import load_file, save_file
+from tiny_model import gradients
 from torch.nn.parallel import DistributedDataParallel
 
 from dedn_hf import DednModel
@@ -21,9 +22,7 @@ def save_gradients(folder: Path, state: PartialState):
     before = {name: value.clone() for name, value in backbone.state_dict().items()}
     model(**share).loss.backward()
     assert all(torch.equal(value, before[name]) for name, value in backbone.state_dict().items())
-    parameters = model.module.named_parameters()
-    gradients = {name: parameter.grad for name, parameter in parameters if parameter.grad is not None}
-    save_file(gradients, folder / f"gradients_{state.process_index}.safetensors")
+    save_file(gradients(model.module), folder / f"gradients_{state.process_index}.safetensors")
 
 
 save_gradients(Path(sys.argv[1]), PartialState(cpu=True))

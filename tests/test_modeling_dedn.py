@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from golden_cases import VARIANTS, check_agreement, golden_model, run_case
 from launching import launch_script
 from safetensors.torch import load_file, save_file
-from tiny_model import make_tiny_config, make_tiny_model
+from tiny_model import gradients, make_tiny_config, make_tiny_model
 from torch import nn
 from transformers import (
     AutoModel,
@@ -35,10 +35,6 @@ def feature_map():
 def class_scores(model, attribute_scores):
     """Class scores without class bias."""
     return attribute_scores @ F.normalize(model.class_attributes, dim=-1).T
-
-
-def gradients(model):
-    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
 
 
 # The released program's numbers

@@ -1,4 +1,4 @@
-"""A configuration and a model small enough for any test."""
+"""A configuration and a model small enough for any test, and what is asked of models."""
 
 import torch
 
@@ -35,3 +35,8 @@ def make_tiny_model(**changes) -> DednModel:
     seen = [index in config.seen_class_ids for index in range(config.num_labels)]
     model.set_classes(list(config.id2label.values()), torch.rand(config.num_labels, 7), seen=seen)
     return model.eval()
+
+
+def gradients(model: DednModel) -> dict[str, torch.Tensor]:
+    """Copies of the gradients of those parameters that have one."""
+    return {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}

@@ -218,7 +218,7 @@ def run_protocol(
 def leave_process_group():
     """
     Ends the connections between the processes of `accelerate launch`: the last thing that a script does, once its
-    trainers are out of scope. Nothing is done in a single process.
+    trainers are out of scope. A single process has none to end.
 
     Gloo's threads free the Python objects of their last reduction when they get to it. If Python ends before, they
     abort the process ("terminate called without an active exception"); if a `DistributedDataParallel` model outlives
