@@ -30,8 +30,8 @@ def main(arguments: list[str] | None = None):
 
     from dedn_hf import DednModel
     from dedn_hf.data import load_gzsl_dataset
-    from dedn_hf.data.feature_maps import FeatureMapStore, fingerprint_weights
     from dedn_hf.evaluation.report import TEST_SPLITS, check_output_dir, evaluate_model, match_classes
+    from dedn_hf.features.store import FeatureMapStore, fingerprint_weights
     from dedn_hf.training import PixelValueDataset
 
     try:

@@ -83,9 +83,9 @@ def main(arguments: list[str] | None = None):
     import torch
     from accelerate import PartialState
 
-    from dedn_hf.data.extraction import extract_feature_maps
-    from dedn_hf.data.hdf5 import import_hdf5
     from dedn_hf.data.load import load_images
+    from dedn_hf.features.extraction import extract_feature_maps
+    from dedn_hf.features.hdf5 import import_hdf5
 
     options = args.options | {"output_dir": args.output_dir, "dataset_name": args.dataset}
     try:

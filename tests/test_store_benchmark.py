@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from dedn_hf.data import load_gzsl_dataset
-from dedn_hf.data.feature_maps import FeatureMapStore
+from dedn_hf.features.store import FeatureMapStore
 from dedn_hf.store_benchmark import (
     format_store_benchmark,
     measure_epoch,

@@ -19,8 +19,8 @@ from transformers import TrainerCallback
 
 from .data import load
 from .data.dataset import GzslDataset
-from .data.feature_maps import FeatureMapDataset
-from .data.store_writer import MapBatch, StoreWriter, start_processes
+from .features.store import FeatureMapDataset
+from .features.store_writer import MapBatch, StoreWriter, start_processes
 from .training import DednTrainer
 
 TRAIN_SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"

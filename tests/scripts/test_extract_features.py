@@ -11,8 +11,8 @@ from PIL import Image
 from tiny_extraction import make_state_dict
 from transformers import CLIPImageProcessor, ResNetConfig, ResNetModel
 
-from dedn_hf.data import extraction, store_writer
-from dedn_hf.data.feature_maps import FeatureMapStore
+from dedn_hf.features import extraction, store_writer
+from dedn_hf.features.store import FeatureMapStore
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "extract_features.py"
 

@@ -7,8 +7,8 @@ from PIL import Image
 from tiny_training import TinyFeatureMaps, make_tiny_arguments, make_tiny_inputs
 from transformers import CLIPImageProcessor, ResNetConfig, ResNetModel
 
-from dedn_hf.data.extraction import extract_feature_maps
-from dedn_hf.data.hdf5 import import_hdf5
+from dedn_hf.features.extraction import extract_feature_maps
+from dedn_hf.features.hdf5 import import_hdf5
 from dedn_hf.training.inputs import prepare_inputs
 from dedn_hf.training.protocol import build_model, run_protocol
 

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 
 from ..data import GzslDataset
-from ..data.feature_maps import fingerprint_weights
 from ..data.folder import cluster_attributes
 from ..evaluation.baselines import FLOORS, pool_features, run_floor
 from ..evaluation.plots import plot_ablation
+from ..features.store import fingerprint_weights
 from ..files import write_json, write_text
 from ..modeling_dedn import DednModel
 from ..results import describe_ablation, provenance

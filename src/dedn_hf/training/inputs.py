@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from transformers import CLIPImageProcessor, PreTrainedModel
 
 from ..data import GzslDataset
-from ..data.feature_maps import FeatureMapStore, fingerprint_weights
+from ..features.store import FeatureMapStore, fingerprint_weights
 from ..modeling_dedn import load_backbone
 from .dataset import PixelValueDataset
 

@@ -12,7 +12,7 @@ from transformers import AutoImageProcessor, CLIPImageProcessor, PreTrainedModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..modeling_dedn import backbone_feature_map, load_backbone
-from .feature_maps import FeatureMapStore, fingerprint_weights
+from .store import FeatureMapStore, fingerprint_weights
 from .store_writer import MapBatch, StoreWriter, start_processes
 from .torchvision_resnet import load_torchvision_resnet
 

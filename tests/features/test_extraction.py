@@ -9,8 +9,8 @@ from PIL import Image
 from tiny_extraction import GRID, IMAGE_SIZE, MEAN, NUM_IMAGES, STD, contents, make_state_dict
 from transformers import CLIPImageProcessor, Dinov2WithRegistersConfig, Dinov2WithRegistersModel, ViTConfig, ViTModel
 
-from dedn_hf.data import extraction, store_writer
-from dedn_hf.data.feature_maps import fingerprint_weights
+from dedn_hf.features import extraction, store_writer
+from dedn_hf.features.store import fingerprint_weights
 from dedn_hf.modeling_dedn import backbone_feature_map, load_backbone
 
 

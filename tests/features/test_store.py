@@ -7,7 +7,7 @@ import torch
 from datasets import Dataset
 from tiny_extraction import IMAGE_SIZE, NUM_IMAGES, contents
 
-from dedn_hf.data.feature_maps import FeatureMapStore, fingerprint_weights
+from dedn_hf.features.store import FeatureMapStore, fingerprint_weights
 
 
 def test_rows_are_in_the_order_of_image_ids(store):

@@ -7,9 +7,9 @@ import scipy.io
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from tiny_extraction import IMAGE_IDS, LABELS, NUM_IMAGES, contents
 
-from dedn_hf.data import hdf5, store_writer
-from dedn_hf.data.feature_maps import FeatureMapStore
-from dedn_hf.data.hdf5 import import_hdf5
+from dedn_hf.features import hdf5, store_writer
+from dedn_hf.features.hdf5 import import_hdf5
+from dedn_hf.features.store import FeatureMapStore
 
 CHANNELS, SIDE = 6, 3
 MAPS = np.random.default_rng(0).normal(size=(NUM_IMAGES, CHANNELS, SIDE, SIDE))

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, Image
 
-from .feature_maps import FeatureMapStore
-from .proposed_split import match_image_files, read_image_files, read_proposed_split
+from ..data.proposed_split import match_image_files, read_image_files, read_proposed_split
+from .store import FeatureMapStore
 from .store_writer import RECORD_BATCH_ROWS, MapBatch, StoreWriter, start_processes
 
 

@@ -15,9 +15,9 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from tqdm.auto import tqdm
 
+from ..data.splits import fingerprint_split
 from ..files import write_json
-from .feature_maps import FORMAT_VERSION, SCHEMA, FeatureMapStore, compare_metadata, hash_file
-from .splits import fingerprint_split
+from .store import FORMAT_VERSION, SCHEMA, FeatureMapStore, compare_metadata, hash_file
 
 # Rows of a record batch: the unit in which Arrow lays rows out, and rows of one are contiguous in the file.
 RECORD_BATCH_ROWS = 50

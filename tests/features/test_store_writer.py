@@ -2,8 +2,8 @@ import pytest
 from datasets import Dataset
 from tiny_extraction import contents
 
-from dedn_hf.data import store_writer
-from dedn_hf.data.feature_maps import FeatureMapStore
+from dedn_hf.features import store_writer
+from dedn_hf.features.store import FeatureMapStore
 
 
 @pytest.mark.parametrize("killed_at", [0, 1, 2])

@@ -8,8 +8,8 @@ from pathlib import Path
 from accelerate import PartialState
 from tiny_extraction import IMAGE_SIZE, SHARD_ROWS, make_tiny_images
 
-from dedn_hf.data import store_writer
-from dedn_hf.data.extraction import extract_feature_maps
+from dedn_hf.features import store_writer
+from dedn_hf.features.extraction import extract_feature_maps
 
 if __name__ == "__main__":
     output_dir, backbone, image_folder, ranks, options = sys.argv[1:]

@@ -5,8 +5,8 @@ import pytest
 from launching import run_script
 from tiny_extraction import IMAGE_SIZE, SHARD_ROWS, make_tiny_images, save_tiny_backbone, save_tiny_images
 
-from dedn_hf.data import store_writer
-from dedn_hf.data.extraction import extract_feature_maps
+from dedn_hf.features import store_writer
+from dedn_hf.features.extraction import extract_feature_maps
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,108 @@
+"""
+The settings of each data set, one YAML file each. Its first lines say the command, the machine, the time and the
+figures to expect. `dedn train --dataset cub` reads `cub.yaml`, `--recipe FILE` any other:
+
+    dataset: cub                # the module of dedn_hf.data that reads it
+    model: {…}                  # fields of DednConfig, for every protocol
+    training: {…}               # fields of DednTrainingArguments
+    protocols:                  # what differs by protocol, over what stands above
+      validated: {model: {…}, training: {…}}
+      reference: {model: {…}, training: {…}}
+
+`attribute_groups` may be written as attribute lists are numbered, 1-based and inclusive: `wing: 10-24,213-217`.
+"""
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+FOLDER = Path(__file__).parent
+# `validation` is the first half of `validated`, with the same settings.
+PROTOCOLS = ("validated", "validation", "reference")
+
+
+@dataclass
+class Recipe:
+    """
+    What a data set is trained with under one protocol.
+
+    Args:
+        dataset (`str`):
+            Name of the data set.
+        model (`dict`):
+            Fields of [`DednConfig`] that differ from its defaults.
+        training (`dict`):
+            Fields of [`DednTrainingArguments`] that differ from its defaults. The batch is the global one, see
+            [`arguments_of_process`].
+    """
+
+    dataset: str
+    model: dict = field(default_factory=dict)
+    training: dict = field(default_factory=dict)
+
+
+def recipe_names() -> list[str]:
+    """The data sets that there are: a data set is found by its recipe's name."""
+    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+
+
+def read_recipe(name_or_file: str | os.PathLike, protocol: str = "validated") -> Recipe:
+    """
+    Reads a recipe.
+
+    Args:
+        name_or_file (`str` or `os.PathLike`):
+            Name of a data set, see [`recipe_names`], or a file that ends in `.yaml` or `.yml`.
+        protocol (`str`, *optional*, defaults to `"validated"`):
+            `"validated"`, `"validation"` or `"reference"`.
+
+    Raises:
+        ValueError: If there is no such recipe or protocol, or the file does not hold what a recipe must; names it.
+    """
+    file = Path(name_or_file)
+    if file.suffix not in (".yaml", ".yml"):
+        file = FOLDER / f"{name_or_file}.yaml"
+        if str(name_or_file) not in recipe_names():
+            raise ValueError(f"There is no data set {str(name_or_file)!r}; choose one of {', '.join(recipe_names())}.")
+    if protocol not in PROTOCOLS:
+        raise ValueError(f"There is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"The recipe {file} cannot be read: {error}") from error
+    _check(file, content)
+    of_protocol = content.get("protocols", {}).get("validated" if protocol == "validation" else protocol, {})
+    model, training = (content.get(key, {}) | of_protocol.get(key, {}) for key in ("model", "training"))
+    if "attribute_groups" in model:
+        model["attribute_groups"] = {
+            group: parse_indices(indices) if isinstance(indices, str) else indices
+            for group, indices in model["attribute_groups"].items()
+        }
+    return Recipe(content["dataset"], model, training)
+
+
+def parse_indices(ranges: str) -> list[int]:
+    """`"1-3,7"`, 1-based and inclusive as attribute lists are numbered, to `[0, 1, 2, 6]`."""
+    bounds = [part.split("-") for part in ranges.split(",")]
+    return [index - 1 for first, *last in bounds for index in range(int(first), int((last or [first])[0]) + 1)]
+
+
+def _check(file: Path, content):
+    if not isinstance(content, dict) or content.get("dataset") not in recipe_names():
+        raise ValueError(f"The recipe {file} must say `dataset:` with one of {', '.join(recipe_names())}.")
+    protocols = content.get("protocols", {})
+    places = {"the top": ({"dataset", "model", "training", "protocols"}, content)}
+    if isinstance(protocols, dict):
+        places["protocols"] = ({"validated", "reference"}, protocols)
+        places |= {name: ({"model", "training"}, part) for name, part in protocols.items()}
+    for place, (known, part) in places.items():
+        unknown = sorted(set(part) - known) if isinstance(part, dict) else ["no names and values"]
+        if unknown:
+            raise ValueError(
+                f"The recipe {file} has {', '.join(unknown)} at {place}; there may be {', '.join(sorted(known))}."
+            )
+
+
+__all__ = ["PROTOCOLS", "Recipe", "parse_indices", "read_recipe", "recipe_names"]
