@@ -1,31 +1,27 @@
-"""DEDN, the Dual Expert Distillation Network, for generalized zero-shot learning with Hugging Face libraries."""
+"""
+DEDN, the Dual Expert Distillation Network, for generalized zero-shot learning with Hugging Face libraries.
+
+Importing this package makes transformers know the model and its pipeline. It imports neither transformers nor torch by
+itself: a command's `--help` does not wait for them.
+"""
 
 from importlib import import_module
-from pathlib import Path
+from importlib.metadata import version
 
-from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassification
-from transformers.pipelines import PIPELINE_REGISTRY
+from .registration import register_when_transformers_is_imported
 
-from .configuration_dedn import DednConfig
-from .modeling_dedn import DednModel, DednOutput
-from .pipeline_dedn import ZeroShotAttributeClassificationPipeline
+__version__ = version("dedn-hf")
 
-AutoConfig.register("dedn", DednConfig)
-AutoModel.register(DednConfig, DednModel)
-AutoModelForZeroShotImageClassification.register(DednConfig, DednModel)
-PIPELINE_REGISTRY.register_pipeline(
-    "zero-shot-attribute-classification",
-    pipeline_class=ZeroShotAttributeClassificationPipeline,
-    pt_model=AutoModelForZeroShotImageClassification,
-    default={"model": (str(Path(__file__).with_name("default_model")), None)},
-)
-
-# Saving then copies the files that define them, for `trust_remote_code=True` where this package is not installed.
-DednConfig.register_for_auto_class()
-DednModel.register_for_auto_class("AutoModel")
-
-# Imported when they are first asked for, since they need libraries that take long to import.
-_LAZY = {"DednTrainer": ".training", "DednTrainingArguments": ".training", "load_gzsl_dataset": ".data"}
+# Imported when they are first asked for.
+_LAZY = {
+    "DednConfig": ".configuration_dedn",
+    "DednModel": ".modeling_dedn",
+    "DednOutput": ".modeling_dedn",
+    "DednTrainer": ".training",
+    "DednTrainingArguments": ".training",
+    "ZeroShotAttributeClassificationPipeline": ".pipeline_dedn",
+    "load_gzsl_dataset": ".data",
+}
 
 
 def __getattr__(name: str):
@@ -38,7 +34,8 @@ def __dir__() -> list[str]:
     return sorted({*globals(), *_LAZY})
 
 
-__version__ = "0.1.0"
+register_when_transformers_is_imported()
+
 __all__ = [
     "DednConfig",
     "DednModel",

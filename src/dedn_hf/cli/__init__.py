@@ -1,0 +1,95 @@
+"""
+The command line: `dedn COMMAND …`, and the same as `python -m dedn_hf COMMAND …`.
+
+A command is a file of this folder with a `main(arguments)` that gives the exit status (`None` is 0). It parses with a
+[`CommandParser`] before it imports anything heavy, so that `--help` and a wrong argument are answered at once.
+"""
+
+import argparse
+import difflib
+import os
+import sys
+from importlib import import_module
+from importlib.metadata import version
+
+COMMANDS = {
+    "predict": "name what photos show",
+    "explain": "draw why: the attributes that speak for a name, and where they are",
+    "train": "train on the built-in birds, a benchmark or your own folder",
+    "evaluate": "read the test images once: figures and pictures",
+    "features": "run a backbone over a data set, into a store to train on",
+    "publish": "check a model folder and push it to the Hub",
+    "export": "write a model as ONNX",
+    "convert": "make a model of a checkpoint of the released program",
+}
+
+
+class CommandParser(argparse.ArgumentParser):
+    """An [`argparse.ArgumentParser`] that says what is wrong in one line."""
+
+    def __init__(self, command: str | None = None, **options):
+        prog = "dedn" if command is None else f"dedn {command}"
+        options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **options}
+        super().__init__(prog=prog, **options)
+
+    def error(self, message: str):
+        self.exit(2, f"error: {message} (see {self.prog} --help)\n")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """
+    Runs a command.
+
+    Args:
+        arguments (`list[str]`, *optional*):
+            The command and its arguments; by default those of this process.
+
+    Returns:
+        `int`: the exit status; 2 for a wrong call or wrong data, with one line on stderr (`DEDN_DEBUG=1` shows where
+        it comes from), 130 when interrupted.
+    """
+    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if not sys.stderr.isatty():
+        # Read when these libraries are imported.
+        for library in ("HF_HUB", "HF_DATASETS"):
+            os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
+    try:
+        if name not in COMMANDS:
+            return _no_command(name)
+        status = import_module(f".{name}", __name__).main(rest)
+        sys.stdout.flush()
+        return status or 0
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # What is left to print would fail again when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("DEDN_DEBUG"):
+            raise
+        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
+
+
+def _no_command(name: str) -> int:
+    width = max(map(len, COMMANDS))
+    parser = CommandParser(
+        usage="dedn COMMAND …",
+        description="Zero-shot recognition by attributes with DEDN.",
+        epilog="commands:\n"
+        + "\n".join(f"  {command:{width}}  {what}" for command, what in COMMANDS.items())
+        + "\n\n`dedn COMMAND --help` says more.",
+    )
+    parser.add_argument("--version", action="version", version=version("dedn-hf"))
+    parser.parse_args([name] if name.startswith("-") else [])
+    closest = difflib.get_close_matches(name, COMMANDS, n=1)
+    parser.error(
+        f"there is no command {name!r}; "
+        + (f"did you mean {closest[0]}?" if closest else f"choose {_any_of(COMMANDS)}")
+    )
+
+
+def _any_of(names) -> str:
+    *names, last = names
+    return f"{', '.join(names)} or {last}"

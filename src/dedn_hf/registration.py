@@ -1,0 +1,96 @@
+"""What makes `AutoModel` and `pipeline` know the model once this package is imported, whichever is imported first."""
+
+import sys
+from contextlib import contextmanager
+from importlib.abc import MetaPathFinder
+from importlib.util import find_spec
+from pathlib import Path
+
+DEFAULT_MODEL = Path(__file__).with_name("default_model")
+TASK = "zero-shot-attribute-classification"
+
+
+def _register_config():
+    from transformers import AutoConfig
+
+    from .configuration_dedn import DednConfig
+
+    AutoConfig.register("dedn", DednConfig)
+    # Saving then copies the files that define them, for `trust_remote_code=True` where this package is not installed.
+    DednConfig.register_for_auto_class()
+
+
+def _register_model():
+    from transformers import AutoModel, AutoModelForZeroShotImageClassification
+
+    from .modeling_dedn import DednConfig, DednModel
+
+    AutoModel.register(DednConfig, DednModel)
+    AutoModelForZeroShotImageClassification.register(DednConfig, DednModel)
+    DednModel.register_for_auto_class("AutoModel")
+
+
+def _register_pipeline():
+    from transformers import AutoModelForZeroShotImageClassification
+    from transformers.pipelines import PIPELINE_REGISTRY
+
+    from .pipeline_dedn import ZeroShotAttributeClassificationPipeline
+
+    PIPELINE_REGISTRY.register_pipeline(
+        TASK,
+        pipeline_class=ZeroShotAttributeClassificationPipeline,
+        pt_model=AutoModelForZeroShotImageClassification,
+        default={"model": (str(DEFAULT_MODEL), None)},
+    )
+
+
+# Module of transformers that has a registry, module of ours that has what is registered there, and how.
+_REGISTRATIONS = (
+    ("transformers.models.auto.configuration_auto", "dedn_hf.configuration_dedn", _register_config),
+    ("transformers.models.auto.modeling_auto", "dedn_hf.modeling_dedn", _register_model),
+    ("transformers.pipelines", "dedn_hf.pipeline_dedn", _register_pipeline),
+)
+
+
+class _AfterImport(MetaPathFinder):
+    """Registers as soon as a registry is imported; if one of ours is what imports it, once that is imported, too."""
+
+    def __init__(self):
+        self.running, self.registered = set(), set()
+
+    def find_spec(self, name, path=None, target=None):
+        if name in self.running or not any(name in modules for *modules, _ in _REGISTRATIONS):
+            return None
+        with self._running(name):  # else the search would come back here
+            spec = find_spec(name)
+        execute = spec.loader.exec_module
+
+        def execute_and_register(module):
+            with self._running(name):
+                execute(module)
+            self.register()
+
+        spec.loader.exec_module = execute_and_register
+        return spec
+
+    @contextmanager
+    def _running(self, name: str):
+        self.running.add(name)
+        try:
+            yield
+        finally:
+            self.running.discard(name)
+
+    def register(self):
+        for theirs, ours, register in _REGISTRATIONS:
+            ready = theirs in sys.modules and not {theirs, ours} & self.running
+            if ready and theirs not in self.registered:
+                self.registered.add(theirs)
+                register()
+
+
+def register_when_transformers_is_imported():
+    """Registers the model and its pipeline now where transformers is imported already, else as soon as it is."""
+    finder = _AfterImport()
+    sys.meta_path.insert(0, finder)
+    finder.register()
