@@ -54,22 +54,22 @@ def parameter_names(case: dict[str, torch.Tensor], model) -> dict[str, str]:
 
 def golden_model(variant: str):
     from dedn_hf import DednConfig, DednModel
+    from dedn_hf.recipes import read_recipe
 
     case, _ = load_case(variant)
     num_attributes = len(case["input.attribute_group"])
     num_classes = len(case["input.class_attributes"])
     seen = case["input.seen_classes"].tolist()
-    config = DednConfig.from_preset(
-        variant,
-        feature_channels=24,
-        grid_size=3,
-        word_vector_size=10,
-        region_value_rank=6 if variant == "sun" else None,
-        attribute_names=[f"attribute {index}" for index in range(num_attributes)],
-        num_labels=num_classes,
-        seen_class_ids=seen,
-        **golden_settings(variant),
-    )
+    settings = {
+        "feature_channels": 24,
+        "grid_size": 3,
+        "word_vector_size": 10,
+        "region_value_rank": 6 if variant == "sun" else None,
+        "attribute_names": [f"attribute {index}" for index in range(num_attributes)],
+        "num_labels": num_classes,
+        "seen_class_ids": seen,
+    }
+    config = DednConfig(**read_recipe(variant, "reference").model | settings | golden_settings(variant))
     model = DednModel(config)
     model.set_classes(
         list(config.id2label.values()),

@@ -1,65 +1,10 @@
 import json
 
 import pytest
-from golden_cases import VARIANTS, load_case
 from tiny_model import make_tiny_config
 from transformers import AutoConfig, ResNetConfig
 
 from dedn_hf import DednConfig
-from dedn_hf.configuration_dedn import PRESETS
-
-
-def preset(variant, **kwargs):
-    num_attributes = sum(map(len, PRESETS[variant]["attribute_groups"].values()))
-    return DednConfig.from_preset(variant, attribute_names=[f"attribute {i}" for i in range(num_attributes)], **kwargs)
-
-
-@pytest.mark.parametrize(
-    "variant, sizes",
-    [
-        ("cub", {"head": 112, "torso": 87, "wing": 24, "tail": 40, "leg": 15, "whole body": 34}),
-        ("sun", {"function": 64, "element": 27, "environment and material": 9, "other": 2}),
-        ("awa2", {"texture": 18, "limb": 15, "abstract": 38, "environment": 14}),
-    ],
-)
-def test_preset_groups_have_the_released_sizes(variant, sizes):
-    assert {name: len(indices) for name, indices in PRESETS[variant]["attribute_groups"].items()} == sizes
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_preset_groups_are_the_golden_ones(variant):
-    case, _ = load_case(variant)
-    for group, indices in enumerate(PRESETS[variant]["attribute_groups"].values()):
-        assert indices == (case["input.attribute_group"] == group).nonzero().flatten().tolist()
-
-
-@pytest.mark.parametrize(
-    "variant, grid, rank, target, seen, calibration, region_mix, coarse_mix",
-    [
-        ("cub", 14, None, 2, 1, 0, 0.8, 0.9),
-        ("sun", 14, 256, 1, 1, 0, 0.95, 0.3),
-        ("awa2", 7, None, 1, 1, 0.11, 0.8, 0.5),
-    ],
-)
-def test_preset_settings_are_the_released_ones(variant, grid, rank, target, seen, calibration, region_mix, coarse_mix):
-    config = preset(variant)
-    assert (config.feature_channels, config.grid_size, config.word_vector_size) == (2048, grid, 300)
-    assert config.region_value_rank == rank
-    assert (config.target_margin, config.seen_margin, config.class_bias) == (target, seen, 1)
-    assert config.self_calibration_weight == calibration
-    assert (config.distillation_weight, config.alignment_weight) == (0.1, 0.001)
-    assert (config.region_mix, config.coarse_mix) == (region_mix, coarse_mix)
-    assert config.backbone_config is None and config.calibration is None and config.normalize_features
-
-
-def test_preset_takes_changes_and_stays_as_it_is():
-    assert preset("cub", region_mix=0.6).region_mix == 0.6
-    assert PRESETS["cub"]["region_mix"] == 0.8
-
-
-def test_unknown_preset_names_the_presets():
-    with pytest.raises(ValueError, match=r"'cub200'.*cub, sun, awa2, synthetic_birds"):
-        DednConfig.from_preset("cub200")
 
 
 def test_round_trip(tmp_path):

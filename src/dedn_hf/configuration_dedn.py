@@ -3,119 +3,11 @@
 from transformers import AutoConfig, PretrainedConfig
 
 
-def _indices(ranges: str) -> list[int]:
-    """`"1-3,7"`, 1-based and inclusive as attribute lists are numbered, to `[0, 1, 2, 6]`."""
-    bounds = [part.split("-") for part in ranges.split(",")]
-    return [index - 1 for first, *last in bounds for index in range(int(first), int((last or [first])[0]) + 1)]
-
-
-def _groups(**ranges: str) -> dict[str, list[int]]:
-    return {name.replace("_", " "): _indices(text) for name, text in ranges.items()}
-
-
-# Settings of the generalized zero-shot runs, as released, and of the built-in synthetic birds.
-PRESETS = {
-    "cub": {
-        "feature_channels": 2048,
-        "grid_size": 14,
-        "word_vector_size": 300,
-        "attribute_groups": _groups(
-            head="1-9,95-105,121-135,136-149,150-152,153-167,183-197,279-293,294-308",
-            torso="25-39,40-54,55-58,59-73,106-120,198-212,237-240,245-248",
-            wing="10-24,213-217,309-312",
-            tail="74-79,80-94,168-182,241-244",
-            leg="264-278",
-            whole_body="218-222,223-236,249-263",
-        ),
-        "class_bias": 1.0,
-        "target_margin": 2.0,
-        "seen_margin": 1.0,
-        "self_calibration_weight": 0.0,
-        "distillation_weight": 0.1,
-        "alignment_weight": 0.001,
-        "region_mix": 0.8,
-        "coarse_mix": 0.9,
-    },
-    "sun": {
-        "feature_channels": 2048,
-        "grid_size": 14,
-        "word_vector_size": 300,
-        "region_value_rank": 256,
-        # As released. The groups that were meant are SUN_GROUPS_AS_MEANT; a slip in the released index arithmetic
-        # gives these, and published SUN figures rest on them.
-        "attribute_groups": _groups(
-            function="1-38,66-77,87-93,95-99,101-102",
-            element="39-65",
-            environment_and_material="78-85,94",
-            other="86,100",
-        ),
-        "class_bias": 1.0,
-        "target_margin": 1.0,
-        "seen_margin": 1.0,
-        "self_calibration_weight": 0.0,
-        "distillation_weight": 0.1,
-        "alignment_weight": 0.001,
-        "region_mix": 0.95,
-        "coarse_mix": 0.3,
-    },
-    "awa2": {
-        "feature_channels": 2048,
-        "grid_size": 7,
-        "word_vector_size": 300,
-        "attribute_groups": _groups(
-            texture="1-18",
-            limb="19-33",
-            abstract="34-64,79-85",
-            environment="65-78",
-        ),
-        "class_bias": 1.0,
-        "target_margin": 1.0,
-        "seen_margin": 1.0,
-        "self_calibration_weight": 0.11,
-        "distillation_weight": 0.1,
-        "alignment_weight": 0.001,
-        "region_mix": 0.8,
-        "coarse_mix": 0.5,
-    },
-    "synthetic_birds": {
-        "backbone_config": {
-            "model_type": "resnet",
-            "embedding_size": 32,
-            "hidden_sizes": [32, 64, 128],
-            "depths": [1, 1, 1],
-            "layer_type": "basic",
-            "out_features": ["stage3"],
-        },
-        "freeze_backbone": False,
-        "feature_channels": 128,
-        "grid_size": 6,
-        "word_vector_size": 64,
-        "class_bias": 1.0,
-        "target_margin": 2.0,
-        "seen_margin": 1.0,
-        "self_calibration_weight": 0.0,
-        "distillation_weight": 0.1,
-        "alignment_weight": 0.001,
-        "region_mix": 0.8,
-        "coarse_mix": 0.9,
-    },
-}
-
-# SUN's groups as they were meant, for new models: the preset has the released slip.
-SUN_GROUPS_AS_MEANT = _groups(
-    function="1-38",
-    element="39-65",
-    environment_and_material="66-74,78-85",
-    other="75-77,86-102",
-)
-
-
 class DednConfig(PretrainedConfig):
     r"""
     Configuration of a [`DednModel`], the Dual Expert Distillation Network for generalized zero-shot learning.
 
-    The defaults are the released settings for CUB, without its attributes and classes; `DednConfig.from_preset` gives
-    the settings of one data set.
+    The defaults are the released settings for CUB, without its attributes and classes.
 
     Args:
         backbone_config (`PretrainedConfig` or `dict`, *optional*):
@@ -269,26 +161,5 @@ class DednConfig(PretrainedConfig):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` is a share and must lie in [0, 1], but it is {getattr(self, name)}.")
 
-    @classmethod
-    def from_preset(cls, preset: str, **kwargs) -> "DednConfig":
-        """
-        The settings of one data set: as released for `"cub"`, `"sun"` and `"awa2"` (generalized zero-shot runs), and
-        our own for `"synthetic_birds"`.
 
-        Args:
-            preset (`str`):
-                A key of `PRESETS`.
-            kwargs:
-                Attribute names, classes, and whatever else is to differ from the preset.
-
-        Raises:
-            ValueError: If there is no such preset.
-        """
-        if preset not in PRESETS:
-            raise ValueError(
-                f"There is no preset {preset!r}; choose one of {', '.join(PRESETS)}, or use `DednConfig(…)`."
-            )
-        return cls(**{**PRESETS[preset], **kwargs})
-
-
-__all__ = ["PRESETS", "SUN_GROUPS_AS_MEANT", "DednConfig"]
+__all__ = ["DednConfig"]

@@ -12,9 +12,11 @@ from pickle import UnpicklingError
 import torch
 from safetensors.torch import load_file
 
-from .configuration_dedn import PRESETS, DednConfig
+from .configuration_dedn import DednConfig
 from .modeling_dedn import DednModel, backbone_feature_map, load_backbone
+from .recipes import read_recipe
 
+VARIANTS = ("cub", "sun", "awa2")
 # Entry of a head → its name in a checkpoint, with the full matrix of region values and with the factored one.
 FULL_RANK_ENTRIES = {
     "word_vectors": "V",
@@ -99,14 +101,14 @@ def convert_state_dict(
         ValueError: If keys, groups, seen classes, the number of class names or the backbone's channels do not agree
             with the checkpoint, or there is no such variant or field.
     """
-    variants = ("cub", "sun", "awa2")
-    if variant not in variants:
-        raise ValueError(f"There is no released variant {variant!r}; choose one of {', '.join(variants)}.")
+    if variant not in VARIANTS:
+        raise ValueError(f"There is no released variant {variant!r}; choose one of {', '.join(VARIANTS)}.")
     overrides = _check_override_names(config_overrides or {})
-    low_rank = "region_value_rank" in PRESETS[variant]
+    released = read_recipe(variant, "reference").model
+    low_rank = "region_value_rank" in released
     groups = {
         name: sorted(indices)
-        for name, indices in (overrides.pop("attribute_groups", None) or PRESETS[variant]["attribute_groups"]).items()
+        for name, indices in (overrides.pop("attribute_groups", None) or released["attribute_groups"]).items()
     }
     _check_groups(state, variant, groups)
     _check_keys(state, variant, len(groups), LOW_RANK_ENTRIES if low_rank else FULL_RANK_ENTRIES)
@@ -150,13 +152,8 @@ def convert_state_dict(
         backbone = _load_matching_backbone(backbone, sizes["feature_channels"])
         settings["backbone_config"] = backbone.config
 
-    config = DednConfig.from_preset(
-        variant,
-        **{**settings, **overrides},
-        attribute_names=attribute_names,
-        attribute_groups=groups,
-        id2label=dict(enumerate(class_names)),
-    )
+    names = {"attribute_names": attribute_names, "attribute_groups": groups, "id2label": dict(enumerate(class_names))}
+    config = DednConfig(**{**released, **settings, **overrides, **names})
     model = DednModel(config)
     if backbone is not None:
         model.backbone.load_state_dict(backbone.state_dict())
@@ -224,16 +221,16 @@ def _check_override_names(overrides: dict) -> dict:
     return dict(overrides)
 
 
+def _released_groups(variant: str) -> dict[str, list[int]]:
+    return read_recipe(variant, "reference").model["attribute_groups"]
+
+
 def _check_groups(state: dict, variant: str, groups: dict[str, list[int]]):
     heads = sorted((key for key in state if re.fullmatch(r"Snet\d+\.V", key)), key=lambda key: int(key[4:-2]))
     rows, expected = [len(state[key]) for key in heads], [len(indices) for indices in groups.values()]
     # A head that is missing is told as a missing key instead.
     if rows != expected and "GNet.V" in state and sum(rows) == len(state["GNet.V"]):
-        fitting = [
-            name
-            for name, preset in PRESETS.items()
-            if [len(indices) for indices in preset.get("attribute_groups", {}).values()] == rows
-        ]
+        fitting = [name for name in VARIANTS if [*map(len, _released_groups(name).values())] == rows]
         raise ValueError(
             f"The heads `Snet*.V` of the checkpoint have {rows} rows, but the attribute groups of variant {variant!r} "
             f"have {expected} attributes. "

@@ -6,6 +6,7 @@ import re
 import shlex
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 from accelerate import PartialState
 
@@ -17,11 +18,14 @@ def provenance() -> dict:
     `versions` of Python and the packages that matter, and the `command` that is running, with relative paths and
     without access tokens.
     """
-    world_size = PartialState().num_processes
-    program = ["python"] if world_size == 1 else ["accelerate", "launch", "--num_processes", str(world_size)]
+    world_size, (program, *arguments) = PartialState().num_processes, sys.argv
+    launcher = ["python"] if world_size == 1 else ["accelerate", "launch", "--num_processes", str(world_size)]
+    command = [*launcher, _relative(program)]
+    if Path(program).stem in ("dedn", "__main__"):
+        command = ["dedn"] if world_size == 1 else [*launcher, "-m", "dedn_hf"]
     return {
         "versions": {"python": platform.python_version()} | {package: version(package) for package in _PACKAGES},
-        "command": re.sub(r"hf_\w{8,}", "hf_…", shlex.join([*program, *map(_relative, sys.argv)])),
+        "command": re.sub(r"hf_\w{8,}", "hf_…", shlex.join([*command, *map(_relative, arguments)])),
     }
 
 

@@ -5,10 +5,11 @@ import pytest
 import scipy.io
 from PIL import Image
 
-from dedn_hf.configuration_dedn import PRESETS
-from dedn_hf.data.awa2 import load_awa2, load_awa2_images
+from dedn_hf.data.awa2 import load as load_awa2
+from dedn_hf.data.awa2 import load_images as load_awa2_images
 from dedn_hf.data.proposed_split import SplitBuilder
 from dedn_hf.data.splits import image_id_of
+from dedn_hf.recipes import read_recipe
 
 CLASSES = ["antelope", "grizzly+bear", "bat", "cow", "dolphin"]
 TRAIN, VALIDATION, TEST = ["cow", "antelope"], ["bat"], ["grizzly+bear", "dolphin"]
@@ -115,7 +116,7 @@ def test_class_side(load):
     assert dataset.name == "awa2" and dataset.class_names == CLASSES
     assert dataset.seen_class_ids == [0, 2, 3] and dataset.validation_class_ids == [2]
     assert dataset.attribute_names[84] == "predicate85"
-    assert dataset.attribute_groups == PRESETS["awa2"]["attribute_groups"]
+    assert dataset.attribute_groups == read_recipe("awa2").model["attribute_groups"]
     assert dataset.split_name == "unknown split" and dataset.word_vectors is None
     np.testing.assert_allclose(dataset.class_attributes, percentages().clip(0) / 100, atol=1e-6)
     assert (dataset.class_attributes[0, :3] == 0).all() and dataset.class_attributes.dtype == np.float32

@@ -7,8 +7,9 @@ import scipy.io
 from PIL import Image
 from real_data import DATA_DIR
 
-from dedn_hf.configuration_dedn import PRESETS
-from dedn_hf.data.cub import load_cub, load_cub_images
+from dedn_hf.data.cub import load as load_cub
+from dedn_hf.data.cub import load_images as load_cub_images
+from dedn_hf.recipes import read_recipe
 
 CLASSES = ["001.Auk", "002.Bunting", "003.Crow", "004.Dove", "005.Egret"]
 TRAIN, VALIDATION, TEST = ["001.Auk", "004.Dove"], ["003.Crow"], ["002.Bunting", "005.Egret"]
@@ -143,7 +144,7 @@ def test_classes_follow_the_official_order(load):
 def test_class_side(load):
     dataset = load()
     assert dataset.attribute_names[0] == "has_attribute::value_1"
-    assert dataset.attribute_groups == PRESETS["cub"]["attribute_groups"]
+    assert dataset.attribute_groups == read_recipe("cub").model["attribute_groups"]
     assert dataset.part_names == PARTS
     assert dataset.split_name == "unknown split"
     assert re.fullmatch("[0-9a-f]{64}", dataset.split_sha256)
@@ -177,25 +178,8 @@ def test_no_attributes_txt(load, tree):
         load()
 
 
-def test_word_vectors(load, tree, tmp_path):
+def test_no_word_vectors_of_its_own(load):
     assert load().word_vectors is None
-    vectors = np.random.default_rng(0).normal(size=(NUM_ATTRIBUTES, 7))
-    (tree / "attribute_vectors").mkdir()
-    np.save(tree / "attribute_vectors/cub.npy", vectors)
-    np.testing.assert_array_equal(load().word_vectors, vectors.astype(np.float32))
-    np.save(tmp_path / "other.npy", vectors[:, :3])
-    assert load(word_vectors=tmp_path / "other.npy").word_vectors.shape == (NUM_ATTRIBUTES, 3)
-
-
-def test_word_vectors_of_wrong_shape_or_pickled(load, tmp_path):
-    np.save(tmp_path / "short.npy", np.zeros((311, 4)))
-    with pytest.raises(ValueError, match=r"short\.npy must hold one vector .* 312 attributes.*\(311, 4\)"):
-        load(word_vectors=tmp_path / "short.npy")
-    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(ValueError, match="allow_pickle"):
-        load(word_vectors=tmp_path / "objects.npy")
-    with pytest.raises(FileNotFoundError, match=r"absent\.npy"):
-        load(word_vectors=tmp_path / "absent.npy")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,10 @@ import torch
 from PIL import Image
 from transformers import CLIPImageProcessor
 
-from dedn_hf.data.folder import check_folder, cluster_attributes, load_folder, load_folder_images, read_folder
+from dedn_hf.data.folder import load as load_folder
+from dedn_hf.data.folder import load_images as load_folder_images
+from dedn_hf.data.folder import read_folder
+from dedn_hf.data.load import check_gzsl_dataset, cluster_attributes, load_gzsl_dataset
 from dedn_hf.data.proposed_split import SplitBuilder
 from dedn_hf.training.dataset import PixelValueDataset
 
@@ -58,6 +61,10 @@ def load(tree, tmp_path):
     return lambda **kwargs: load_folder(tree, cache_dir=tmp_path / "cache", **kwargs)
 
 
+def check_folder(tree, *options):
+    return check_gzsl_dataset("folder", str(tree), *options)
+
+
 def problems_of(tree):
     problems = read_folder(tree).problems
     with pytest.raises(ValueError, match="cannot be used"):
@@ -66,14 +73,14 @@ def problems_of(tree):
 
 
 def test_class_side(load):
-    dataset = load(word_vectors="random")
+    dataset = load()
     assert dataset.name == "folder" and dataset.class_names == CLASSES and dataset.attribute_names == ATTRIBUTES
     assert dataset.attribute_groups == {"wing": [0, 1], "tail": [2, 3]}
     assert dataset.seen_class_ids == [0, 1, 2, 4] and dataset.validation_class_ids == [2]
     assert dataset.unseen_class_ids == [3, 5]
     expected = [[strength(k, a) for a in range(4)] for k in range(6)]
     np.testing.assert_allclose(dataset.class_attributes, expected, rtol=1e-6)
-    assert dataset.class_attributes.dtype == np.float32 and dataset.word_vectors.shape == (4, 64)
+    assert dataset.class_attributes.dtype == np.float32 and dataset.word_vectors is None
     assert dataset.split_name == "split.csv" and len(dataset.split_sha256) == 64
 
 
@@ -220,7 +227,7 @@ def test_odd_images(tree, load):
     Image.new("L", (6, 6), 128).save(folder / "grey.png")
     Image.new("RGBA", (6, 6), (255, 0, 0, 255)).save(folder / "alpha.png")
     replace_line(tree / "split.csv", 3, "Amsel,unseen")
-    assert check_folder(tree)[1] == []
+    assert check_folder(tree, "random")[1] == []
     processor = CLIPImageProcessor(
         size={"shortest_edge": 4}, crop_size=4, resample=2, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
@@ -334,17 +341,17 @@ def test_check_of_a_sound_folder(tree):
 def test_groups_by_word_vectors(tree, load, tmp_path):
     (tree / "attributes.csv").unlink()
     np.save(tmp_path / "vectors.npy", np.array([[1, 0, 0], [0.9, 0.1, 0], [0, 5, 0], [0, 6, 0.1]]))
-    groups = load(word_vectors=tmp_path / "vectors.npy", num_groups=2).attribute_groups
+    assert load().attribute_groups is None
+    groups = load_gzsl_dataset("folder", tree, str(tmp_path / "vectors.npy"), num_groups=2).attribute_groups
     assert sorted(groups.values()) == [[0, 1], [2, 3]]
     assert all(ATTRIBUTES.index(name) in indices for name, indices in groups.items())
-    assert len(load(word_vectors=tmp_path / "vectors.npy").attribute_groups) == 4
-    assert load().attribute_groups == {"all": [0, 1, 2, 3]}
+    assert len(load_gzsl_dataset("folder", tree, str(tmp_path / "vectors.npy")).attribute_groups) == 4
     assert any("clustered by word vectors: 2 groups" in line for line in check_folder(tree, "random", 2)[0])
 
 
-def test_groups_that_cannot_be_had(load, tree):
-    with pytest.raises(ValueError, match=r"attributes\.csv has 2 groups already"):
-        load(word_vectors="random", num_groups=3)
+def test_groups_that_cannot_be_had(tree):
+    with pytest.raises(ValueError, match="num_groups is 3, but the attributes have 2 groups already"):
+        load_gzsl_dataset("folder", tree, "random", num_groups=3)
     vectors = np.eye(3)[[0, 0, 1, 2]]
     for number in (0, 4):
         with pytest.raises(ValueError, match=f"num_groups is {number}, but there are 3 different"):

@@ -1,13 +1,15 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 from PIL import Image
 
-from dedn_hf.data import GzslDataset, load, load_gzsl_dataset
-from dedn_hf.data.load import DATASETS, IMAGE_READERS, check_gzsl_dataset, describe_dataset, load_images
-from dedn_hf.data.proposed_split import PROPOSED_SPLIT_COUNTS, PROPOSED_SPLIT_NAME, PROPOSED_SPLIT_SHA256
-from dedn_hf.training import RECIPES
+from dedn_hf.data import GzslDataset, awa2, cub, folder, load_gzsl_dataset, sun, synthetic_birds
+from dedn_hf.data.load import check_gzsl_dataset, describe_dataset, load_images
+from dedn_hf.data.proposed_split import PROPOSED_SPLIT_NAME
 
+MODULES = {"cub": cub, "sun": sun, "awa2": awa2, "folder": folder, "synthetic_birds": synthetic_birds}
 OFFICIAL = ("cub", "sun", "awa2")
 
 
@@ -34,10 +36,11 @@ def readers(monkeypatch):
     """Readers that tell what they were asked for, and give two attributes."""
     for name in OFFICIAL:
         monkeypatch.setattr(
-            load, f"load_{name}", lambda folder, check_files=True, name=name: make_dataset(name, split_name=folder)
+            MODULES[name], "load", lambda folder, check_files, name=name: make_dataset(name, split_name=folder)
         )
     vectors = np.zeros((2, 64))
-    monkeypatch.setattr(load, "load_synthetic_birds", lambda: make_dataset("synthetic_birds", word_vectors=vectors))
+    birds = make_dataset("synthetic_birds", word_vectors=vectors)
+    monkeypatch.setattr(synthetic_birds, "load", lambda folder, check_files: birds)
 
 
 @pytest.fixture
@@ -50,22 +53,21 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_every_data_set_has_a_recipe_and_a_reader():
-    assert all(tuple(recipes) == ("cub", "sun", "awa2", "synthetic_birds", "folder") for recipes in RECIPES.values())
-    assert set(DATASETS) == set(RECIPES["validated"]) == {*IMAGE_READERS, "synthetic_birds"}
-
-
 @pytest.mark.parametrize("name", [*OFFICIAL, "folder"])
 def test_images_whose_files_need_not_exist(name, monkeypatch):
-    """CUB and SUN list their images; of the others no more is known than what exists."""
     asked = []
-    monkeypatch.setitem(IMAGE_READERS, name, lambda *args, **options: asked.append((args, options)))
-    monkeypatch.setattr(load, f"load_{name}", lambda *args, **options: asked.append((args, options)) or make_dataset())
+    for function in ("load", "load_images"):
+        monkeypatch.setattr(
+            MODULES[name], function, lambda *args, **options: asked.append((args, options)) or make_dataset()
+        )
     load_images(name, "somewhere", check_files=False)
     load_gzsl_dataset(name, "somewhere", word_vectors="random", check_files=False)
-    options = {"check_files": False} if name in ("cub", "sun") else {}
-    assert asked[0] == (("somewhere",), options)
-    assert asked[1][1] == options
+    assert asked == [(("somewhere",), {"check_files": False})] * 2
+
+
+def test_what_is_built_in_needs_no_store():
+    with pytest.raises(ValueError, match="synthetic_birds is built in"):
+        load_images("synthetic_birds", "somewhere")
 
 
 def test_synthetic_birds_have_word_vectors_of_their_own():
@@ -97,7 +99,7 @@ def test_random_word_vectors(name, data_dir):
 @pytest.mark.parametrize("name", [*OFFICIAL, "folder"])
 def test_no_word_vectors(name, monkeypatch):
     # Said before anything is read.
-    monkeypatch.setattr(load, f"load_{name}", None)
+    monkeypatch.setattr(MODULES[name], "load", None)
     with pytest.raises(
         FileNotFoundError, match=rf"somewhere/attribute_vectors/{name}\.npy does not exist.*--word_vectors FILE"
     ):
@@ -106,7 +108,7 @@ def test_no_word_vectors(name, monkeypatch):
 
 def test_no_such_data_set():
     with pytest.raises(
-        ValueError, match="no data set 'flowers'; choose one of synthetic_birds, cub, sun, awa2, folder"
+        ValueError, match="no data set 'flowers'; choose one of awa2, cub, folder, sun, synthetic_birds"
     ):
         load_gzsl_dataset("flowers")
 
@@ -149,15 +151,14 @@ def test_check_of_a_folder(folder):
 def test_check_of_another_data_set(monkeypatch):
     understood, problems = check_gzsl_dataset("sun", "somewhere", "random")
     assert problems == [] and understood == describe_dataset(load_gzsl_dataset("sun", "somewhere", "random"))
-    assert check_gzsl_dataset("sun") == (
-        [],
-        ["The data set 'sun' is read from files: name their folder with --data_dir."],
-    )
+    # A wrong call, not a wrong data set.
+    with pytest.raises(ValueError, match="The data set 'sun' is read from files: name their folder with --data_dir"):
+        check_gzsl_dataset("sun")
 
     def fail(data_dir, check_files):
         raise FileNotFoundError(f"{data_dir} lacks everything")
 
-    monkeypatch.setattr(load, "load_sun", fail)
+    monkeypatch.setattr(sun, "load", fail)
     assert check_gzsl_dataset("sun", "somewhere", "random") == ([], ["somewhere lacks everything"])
 
 
@@ -174,8 +175,24 @@ def test_description():
 
 def test_description_of_a_split_that_is_not_the_proposed_one(monkeypatch):
     (warning,) = describe_dataset(make_dataset())[4:]
-    assert "it is not the Proposed Split v2" in warning and PROPOSED_SPLIT_SHA256["CUB"] in warning
+    assert "it is not the Proposed Split v2" in warning and cub.CARD.split_sha256 in warning
     assert "7057 trainval, 1764 test_seen, 2967 test_unseen: figures are not comparable" in warning
-    monkeypatch.setitem(PROPOSED_SPLIT_COUNTS, "CUB", (5, 3, 4))
+    monkeypatch.setattr(cub, "CARD", dataclasses.replace(cub.CARD, split_counts=(5, 3, 4)))
     assert "and the same numbers of images: figures" in describe_dataset(make_dataset())[4]
     assert len(describe_dataset(make_dataset(split_name=PROPOSED_SPLIT_NAME))) == 4
+
+
+def test_groups_of_a_recipe_go_over_the_data_sets_own():
+    dataset = load_gzsl_dataset("cub", "somewhere", "random", attribute_groups={"a": [1], "b": [0]})
+    assert dataset.attribute_groups == {"a": [1], "b": [0]}
+    with pytest.raises(ValueError, match="no partition of the 2 attributes of cub"):
+        load_gzsl_dataset("cub", "somewhere", "random", attribute_groups={"a": [1], "b": [2]})
+
+
+@pytest.mark.parametrize("words, groups", [(None, {"all": [0, 1]}), ("random", None)])
+def test_attributes_without_groups(monkeypatch, words, groups):
+    """They are clustered by their word vectors, or one group where there are none."""
+    dataset = make_dataset("synthetic_birds", attribute_groups=None)
+    monkeypatch.setattr(synthetic_birds, "load", lambda folder, check_files: dataset)
+    found = load_gzsl_dataset("synthetic_birds", word_vectors=words, num_groups=words and 2).attribute_groups
+    assert sorted(found.values()) == [[0], [1]] if groups is None else found == groups

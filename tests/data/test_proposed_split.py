@@ -5,10 +5,9 @@ import pytest
 import scipy.io
 from real_data import DATA_DIR
 
+from dedn_hf.data.load import dataset_card
 from dedn_hf.data.proposed_split import (
-    PROPOSED_SPLIT_COUNTS,
     PROPOSED_SPLIT_NAME,
-    PROPOSED_SPLIT_SHA256,
     match_image_files,
     read_image_files,
     read_proposed_split,
@@ -218,8 +217,8 @@ def test_image_files_are_matched_by_their_tails():
     "name, sizes", [("CUB", (7057, 1764, 2967)), ("SUN", (10320, 2580, 1440)), ("AWA2", (23527, 5882, 7913))]
 )
 def test_real_splits(name, sizes):
-    split = read_proposed_split(DATA_DIR, name)
+    known = dataset_card(name.lower())
+    split = read_proposed_split(DATA_DIR, name, known.split_sha256)
     assert tuple(len(split.image_ids[part]) for part in ("trainval", "test_seen", "test_unseen")) == sizes
-    assert PROPOSED_SPLIT_COUNTS[name] == sizes
-    assert split.sha256 == PROPOSED_SPLIT_SHA256[name]
+    assert known.split_counts == sizes and known.split_name == PROPOSED_SPLIT_NAME
     assert split.name == PROPOSED_SPLIT_NAME

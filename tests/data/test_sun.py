@@ -6,9 +6,10 @@ import scipy.io
 from PIL import Image
 from real_data import DATA_DIR
 
-from dedn_hf.configuration_dedn import PRESETS, SUN_GROUPS_AS_MEANT
 from dedn_hf.data.proposed_split import SplitBuilder
-from dedn_hf.data.sun import load_sun, load_sun_images
+from dedn_hf.data.sun import load as load_sun
+from dedn_hf.data.sun import load_images as load_sun_images
+from dedn_hf.recipes import read_recipe
 
 # Folder of the image tree → class. Neither images.mat nor image_files is in this order.
 CLASSES = {
@@ -117,10 +118,10 @@ def test_class_side(load):
 
 def test_groups_are_those_that_were_meant(load):
     groups = load().attribute_groups
-    assert groups == SUN_GROUPS_AS_MEANT
+    assert groups == read_recipe("sun").model["attribute_groups"]
     assert [len(indices) for indices in groups.values()] == [38, 27, 17, 20]
     assert sorted(index for indices in groups.values() for index in indices) == list(range(102))
-    assert list(groups) == list(PRESETS["sun"]["attribute_groups"])
+    assert list(groups) == list(read_recipe("sun", "reference").model["attribute_groups"])
 
 
 @pytest.mark.parametrize(

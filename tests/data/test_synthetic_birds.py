@@ -12,8 +12,8 @@ from dedn_hf.data.synthetic_birds import (
     TRAIT_VALUES,
     create_classes,
     draw_bird,
-    load_synthetic_birds,
 )
+from dedn_hf.data.synthetic_birds import load as load_synthetic_birds
 
 IMAGES_PER_CLASS = 6
 TRAITS = {

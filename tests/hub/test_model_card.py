@@ -10,7 +10,8 @@ from real_data import DATA_DIR
 
 from dedn_hf.configuration_dedn import PRESETS
 from dedn_hf.data.proposed_split import PROPOSED_SPLIT_NAME, PROPOSED_SPLIT_SHA256
-from dedn_hf.data.synthetic_birds import ATTRIBUTE_NAMES, load_synthetic_birds
+from dedn_hf.data.synthetic_birds import ATTRIBUTE_NAMES
+from dedn_hf.data.synthetic_birds import load as load_synthetic_birds
 from dedn_hf.hub import render_model_card, save_model_card, validate_model_card
 from dedn_hf.hub.model_card import TEMPLATE
 

@@ -3,13 +3,40 @@
 import os
 from pathlib import Path
 
-import numpy as np
 from datasets import Dataset
 
-from ..configuration_dedn import PRESETS
-from .dataset import GzslDataset
-from .proposed_split import image_features, load_with_proposed_split
+from ..recipes import read_recipe
+from .dataset import DatasetCard, GzslDataset
+from .official_files import (
+    check_attribute_count,
+    check_no_empty_class,
+    find_files,
+    read_class_attributes,
+    read_numbered,
+)
+from .proposed_split import PROPOSED_SPLIT_NAME, SPLIT_CITATION, image_features, load_with_proposed_split
 from .splits import image_id_of
+
+CARD = DatasetCard(
+    title="Animals with Attributes 2",
+    id="awa2",
+    subject="animals",
+    summary="37,322 photographs of 50 animals (Xian et al. 2019), described by 85 attributes. 40 classes are seen "
+    "and 10 are unseen; 23,527 images to train on, 5,882 and 7,913 to test seen and unseen classes.",
+    license={"license": "unknown"},
+    terms="No weights are published with this card. Weights that you train on AWA2 come under the terms of its "
+    "owners; read them before you publish any.",
+    caution="Several of the unseen animals are classes of ImageNet, so that a backbone trained there knows them.",
+    image="animal.jpg",
+    new_class="okapi",
+    description=("brown", "stripes", "hooves"),
+    groups="texture, limb, abstract, environment",
+    split_name=PROPOSED_SPLIT_NAME,
+    split_sha256="bfc36a2c1bb7454f5ca46c61cb116dcdd9800dd369aed1c27a8a7d96135fb463",
+    split_counts=(23527, 5882, 7913),
+    citations=(SPLIT_CITATION),
+    backbone="the recipe is made for feature maps of an ImageNet ResNet-101 (2048 channels), kept frozen.",
+)
 
 AWA2_HELP = (
     "AwA2-data.zip and the images are at https://cvml.ista.ac.at/AwA2/; unpack them so that "
@@ -18,13 +45,15 @@ AWA2_HELP = (
 )
 
 
-def load_awa2_images(data_dir: str | os.PathLike) -> Dataset:
+def load_images(data_dir: str | os.PathLike, check_files: bool = True) -> Dataset:
     """
     All images of AWA2 and their classes, which is all that extracting feature maps needs.
 
     Args:
         data_dir (`str` or `os.PathLike`):
             The folder that holds `Animals_with_Attributes2/` with `JPEGImages/` and `classes.txt`.
+        check_files (`bool`, *optional*, defaults to `True`):
+            Of no effect: no list names the images, so that there are those that exist.
 
     Returns:
         `datasets.Dataset`: columns `image` (read when asked for), `label` (`ClassLabel` over the names in
@@ -39,13 +68,17 @@ def load_awa2_images(data_dir: str | os.PathLike) -> Dataset:
     return Dataset.from_list(list(images.values()), features=image_features(class_names))
 
 
-def load_awa2(data_dir: str | os.PathLike, cache_dir: str | os.PathLike | None = None) -> GzslDataset:
+def load(
+    data_dir: str | os.PathLike, check_files: bool = True, cache_dir: str | os.PathLike | None = None
+) -> GzslDataset:
     """
     AWA2 with the Proposed Split and its continuous class-attribute matrix, in which unknown strengths (−1) are 0.
 
     Args:
         data_dir (`str` or `os.PathLike`):
             The folder that holds `Animals_with_Attributes2/` and `xlsa17/` in their official layouts.
+        check_files (`bool`, *optional*, defaults to `True`):
+            As in [`load_images`].
         cache_dir (`str` or `os.PathLike`, *optional*):
             Cache of `datasets` for the table of images, which refers to the image files and does not copy them.
 
@@ -58,24 +91,13 @@ def load_awa2(data_dir: str | os.PathLike, cache_dir: str | os.PathLike | None =
         ValueError: If a file is not as it should be, or two files contradict each other; names what differs.
     """
     folder = Path(data_dir) / "Animals_with_Attributes2"
-    predicate_file, matrix_file = _files(folder, "predicates.txt", "predicate-matrix-continuous.txt")
-    attribute_names = _read_numbered(predicate_file)
-    groups = PRESETS["awa2"]["attribute_groups"]
-    expected = sum(map(len, groups.values()))
-    if len(attribute_names) != expected:
-        raise ValueError(
-            f"{predicate_file} names {len(attribute_names)} attributes, but AWA2 has {expected}. {AWA2_HELP}"
-        )
+    files = find_files(folder, "predicates.txt", "predicate-matrix-continuous.txt", help=AWA2_HELP)
+    predicate_file, matrix_file = files
+    attribute_names = read_numbered(predicate_file, AWA2_HELP)
+    groups = read_recipe("awa2").model["attribute_groups"]
+    check_attribute_count(predicate_file, attribute_names, sum(map(len, groups.values())), "AWA2", AWA2_HELP)
     class_names, images = _read_images(folder)
-    try:
-        percentages = np.loadtxt(matrix_file, dtype=np.float64, ndmin=2)
-    except ValueError as error:
-        raise ValueError(f"{matrix_file} is no matrix of numbers: {error}. {AWA2_HELP}") from error
-    if percentages.shape != (len(class_names), len(attribute_names)):
-        raise ValueError(
-            f"{matrix_file} has shape {percentages.shape}, but must have a row for each of the {len(class_names)} "
-            f"classes and a column for each of the {len(attribute_names)} attributes. {AWA2_HELP}"
-        )
+    percentages = read_class_attributes(matrix_file, len(class_names), len(attribute_names), AWA2_HELP)
     if not (((percentages >= 0) | (percentages == -1)) & (percentages <= 100)).all():
         raise ValueError(f"{matrix_file} must hold percentages, or -1 where one is unknown. {AWA2_HELP}")
     dataset = load_with_proposed_split(
@@ -88,19 +110,18 @@ def load_awa2(data_dir: str | os.PathLike, cache_dir: str | os.PathLike | None =
         percentages,
         attribute_file=matrix_file,
         help=AWA2_HELP,
+        known_sha256=CARD.split_sha256,
         cache_dir=cache_dir,
     )
     dataset.class_attributes = dataset.class_attributes.clip(min=0) / 100
-    empty = [name for name, row in zip(class_names, dataset.class_attributes, strict=True) if not row.any()]
-    if empty:
-        raise ValueError(f"{matrix_file} gives no attribute to {', '.join(empty)}. {AWA2_HELP}")
+    check_no_empty_class(matrix_file, class_names, dataset.class_attributes, AWA2_HELP)
     return dataset
 
 
 def _read_images(folder: Path) -> tuple[list[str], dict[str, dict]]:
     """Class names in official order, and path within `JPEGImages/` → row of the image."""
-    (class_file,) = _files(folder, "classes.txt")
-    class_names, image_folder = _read_numbered(class_file), folder.resolve() / "JPEGImages"
+    (class_file,) = find_files(folder, "classes.txt", help=AWA2_HELP)
+    class_names, image_folder = read_numbered(class_file, AWA2_HELP), folder.resolve() / "JPEGImages"
     folders = {path.name for path in image_folder.iterdir() if path.is_dir()} if image_folder.is_dir() else set()
     if folders != set(class_names):
         differing = sorted(folders ^ set(class_names))
@@ -118,19 +139,3 @@ def _read_images(folder: Path) -> tuple[list[str], dict[str, dict]]:
             path = f"{name}/{file}"
             images[path] = {"image": str(image_folder / path), "label": label, "image_id": image_id_of(path)}
     return class_names, images
-
-
-def _read_numbered(file: Path) -> list[str]:
-    """Names numbered from 1, one a line."""
-    rows = [line.split(maxsplit=1) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    names = [row[-1].strip() for row in rows]
-    if [row[0] for row in rows] != [str(i) for i in range(1, len(rows) + 1)] or len(set(names)) != len(names):
-        raise ValueError(f"{file} must number different names from 1 on, without gaps. {AWA2_HELP}")
-    return names
-
-
-def _files(folder: Path, *names: str) -> list[Path]:
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}. {AWA2_HELP}")
-    return [folder / name for name in names]

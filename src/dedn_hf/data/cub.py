@@ -6,9 +6,46 @@ from pathlib import Path
 import numpy as np
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
-from ..configuration_dedn import PRESETS
-from .dataset import GzslDataset
-from .proposed_split import SplitBuilder, read_proposed_split
+from ..recipes import read_recipe
+from .dataset import DatasetCard, GzslDataset
+from .official_files import check_attribute_count, find_files, read_class_attributes, read_numbered, read_table
+from .proposed_split import PROPOSED_SPLIT_NAME, SPLIT_CITATION, SplitBuilder, read_proposed_split
+
+_CITATION = """@techreport{WahCUB_200_2011,
+  title       = {The {Caltech-UCSD} {Birds-200-2011} Dataset},
+  author      = {Wah, Catherine and Branson, Steve and Welinder, Peter and Perona, Pietro and Belongie, Serge},
+  institution = {California Institute of Technology},
+  number      = {CNS-TR-2011-001},
+  year        = {2011}
+}"""
+
+CARD = DatasetCard(
+    title="CUB-200-2011",
+    id="cub-200-2011",
+    subject="birds",
+    summary="11,788 photographs of 200 bird species (Wah et al. 2011), described by 312 attributes. 150 classes are "
+    "seen and 50 are unseen; 7,057 images to train on, 1,764 and 2,967 to test seen and unseen classes.",
+    license={
+        "license": "other",
+        "license_name": "cub-200-2011-terms",
+        "license_link": "https://www.vision.caltech.edu/datasets/cub_200_2011/",
+    },
+    terms="CUB-200-2011 is for non-commercial research and education; its makers do not own the copyright of the "
+    "photographs. Weights trained on it are offered under the same limits: non-commercial research only. Whoever "
+    "needs more has to clear it with the owners of the data.",
+    caution="CUB's photographs overlap with ImageNet's (its makers warn of it). A class can be unseen to DEDN and "
+    "all the same have been in the images that an ImageNet backbone was trained on, so that figures of unseen "
+    "classes may be too good.",
+    image="bird.jpg",
+    new_class="Dagger-billed Wren",
+    description=("has_bill_shape::dagger", "has_crown_color::red", "has_belly_color::white"),
+    groups="head, torso, wing, tail, leg, whole body",
+    split_name=PROPOSED_SPLIT_NAME,
+    split_sha256="7180aaff2a824a901918e540287ae1a21193393ff217da0c7ae1bfd05d3de529",
+    split_counts=(7057, 1764, 2967),
+    citations=(_CITATION, SPLIT_CITATION),
+    backbone="the recipe is made for feature maps of an ImageNet ResNet-101 (2048 channels), kept frozen.",
+)
 
 CUB_HELP = (
     "CUB_200_2011.tgz is at https://data.caltech.edu/records/65de6-vp158 (non-commercial research); unpack it so that "
@@ -16,7 +53,7 @@ CUB_HELP = (
 )
 
 
-def load_cub_images(data_dir: str | os.PathLike, check_files: bool = True) -> Dataset:
+def load_images(data_dir: str | os.PathLike, check_files: bool = True) -> Dataset:
     """
     All images of CUB and their classes, which is all that extracting feature maps needs.
 
@@ -45,11 +82,8 @@ def load_cub_images(data_dir: str | os.PathLike, check_files: bool = True) -> Da
     return Dataset.from_dict(columns, features=features)
 
 
-def load_cub(
-    data_dir: str | os.PathLike,
-    cache_dir: str | os.PathLike | None = None,
-    word_vectors: str | os.PathLike | None = None,
-    check_files: bool = True,
+def load(
+    data_dir: str | os.PathLike, check_files: bool = True, cache_dir: str | os.PathLike | None = None
 ) -> GzslDataset:
     """
     CUB with the Proposed Split, its class-attribute matrix, part points and boxes.
@@ -62,17 +96,14 @@ def load_cub(
         data_dir (`str` or `os.PathLike`):
             The folder that holds `CUB_200_2011/` and `xlsa17/` in their official layouts. `attributes.txt` may be in
             `CUB_200_2011/attributes/`, in `CUB_200_2011/`, or beside it, where the official archive has it.
-        cache_dir (`str` or `os.PathLike`, *optional*):
-            Cache of `datasets` for the table of images, which refers to the image files and does not copy them.
-        word_vectors (`str` or `os.PathLike`, *optional*):
-            `.npy` file `(312, D)` of one vector an attribute, in the order of `attributes.txt`. The default is
-            `<data_dir>/attribute_vectors/cub.npy`, without which the data set has none.
         check_files (`bool`, *optional*, defaults to `True`):
             Whether all image files must exist.
+        cache_dir (`str` or `os.PathLike`, *optional*):
+            Cache of `datasets` for the table of images, which refers to the image files and does not copy them.
 
     Returns:
-        `GzslDataset`: its `class_attributes` are the continuous class attributes as fractions (0 to 1), and its
-        validation splits have no image of the test splits, see [`ProposedSplit.partition`].
+        `GzslDataset`: its `class_attributes` are the continuous class attributes as fractions (0 to 1), its validation
+        splits have no image of the test splits, see [`ProposedSplit.partition`], and it has no word vectors.
 
     Raises:
         FileNotFoundError: If files or images are missing; names them, and says where to get them.
@@ -81,24 +112,26 @@ def load_cub(
     data_dir = Path(data_dir)
     folder = data_dir / "CUB_200_2011"
     class_names, images = _read_images(folder, check_files)
-    annotations = _files(
+    annotations = find_files(
         folder,
         "attributes/class_attribute_labels_continuous.txt",
         "bounding_boxes.txt",
         "parts/parts.txt",
         "parts/part_locs.txt",
+        help=CUB_HELP,
     )
     matrix_file, box_file, part_file, point_file = annotations
 
-    groups = PRESETS["cub"]["attribute_groups"]
+    groups = read_recipe("cub").model["attribute_groups"]
     attribute_names = _read_attribute_names(folder, sum(map(len, groups.values())))
-    class_attributes = _read_class_attributes(matrix_file, len(class_names), len(attribute_names))
-    vectors = _read_word_vectors(data_dir, word_vectors, len(attribute_names))
+    percentages = read_class_attributes(matrix_file, len(class_names), len(attribute_names), CUB_HELP)
+    if not ((percentages >= 0) & (percentages <= 100)).all():
+        raise ValueError(f"{matrix_file} must hold percentages, but has values outside 0 to 100. {CUB_HELP}")
     boxes = _read_by_image(box_file, float, float, float, float)
     _check_ids(box_file, boxes, images)
-    part_names = [name for _, name in _read_numbered(part_file)]
+    part_names = read_numbered(part_file, CUB_HELP)
     points = {image_id: [None] * len(part_names) for image_id in images}
-    for image_id, part, x, y, visible in _read_table(point_file, int, int, float, float, int):
+    for image_id, part, x, y, visible in read_table(point_file, int, int, float, float, int, help=CUB_HELP):
         if image_id not in points or not 1 <= part <= len(part_names):
             raise ValueError(f"{point_file} has part {part} of image {image_id}, which there is not. {CUB_HELP}")
         points[image_id][part - 1] = [x, y, visible]
@@ -108,7 +141,7 @@ def load_cub(
             f"{point_file} lacks parts of {len(incomplete)} images, such as image {incomplete[0]}. {CUB_HELP}"
         )
 
-    split = read_proposed_split(data_dir, "CUB")
+    split = read_proposed_split(data_dir, "CUB", CARD.split_sha256)
     class_of_image = {image_id: class_names[label] for image_id, (_, label) in images.items()}
     split.check(class_of_image)
 
@@ -137,21 +170,21 @@ def load_cub(
         splits=SplitBuilder("cub", features, rows, split.partition(class_of_image), cache_dir).build(),
         class_names=class_names,
         attribute_names=attribute_names,
-        attribute_groups={name: list(indices) for name, indices in groups.items()},
-        class_attributes=class_attributes,
+        attribute_groups=groups,
+        class_attributes=(percentages / 100).astype(np.float32),
         seen_class_ids=sorted(label_of[name] for name in split.train_classes + split.validation_classes),
         validation_class_ids=sorted(label_of[name] for name in split.validation_classes),
         split_name=split.name,
         split_sha256=split.sha256,
-        word_vectors=vectors,
         part_names=part_names,
     )
 
 
 def _read_images(folder: Path, check_files: bool) -> tuple[list[str], dict[int, tuple[Path, int]]]:
     """Class names in official order, and image id → (path, label), in the order of the ids."""
-    class_file, image_file, label_file = _files(folder, "classes.txt", "images.txt", "image_class_labels.txt")
-    class_names = [name for _, name in _read_numbered(class_file)]
+    files = find_files(folder, "classes.txt", "images.txt", "image_class_labels.txt", help=CUB_HELP)
+    class_file, image_file, label_file = files
+    class_names = read_numbered(class_file, CUB_HELP)
     paths = {image_id: path for image_id, (path,) in _read_by_image(image_file, str).items()}
     class_ids = {image_id: class_id for image_id, (class_id,) in _read_by_image(label_file, int).items()}
     _check_ids(label_file, class_ids, paths)
@@ -178,75 +211,18 @@ def _read_attribute_names(folder: Path, expected: int) -> list[str]:
     found = [place for place in places if place.is_file()]
     if not found:
         raise FileNotFoundError(f"attributes.txt is in none of {', '.join(map(str, places))}. {CUB_HELP}")
-    names = [name for _, name in _read_numbered(found[0])]
-    if len(names) != expected:
-        raise ValueError(f"{found[0]} names {len(names)} attributes, but CUB has {expected}. {CUB_HELP}")
+    names = read_numbered(found[0], CUB_HELP)
+    check_attribute_count(found[0], names, expected, "CUB", CUB_HELP)
     return names
-
-
-def _read_class_attributes(file: Path, num_classes: int, num_attributes: int) -> np.ndarray:
-    try:
-        percentages = np.loadtxt(file, dtype=np.float64, ndmin=2)
-    except ValueError as error:
-        raise ValueError(f"{file} is no matrix of numbers: {error}. {CUB_HELP}") from error
-    if percentages.shape != (num_classes, num_attributes):
-        raise ValueError(
-            f"{file} has shape {percentages.shape}, but must have a row for each of the {num_classes} classes and a "
-            f"column for each of the {num_attributes} attributes. {CUB_HELP}"
-        )
-    if not ((percentages >= 0) & (percentages <= 100)).all():
-        raise ValueError(f"{file} must hold percentages, but has values outside 0 to 100. {CUB_HELP}")
-    return (percentages / 100).astype(np.float32)
-
-
-def _read_word_vectors(data_dir: Path, file: str | os.PathLike | None, num_attributes: int) -> np.ndarray | None:
-    if file is None:
-        file = data_dir / "attribute_vectors" / "cub.npy"
-        if not file.is_file():
-            return None
-    vectors = np.load(file, allow_pickle=False)
-    if vectors.ndim != 2 or len(vectors) != num_attributes or not np.isfinite(vectors).all():
-        raise ValueError(
-            f"{file} must hold one vector of finite numbers for each of the {num_attributes} attributes, but has "
-            f"shape {vectors.shape}. Name another file as `word_vectors`."
-        )
-    return vectors.astype(np.float32)
-
-
-def _files(folder: Path, *names: str) -> list[Path]:
-    missing = [name for name in names if not (folder / name).is_file()]
-    if missing:
-        raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}. {CUB_HELP}")
-    return [folder / name for name in names]
-
-
-def _read_table(file: Path, *types: type) -> list[list]:
-    """Lines of values with spaces between them; only the last value may have spaces within."""
-    rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
-        values = line.split(maxsplit=len(types) - 1)
-        try:
-            rows.append([convert(value) for convert, value in zip(types, values, strict=True)])
-        except ValueError as error:
-            raise ValueError(f"{file}, line {number}: {line!r} is not {len(types)} values. {CUB_HELP}") from error
-    return rows
 
 
 def _read_by_image(file: Path, *types: type) -> dict[int, list]:
     """A table with one line for each image, which its id begins."""
-    rows = _read_table(file, int, *types)
+    rows = read_table(file, int, *types, help=CUB_HELP)
     values = {image_id: rest for image_id, *rest in rows}
     if len(values) != len(rows):
         raise ValueError(f"{file} has {len(rows)} lines for {len(values)} images. {CUB_HELP}")
     return values
-
-
-def _read_numbered(file: Path) -> list[list]:
-    """A table of names numbered from 1."""
-    rows = _read_table(file, int, str)
-    if [number for number, _ in rows] != list(range(1, len(rows) + 1)) or len({name for _, name in rows}) != len(rows):
-        raise ValueError(f"{file} must number different names from 1 on, without gaps. {CUB_HELP}")
-    return rows
 
 
 def _check_ids(file: Path, ids: dict, images: dict):

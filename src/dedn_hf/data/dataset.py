@@ -1,9 +1,64 @@
-"""The one shape in which every data set reaches the rest of the package."""
+"""The one shape in which every data set reaches the rest of the package, and what is to be said of it."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from datasets import DatasetDict
+
+
+@dataclass(frozen=True)
+class DatasetCard:
+    """
+    What is known of a data set before its files are read: for the cards of models that were trained on it.
+
+    Args:
+        title (`str`):
+            Its name in a text.
+        id (`str`):
+            Its name in metadata.
+        subject (`str`):
+            What its images show.
+        summary (`str`):
+            What it consists of, in a few sentences.
+        license (`dict[str, str]`):
+            `license`, and `license_name` and `license_link` where it is `"other"`, as the Hub wants them.
+        terms (`str`):
+            What weights that were trained on it may be used for.
+        caution (`str`):
+            What its figures do not say.
+        image (`str`), new_class (`str`), description (`tuple[str, ...]`):
+            For the examples: a file name, and a class that is none of its own, by some of its attributes.
+        groups (`str`, *optional*):
+            Its attribute groups in words.
+        split_name (`str`, *optional*), split_sha256 (`str`, *optional*), split_counts (`tuple[int, ...]`, *optional*):
+            The split that published figures rest on: its name, [`fingerprint_split`], and its numbers of `trainval`,
+            `test_seen` and `test_unseen` images.
+        citations (`tuple[str, ...]`, *optional*, defaults to `()`):
+            BibTeX entries.
+        backbone (`str`, *optional*):
+            The backbone that its recipe is made for, in a sentence.
+        built_in (`bool`, *optional*, defaults to `False`):
+            Whether it comes with this package, word vectors and all, and needs no files.
+    """
+
+    title: str
+    id: str
+    subject: str
+    summary: str
+    license: dict[str, str]
+    terms: str
+    caution: str
+    image: str
+    new_class: str
+    description: tuple[str, ...]
+    groups: str | None = None
+    split_name: str | None = None
+    split_sha256: str | None = None
+    split_counts: tuple[int, ...] | None = None
+    citations: tuple[str, ...] = ()
+    backbone: str | None = None
+    built_in: bool = False
 
 
 @dataclass
@@ -23,8 +78,9 @@ class GzslDataset:
             The K classes; a label is an index into this list.
         attribute_names (`list[str]`):
             The A attributes.
-        attribute_groups (`dict[str, list[int]]`):
-            Name of each group of the fine expert → indices of its attributes; a partition of `range(A)`.
+        attribute_groups (`dict[str, list[int]]`, *optional*):
+            Name of each group of the fine expert → indices of its attributes; a partition of `range(A)`. A reader that
+            knows none leaves it to [`load_gzsl_dataset`] to cluster them.
         class_attributes (`np.ndarray` of shape `(K, A)`, float32):
             Strength of each attribute in each class, not normalised.
         seen_class_ids (`list[int]`):
@@ -39,13 +95,15 @@ class GzslDataset:
             One vector an attribute.
         part_names (`list[str]`, *optional*, defaults to `[]`):
             Names of the rows of `part_points`.
+        attribute_descriptions (`dict[str, str]`, *optional*, defaults to `{}`):
+            Attribute → a sentence on it, for word vectors that are made of sentences.
     """
 
     name: str
     splits: DatasetDict
     class_names: list[str]
     attribute_names: list[str]
-    attribute_groups: dict[str, list[int]]
+    attribute_groups: dict[str, list[int]] | None
     class_attributes: np.ndarray
     seen_class_ids: list[int]
     validation_class_ids: list[int]
@@ -53,8 +111,14 @@ class GzslDataset:
     split_sha256: str
     word_vectors: np.ndarray | None = None
     part_names: list[str] = field(default_factory=list)
+    attribute_descriptions: dict[str, str] = field(default_factory=dict)
 
     @property
     def unseen_class_ids(self) -> list[int]:
         seen = set(self.seen_class_ids)
         return [index for index in range(len(self.class_names)) if index not in seen]
+
+
+def describe_groups(groups: Mapping[str, Sequence[int]]) -> str:
+    """Groups of attributes and how many are in each, in words."""
+    return f"{len(groups)} groups: " + ", ".join(f"{name} ({len(indices)})" for name, indices in groups.items())

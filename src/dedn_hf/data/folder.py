@@ -10,7 +10,6 @@ Your own images, attributes and classes, from a folder:
 import csv
 import os
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,15 +18,25 @@ from datasets import Dataset
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .dataset import GzslDataset
+from .dataset import DatasetCard, GzslDataset, describe_groups
 from .proposed_split import SplitBuilder, image_features
 from .splits import draw, fifth, fingerprint_split, image_id_of
-from .word_vectors import load_word_vectors
 
+CARD = DatasetCard(
+    title="Own images",
+    id="own-images",
+    subject="images",
+    summary="A folder of images, with its own classes and attributes.",
+    license={"license": "unknown"},
+    terms="The licence of the images has not been recorded. Say here under which terms the weights may be used.",
+    caution="What the images show, and who or what they leave out, has not been recorded.",
+    image="image.jpg",
+    new_class="a new class",
+    description=("the name of an attribute", "another one"),
+)
 # Of those that Pillow reads.
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".jp2"}
 CLASS_SPLITS = ("seen", "validation", "unseen")
-DEFAULT_NUM_GROUPS = 4
 
 
 @dataclass
@@ -46,7 +55,7 @@ class FolderContents:
             Strengths as fractions.
         attribute_groups (`dict[str, list[int]]`, *optional*):
             The groups in `attributes.csv`, if it has any.
-        descriptions (`dict[str, str]`):
+        attribute_descriptions (`dict[str, str]`):
             Attribute → its description in `attributes.csv`, of those that have one.
         images (`dict[str, list[tuple[str, Path]]]`):
             Class → its images: path within `images/`, and where it is.
@@ -65,7 +74,7 @@ class FolderContents:
     attribute_names: list[str] = field(default_factory=list)
     class_attributes: np.ndarray | None = None
     attribute_groups: dict[str, list[int]] | None = None
-    descriptions: dict[str, str] = field(default_factory=dict)
+    attribute_descriptions: dict[str, str] = field(default_factory=dict)
     images: dict[str, list[tuple[str, Path]]] = field(default_factory=dict)
     class_splits: dict[str, str] = field(default_factory=dict)
     split_name: str = ""
@@ -78,7 +87,7 @@ class FolderContents:
             raise ValueError(
                 f"{self.folder} cannot be used:\n"
                 + "\n".join(f"- {problem}" for problem in self.problems)
-                + "\nCorrect these, and look again with `scripts/train.py --dataset folder --data_dir DIR --check`."
+                + "\nCorrect these, and look again with `dedn train --dataset folder --data_dir DIR --check`."
             )
 
     def partition(self, seed: int) -> dict[str, list[int]]:
@@ -111,13 +120,15 @@ class FolderContents:
         return {name: sorted(ids) for name, ids in {**parts, "trainval": trainval}.items()}
 
 
-def load_folder_images(data_dir: str | os.PathLike) -> Dataset:
+def load_images(data_dir: str | os.PathLike, check_files: bool = True) -> Dataset:
     """
     All images of a folder and their classes, which is all that extracting feature maps needs.
 
     Args:
         data_dir (`str` or `os.PathLike`):
             The folder, with `images/` and the first column of `classes.csv`.
+        check_files (`bool`, *optional*, defaults to `True`):
+            Of no effect: no list names the images, so that there are those that exist.
 
     Returns:
         `datasets.Dataset`: columns `image` (read when asked for), `label` (`ClassLabel` over the classes in the order
@@ -135,12 +146,11 @@ def load_folder_images(data_dir: str | os.PathLike) -> Dataset:
     return Dataset.from_list(list(_make_rows(contents).values()), features=features)
 
 
-def load_folder(
+def load(
     data_dir: str | os.PathLike,
-    word_vectors: str | os.PathLike | None = None,
-    num_groups: int | None = None,
-    seed: int = 0,
+    check_files: bool = True,
     cache_dir: str | os.PathLike | None = None,
+    seed: int = 0,
 ) -> GzslDataset:
     """
     Your own images, attributes and classes.
@@ -148,34 +158,27 @@ def load_folder(
     Args:
         data_dir (`str` or `os.PathLike`):
             The folder, see [`read_folder`].
-        word_vectors (`str` or `os.PathLike`, *optional*):
-            Source of word vectors, see [`load_word_vectors`]. Without, the data set has none.
-        num_groups (`int`, *optional*):
-            How many groups attributes are clustered into by their word vectors, where `attributes.csv` has no groups.
-            By default 4, or fewer where there are fewer different vectors.
-        seed (`int`, *optional*, defaults to 0):
-            Seed of what is drawn: images for test and validation and, without `split.csv`, classes.
+        check_files (`bool`, *optional*, defaults to `True`):
+            As in [`load_images`].
         cache_dir (`str` or `os.PathLike`, *optional*):
             Cache of `datasets` for the table of images, which refers to the image files and does not copy them.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of what is drawn: images for test and validation and, without `split.csv`, classes.
 
     Returns:
-        `GzslDataset`: named `"folder"`, with class attributes as fractions. Without groups and word vectors, it has a
-        single group `"all"`.
+        `GzslDataset`: named `"folder"`, with class attributes as fractions, without word vectors, and without groups
+        where `attributes.csv` has none.
 
     Raises:
-        ValueError: If anything is wrong with the folder, all of which is listed, or with the word vectors; or if
-            `num_groups` cannot be had.
+        ValueError: If anything is wrong with the folder, all of which is listed.
     """
     contents = read_folder(data_dir, seed)
     contents.require_sound()
-    vectors = None
-    if word_vectors is not None:
-        vectors = load_word_vectors(word_vectors, contents.attribute_names, contents.descriptions)
     parts, label_of = contents.partition(seed), {name: label for label, name in enumerate(contents.class_names)}
     builder = SplitBuilder("folder", image_features(contents.class_names), _make_rows(contents), parts, cache_dir)
     return GzslDataset(
         name="folder",
-        attribute_groups=_choose_groups(contents, vectors, num_groups),
+        attribute_groups=contents.attribute_groups,
         splits=builder.build(),
         class_names=contents.class_names,
         attribute_names=contents.attribute_names,
@@ -186,47 +189,31 @@ def load_folder(
         ],
         split_name=contents.split_name,
         split_sha256=fingerprint_split(parts),
-        word_vectors=vectors,
+        attribute_descriptions=contents.attribute_descriptions,
     )
 
 
-def check_folder(
-    data_dir: str | os.PathLike,
-    word_vectors: str | os.PathLike | None = None,
-    num_groups: int | None = None,
-    seed: int = 0,
-) -> tuple[list[str], list[str]]:
+def check(data_dir: str | os.PathLike) -> tuple[list[str], list[str], FolderContents]:
     """
     What is understood of a folder, and what is wrong with it, before anything runs. Opens every image.
 
     Args:
-        data_dir, word_vectors, num_groups, seed:
-            As in [`load_folder`].
+        data_dir (`str` or `os.PathLike`):
+            As in [`load`].
 
     Returns:
-        `tuple[list[str], list[str]]`: what is understood, and what is wrong, one line each.
+        `tuple[list[str], list[str], FolderContents]`: what is understood and what is wrong, one line each, and what
+        was found, with `attribute_names`, `attribute_groups` and `attribute_descriptions`.
     """
-    contents = read_folder(data_dir, seed)
-    understood, problems = contents.understood, contents.problems
+    contents = read_folder(data_dir)
     files = [file for images in contents.images.values() for _, file in images]
     for file in tqdm(files, desc="Opening images", unit="image", disable=None):
         try:
             with Image.open(file) as image:
                 image.verify()
         except Exception as error:  # Pillow raises whatever a damaged byte leads to
-            problems.append(f"{file.relative_to(contents.folder)} cannot be opened: {error}")
-    if contents.attribute_names:
-        vectors = None
-        try:
-            if word_vectors is not None:
-                vectors = load_word_vectors(word_vectors, contents.attribute_names, contents.descriptions)
-                understood.append(f"word vectors: {len(vectors)} of size {vectors.shape[1]}, from {word_vectors}")
-            groups = _choose_groups(contents, vectors, num_groups)
-            if contents.attribute_groups is None and vectors is not None:
-                understood.append(f"no groups of attributes are given; clustered by word vectors: {_sizes(groups)}")
-        except (OSError, ValueError) as error:
-            problems.append(str(error))
-    return understood, problems
+            contents.problems.append(f"{file.relative_to(contents.folder)} cannot be opened: {error}")
+    return contents.understood, contents.problems, contents
 
 
 def read_folder(data_dir: str | os.PathLike, seed: int = 0) -> FolderContents:
@@ -265,61 +252,6 @@ def read_folder(data_dir: str | os.PathLike, seed: int = 0) -> FolderContents:
         counts = {name: len(ids) for name, ids in contents.partition(seed).items()}
         contents.understood.append("images: " + ", ".join(f"{count} {name}" for name, count in counts.items()))
     return contents
-
-
-def cluster_attributes(
-    attribute_names: Sequence[str], word_vectors: np.ndarray, num_groups: int | None = None
-) -> dict[str, list[int]]:
-    """
-    Groups of attributes whose word vectors point in similar directions (k-means).
-
-    Args:
-        attribute_names (`Sequence[str]`):
-            The A attributes.
-        word_vectors (`np.ndarray` of shape `(A, D)`):
-            Their vectors.
-        num_groups (`int`, *optional*):
-            How many groups. By default 4, or fewer where there are fewer different vectors.
-
-    Returns:
-        `dict[str, list[int]]`: each group → its attributes. A group is named after the attribute nearest its centre.
-
-    Raises:
-        ValueError: If there are fewer different vectors than groups.
-    """
-    from sklearn.cluster import KMeans  # half a second that only this function needs
-
-    directions = word_vectors / np.maximum(np.linalg.norm(word_vectors, axis=1, keepdims=True), 1e-12)
-    different = len(np.unique(directions.round(6), axis=0))
-    if num_groups is None:
-        num_groups = min(DEFAULT_NUM_GROUPS, different)
-    if not 1 <= num_groups <= different:
-        raise ValueError(
-            f"num_groups is {num_groups}, but there are {different} different word vectors to make groups of: choose "
-            f"from 1 to {different}."
-        )
-    clusters = KMeans(num_groups, n_init=10, random_state=0).fit(directions)
-    groups = {}
-    for group, center in enumerate(clusters.cluster_centers_):
-        indices = np.flatnonzero(clusters.labels_ == group)
-        nearest = indices[np.argmin(np.linalg.norm(directions[indices] - center, axis=1))]
-        groups[attribute_names[nearest]] = indices.tolist()
-    return groups
-
-
-def _choose_groups(
-    contents: FolderContents, word_vectors: np.ndarray | None, num_groups: int | None
-) -> dict[str, list[int]]:
-    if contents.attribute_groups is not None:
-        if num_groups is not None:
-            raise ValueError(
-                f"num_groups is {num_groups}, but attributes.csv has {len(contents.attribute_groups)} groups already: "
-                "leave one of the two out"
-            )
-        return contents.attribute_groups
-    if word_vectors is None:
-        return {"all": list(range(len(contents.attribute_names)))}
-    return cluster_attributes(contents.attribute_names, word_vectors, num_groups)
 
 
 def _make_rows(contents: FolderContents) -> dict[int, dict]:
@@ -442,21 +374,23 @@ def _read_attributes(contents: FolderContents):
             f"such as {absent[0]!r}"
         )
         return
-    contents.descriptions = {name: row["description"] for name, row in table.items() if row.get("description")}
+    contents.attribute_descriptions = {
+        name: row["description"] for name, row in table.items() if row.get("description")
+    }
     groups = {}
     for index, name in enumerate(contents.attribute_names):
         groups.setdefault(table[name].get("group", ""), []).append(index)
     if "" not in groups:
         contents.attribute_groups = groups
-        contents.understood.append(f"attributes.csv: {_sizes(groups)}")
+        contents.understood.append(f"attributes.csv: {describe_groups(groups)}")
     elif len(groups) > 1:
         without = [contents.attribute_names[index] for index in groups[""]]
         contents.problems.append(
             f"attributes.csv: {len(without)} attributes have no group, such as {without[0]!r}, but others have; give "
             "all of them one, or none"
         )
-    if contents.descriptions:
-        contents.understood.append(f"attributes.csv: {len(contents.descriptions)} descriptions")
+    if contents.attribute_descriptions:
+        contents.understood.append(f"attributes.csv: {len(contents.attribute_descriptions)} descriptions")
 
 
 def _find_images(contents: FolderContents):
@@ -552,10 +486,6 @@ def _tell_split(contents: FolderContents, source: str):
         names = names if len(names) <= 20 else [*names[:20], "…"]
         count = sum(other == split for other in contents.class_splits.values())
         contents.understood.append(f"{source}: {count} {split}{': ' if names else ''}{', '.join(names)}{note}")
-
-
-def _sizes(groups: dict[str, list[int]]) -> str:
-    return f"{len(groups)} groups: " + ", ".join(f"{name} ({len(indices)})" for name, indices in groups.items())
 
 
 def _number(cell: str) -> float:

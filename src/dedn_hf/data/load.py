@@ -1,27 +1,34 @@
-"""Data sets by their name on the command line."""
+"""Data sets by their name on the command line: `cub` is read by `dedn_hf.data.cub`, with the recipe `cub.yaml`."""
 
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
+import numpy as np
 from datasets import Dataset
 
-from .awa2 import load_awa2, load_awa2_images
-from .cub import load_cub, load_cub_images
-from .dataset import GzslDataset
-from .folder import check_folder, load_folder, load_folder_images
-from .proposed_split import PROPOSED_SPLIT_COUNTS, PROPOSED_SPLIT_NAME, PROPOSED_SPLIT_SHA256
-from .sun import load_sun, load_sun_images
-from .synthetic_birds import load_synthetic_birds
+from ..recipes import read_recipe, recipe_names
+from .dataset import DatasetCard, GzslDataset, describe_groups
 from .word_vectors import load_word_vectors
 
-DATASETS = ("synthetic_birds", "cub", "sun", "awa2", "folder")
-# Readers of images and class names alone, which is all that extracting feature maps needs.
-IMAGE_READERS: dict[str, Callable[[str], Dataset]] = {
-    "cub": load_cub_images,
-    "sun": load_sun_images,
-    "awa2": load_awa2_images,
-    "folder": load_folder_images,
-}
+DEFAULT_NUM_GROUPS = 4
+
+
+def dataset_module(name: str) -> ModuleType:
+    """
+    The module that reads a data set. It has `load`, `load_images` (unless the data set is built in), `CARD`, and
+    `check` where it can say more of wrong files than the first error.
+
+    Raises:
+        ValueError: If there is no such data set.
+    """
+    return import_module(f".{read_recipe(name).dataset}", __package__)
+
+
+def dataset_card(name: str) -> DatasetCard:
+    """What is known of a data set; of one that has no recipe, what is known of anybody's own images."""
+    return dataset_module(name if name in recipe_names() else "folder").CARD
 
 
 def load_gzsl_dataset(
@@ -30,40 +37,47 @@ def load_gzsl_dataset(
     word_vectors: str | None = None,
     num_groups: int | None = None,
     check_files: bool = True,
+    attribute_groups: Mapping[str, Sequence[int]] | None = None,
 ) -> GzslDataset:
     """
     Loads a data set with word vectors of its attributes.
 
     Args:
         name (`str`):
-            `"synthetic_birds"`, `"cub"`, `"sun"`, `"awa2"`, or `"folder"` for your own, see [`read_folder`].
+            A name of [`recipe_names`], such as `"synthetic_birds"`, or `"folder"` for your own, see [`read_folder`].
         data_dir (`str`, *optional*):
-            Where its files are; the synthetic birds need none.
+            Where its files are; built-in data sets need none.
         word_vectors (`str`, *optional*):
             A file of word vectors or a sentence-embedding model, see [`load_word_vectors`], or `"random"` to compose
             them from random vectors of the words in the attributes' names. By default
-            `<data_dir>/attribute_vectors/<name>.npy`; the synthetic birds have vectors of their own.
+            `<data_dir>/attribute_vectors/<name>.npy`; built-in data sets have vectors of their own.
         num_groups (`int`, *optional*):
-            How many groups the attributes of a `"folder"` without groups are clustered into. By default 4, or fewer
-            where there are fewer different word vectors.
+            How many groups attributes without groups are clustered into. By default 4, or fewer where there are fewer
+            different word vectors.
         check_files (`bool`, *optional*, defaults to `True`):
-            Whether all image files that CUB and SUN list must exist; stored feature maps need none.
+            Whether all image files that the data set lists must exist; stored feature maps need none.
+        attribute_groups (`Mapping[str, Sequence[int]]`, *optional*):
+            Groups in place of the data set's own, such as those of a recipe.
 
     Raises:
-        ValueError: If there is no such data set, it needs a `data_dir`, or cannot use `word_vectors` or `num_groups`.
+        ValueError: If there is no such data set, it needs a `data_dir`, or cannot use `word_vectors`, `num_groups` or
+            `attribute_groups`.
         FileNotFoundError: If a file is missing; says which, and where to get it.
     """
-    word_vectors = _word_vector_source(name, data_dir, word_vectors, num_groups)
-    if name == "folder":
-        return load_folder(data_dir, word_vectors, num_groups)
-    if name == "synthetic_birds":
-        dataset = load_synthetic_birds()
-    elif name == "awa2":
-        dataset = load_awa2(data_dir)
-    else:
-        dataset = {"cub": load_cub, "sun": load_sun}[name](data_dir, check_files=check_files)
-    if word_vectors is not None:
-        dataset.word_vectors = load_word_vectors(word_vectors, dataset.attribute_names)
+    if num_groups is not None and "attribute_groups" in read_recipe(name).model:
+        raise ValueError(f"The data set {name!r} has groups of attributes: leave --num_groups {num_groups} out.")
+    source = _word_vector_source(name, data_dir, word_vectors)
+    dataset = dataset_module(name).load(data_dir, check_files=check_files)
+    if source is not None:
+        dataset.word_vectors = load_word_vectors(source, dataset.attribute_names, dataset.attribute_descriptions)
+    if attribute_groups is not None:
+        dataset.attribute_groups = {group: list(indices) for group, indices in attribute_groups.items()}
+        if sorted(i for group in attribute_groups.values() for i in group) != [*range(len(dataset.attribute_names))]:
+            raise ValueError(
+                f"The recipe's `attribute_groups` are no partition of the {len(dataset.attribute_names)} attributes "
+                f"of {name}. Put each into one group, or leave the groups out."
+            )
+    dataset.attribute_groups = _choose_groups(dataset, dataset.word_vectors, num_groups)
     return dataset
 
 
@@ -73,21 +87,23 @@ def load_images(name: str, data_dir: str, check_files: bool = True) -> Dataset:
 
     Args:
         name (`str`):
-            `"cub"`, `"sun"`, `"awa2"` or `"folder"`.
+            Name of a data set that is read from files.
         data_dir (`str`):
             Where its files are.
         check_files (`bool`, *optional*, defaults to `True`):
-            Whether all image files must exist that CUB and SUN list. Of the others no more is known than what exists.
+            Whether all image files that the data set lists must exist.
 
     Returns:
         `datasets.Dataset`: columns `image`, `label` (`ClassLabel`) and `image_id`.
 
     Raises:
         FileNotFoundError: If files are missing; says which, and where to get them.
-        ValueError: If the files contradict each other.
+        ValueError: If the files contradict each other, or the data set is built in.
     """
-    options = {"check_files": check_files} if name in ("cub", "sun") else {}
-    return IMAGE_READERS[name](data_dir, **options)
+    module = dataset_module(name)
+    if module.CARD.built_in:
+        raise ValueError(f"{name} is built in and trained with its backbone: it needs no stored feature maps.")
+    return module.load_images(data_dir, check_files=check_files)
 
 
 def check_gzsl_dataset(
@@ -102,20 +118,31 @@ def check_gzsl_dataset(
 
     Returns:
         `tuple[list[str], list[str]]`: what is understood, and what is wrong, one line each.
+
+    Raises:
+        ValueError: If there is no such data set, or it needs a `data_dir`.
     """
-    try:
-        source = _word_vector_source(name, data_dir, word_vectors, num_groups)
-    except (OSError, ValueError) as error:
-        if name != "folder" or data_dir is None:
+    module = dataset_module(name)
+    _need_data_dir(name, data_dir)
+    if not hasattr(module, "check"):
+        try:
+            return describe_dataset(load_gzsl_dataset(name, data_dir, word_vectors, num_groups)), []
+        except (OSError, ValueError) as error:
             return [], [str(error)]
-        understood, problems = check_folder(data_dir)
-        return understood, [*problems, str(error)]
-    if name == "folder":
-        return check_folder(data_dir, source, num_groups)
-    try:
-        return describe_dataset(load_gzsl_dataset(name, data_dir, word_vectors)), []
-    except (OSError, ValueError) as error:
-        return [], [str(error)]
+    understood, problems, found = module.check(data_dir)
+    if found.attribute_names:
+        try:
+            source = _word_vector_source(name, data_dir, word_vectors)
+            vectors = load_word_vectors(source, found.attribute_names, found.attribute_descriptions)
+            understood.append(f"word vectors: {len(vectors)} of size {vectors.shape[1]}, from {source}")
+            groups = _choose_groups(found, vectors, num_groups)
+            if found.attribute_groups is None:
+                understood.append(
+                    f"no groups of attributes are given; clustered by word vectors: {describe_groups(groups)}"
+                )
+        except (OSError, ValueError) as error:
+            problems.append(str(error))
+    return understood, problems
 
 
 def describe_dataset(dataset: GzslDataset) -> list[str]:
@@ -127,24 +154,22 @@ def describe_dataset(dataset: GzslDataset) -> list[str]:
             The data set.
     """
     num_classes, num_seen = len(dataset.class_names), len(dataset.seen_class_ids)
-    groups = ", ".join(f"{name} ({len(indices)})" for name, indices in dataset.attribute_groups.items())
     lines = [
         f"classes: {num_classes}, of them {num_seen} seen ({len(dataset.validation_class_ids)} for validation) and "
         f"{num_classes - num_seen} unseen",
-        f"attributes: {len(dataset.attribute_names)} in {len(dataset.attribute_groups)} groups: {groups}",
+        f"attributes: {len(dataset.attribute_names)} in {describe_groups(dataset.attribute_groups)}",
         "images: " + ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items()),
         f"split: {dataset.split_name}, fingerprint {dataset.split_sha256}",
     ]
-    known = PROPOSED_SPLIT_COUNTS.get(dataset.name.upper())
-    if known and dataset.split_name != PROPOSED_SPLIT_NAME:
+    known = dataset_card(dataset.name)
+    if known.split_counts and dataset.split_name != known.split_name:
         counts = tuple(len(dataset.splits[part]) for part in ("trainval", "test_seen", "test_unseen"))
         lines.append(
-            f"split: it is not the {PROPOSED_SPLIT_NAME}, which has the fingerprint "
-            f"{PROPOSED_SPLIT_SHA256[dataset.name.upper()]} and "
+            f"split: it is not the {known.split_name}, which has the fingerprint {known.split_sha256} and "
             + (
                 "the same numbers of images"
-                if counts == known
-                else "{} trainval, {} test_seen, {} test_unseen".format(*known)
+                if counts == known.split_counts
+                else "{} trainval, {} test_seen, {} test_unseen".format(*known.split_counts)
             )
             + ": figures are not comparable with published ones"
         )
@@ -153,22 +178,72 @@ def describe_dataset(dataset: GzslDataset) -> list[str]:
     return lines
 
 
-def _word_vector_source(
-    name: str, data_dir: str | None, word_vectors: str | None, num_groups: int | None
-) -> str | None:
-    """Where word vectors are to come from, `None` for the data set's own; refuses what the data set has no use for."""
-    if name not in DATASETS:
-        raise ValueError(f"There is no data set {name!r}; choose one of {', '.join(DATASETS)}.")
-    if num_groups is not None and name != "folder":
-        raise ValueError(f"The data set {name!r} has groups of attributes: leave --num_groups {num_groups} out.")
-    if name == "synthetic_birds":
-        if word_vectors not in (None, "random"):
+def cluster_attributes(
+    attribute_names: Sequence[str], word_vectors: np.ndarray, num_groups: int | None = None
+) -> dict[str, list[int]]:
+    """
+    Groups of attributes whose word vectors point in similar directions (k-means).
+
+    Args:
+        attribute_names (`Sequence[str]`):
+            The A attributes.
+        word_vectors (`np.ndarray` of shape `(A, D)`):
+            Their vectors.
+        num_groups (`int`, *optional*):
+            How many groups. By default 4, or fewer where there are fewer different vectors.
+
+    Returns:
+        `dict[str, list[int]]`: each group → its attributes. A group is named after the attribute nearest its centre.
+
+    Raises:
+        ValueError: If there are fewer different vectors than groups.
+    """
+    from sklearn.cluster import KMeans  # half a second that only this function needs
+
+    directions = word_vectors / np.maximum(np.linalg.norm(word_vectors, axis=1, keepdims=True), 1e-12)
+    different = len(np.unique(directions.round(6), axis=0))
+    if num_groups is None:
+        num_groups = min(DEFAULT_NUM_GROUPS, different)
+    if not 1 <= num_groups <= different:
+        raise ValueError(
+            f"num_groups is {num_groups}, but there are {different} different word vectors to make groups of: choose "
+            f"from 1 to {different}."
+        )
+    clusters = KMeans(num_groups, n_init=10, random_state=0).fit(directions)
+    groups = {}
+    for group, center in enumerate(clusters.cluster_centers_):
+        indices = np.flatnonzero(clusters.labels_ == group)
+        nearest = indices[np.argmin(np.linalg.norm(directions[indices] - center, axis=1))]
+        groups[attribute_names[nearest]] = indices.tolist()
+    return groups
+
+
+def _choose_groups(found, word_vectors: np.ndarray | None, num_groups: int | None) -> dict[str, list[int]]:
+    """Groups of what was found of a data set: its own, else clustered ones, else a single one."""
+    if found.attribute_groups is not None:
+        if num_groups is not None:
             raise ValueError(
-                f"The synthetic birds have word vectors of their own: leave --word_vectors {word_vectors} out."
+                f"num_groups is {num_groups}, but the attributes have {len(found.attribute_groups)} groups already: "
+                "leave one of the two out."
             )
-        return word_vectors
-    if data_dir is None:
+        return found.attribute_groups
+    if word_vectors is None:
+        return {"all": list(range(len(found.attribute_names)))}
+    return cluster_attributes(found.attribute_names, word_vectors, num_groups)
+
+
+def _need_data_dir(name: str, data_dir: str | None):
+    if data_dir is None and not dataset_card(name).built_in:
         raise ValueError(f"The data set {name!r} is read from files: name their folder with --data_dir.")
+
+
+def _word_vector_source(name: str, data_dir: str | None, word_vectors: str | None) -> str | None:
+    """Where word vectors are to come from, `None` for the data set's own; refuses what the data set has no use for."""
+    if dataset_module(name).CARD.built_in:
+        if word_vectors not in (None, "random"):
+            raise ValueError(f"{name} has word vectors of its own: leave --word_vectors {word_vectors} out.")
+        return word_vectors
+    _need_data_dir(name, data_dir)
     if word_vectors is not None:
         return word_vectors
     expected = Path(data_dir) / "attribute_vectors" / f"{name}.npy"

@@ -1,4 +1,4 @@
-"""The Proposed Split of Xian et al. (xlsa17), which CUB, SUN and AWA2 are evaluated on."""
+"""The Proposed Splits of Xian et al. (xlsa17), which the field's data sets are evaluated on."""
 
 import hashlib
 import json
@@ -29,14 +29,15 @@ XLSA17_HELP = (
     "`<data_dir>/xlsa17/data/` exists."
 )
 PROPOSED_SPLIT_NAME = "Proposed Split v2 (xlsa17)"
-# Fingerprints of trainval, test_seen and test_unseen with the split's own locs (1-based) as image ids.
-PROPOSED_SPLIT_SHA256 = {
-    "CUB": "7180aaff2a824a901918e540287ae1a21193393ff217da0c7ae1bfd05d3de529",
-    "SUN": "fc537f2f84f3f84a35665f94262ef08e2d47fc80c9c022591a75252882e5673a",
-    "AWA2": "bfc36a2c1bb7454f5ca46c61cb116dcdd9800dd369aed1c27a8a7d96135fb463",
-}
-# Their numbers of images, in the same order.
-PROPOSED_SPLIT_COUNTS = {"CUB": (7057, 1764, 2967), "SUN": (10320, 2580, 1440), "AWA2": (23527, 5882, 7913)}
+SPLIT_CITATION = """@article{xian2019zero,
+  title   = {Zero-Shot Learning -- A Comprehensive Evaluation of the Good, the Bad and the Ugly},
+  author  = {Xian, Yongqin and Lampert, Christoph H. and Schiele, Bernt and Akata, Zeynep},
+  journal = {IEEE Transactions on Pattern Analysis and Machine Intelligence},
+  volume  = {41},
+  number  = {9},
+  pages   = {2251--2265},
+  year    = {2019}
+}"""
 
 
 @dataclass
@@ -56,6 +57,8 @@ class ProposedSplit:
             image id.
         train_classes (`list[str]`), validation_classes (`list[str]`), test_classes (`list[str]`):
             Names in `trainclasses1.txt`, `valclasses1.txt` and `testclasses.txt`.
+        known_sha256 (`str`, *optional*):
+            Fingerprint of the published version, with locs as image ids.
     """
 
     folder: Path
@@ -65,6 +68,7 @@ class ProposedSplit:
     train_classes: list[str]
     validation_classes: list[str]
     test_classes: list[str]
+    known_sha256: str | None = None
 
     @property
     def sha256(self) -> str:
@@ -74,8 +78,7 @@ class ProposedSplit:
     @property
     def name(self) -> str:
         """`"Proposed Split v2 (xlsa17)"` where the fingerprint is the known one, else `"unknown split"`."""
-        known = PROPOSED_SPLIT_SHA256.get(self.folder.name)
-        return PROPOSED_SPLIT_NAME if self.sha256 == known else "unknown split"
+        return PROPOSED_SPLIT_NAME if self.sha256 == self.known_sha256 else "unknown split"
 
     def check(self, class_of_image: Mapping[int, str]):
         """
@@ -189,7 +192,7 @@ class ProposedSplit:
         return ValueError(f"{self.folder}: {problem}. {XLSA17_HELP}")
 
 
-def read_proposed_split(data_dir: str | os.PathLike, name: str) -> ProposedSplit:
+def read_proposed_split(data_dir: str | os.PathLike, name: str, known_sha256: str | None = None) -> ProposedSplit:
     """
     Reads `<data_dir>/xlsa17/data/<name>/`: `att_splits.mat` and the class lists. `res101.mat` is not needed.
 
@@ -197,7 +200,9 @@ def read_proposed_split(data_dir: str | os.PathLike, name: str) -> ProposedSplit
         data_dir (`str` or `os.PathLike`):
             The folder that holds `xlsa17/`.
         name (`str`):
-            `"CUB"`, `"SUN"` or `"AWA2"`.
+            Name of the data set there, such as `"CUB"`.
+        known_sha256 (`str`, *optional*):
+            See [`ProposedSplit`].
 
     Raises:
         FileNotFoundError: If files are missing; names all of them.
@@ -230,6 +235,7 @@ def read_proposed_split(data_dir: str | os.PathLike, name: str) -> ProposedSplit
         train_classes=classes["trainclasses1"],
         validation_classes=classes["valclasses1"],
         test_classes=classes["testclasses"],
+        known_sha256=known_sha256,
     )
     for key, names in classes.items():
         strangers = set(names) - set(class_names)
@@ -311,6 +317,7 @@ def load_with_proposed_split(
     class_attributes: np.ndarray,
     attribute_file: Path,
     help: str,
+    known_sha256: str,
     cache_dir: str | os.PathLike | None = None,
 ) -> GzslDataset:
     """
@@ -331,6 +338,8 @@ def load_with_proposed_split(
             Where they are from.
         help (`str`):
             Where to get the data set, for messages.
+        known_sha256 (`str`):
+            See [`ProposedSplit`].
         cache_dir (`str` or `os.PathLike`, *optional*):
             Cache of `datasets`.
 
@@ -341,7 +350,7 @@ def load_with_proposed_split(
         FileNotFoundError: If files of the split are missing, or images that it names.
         ValueError: If the split and the data set contradict each other; names what differs.
     """
-    split = read_proposed_split(data_dir, name.upper())
+    split = read_proposed_split(data_dir, name.upper(), known_sha256)
     file = split.folder / "res101.mat"
     image_files = read_image_files(split.folder)
     paths = match_image_files(image_files, images.keys())

@@ -7,9 +7,41 @@ import numpy as np
 import scipy.io
 from datasets import Dataset
 
-from ..configuration_dedn import SUN_GROUPS_AS_MEANT
-from .dataset import GzslDataset
-from .proposed_split import image_features, load_with_proposed_split
+from ..recipes import read_recipe
+from .dataset import DatasetCard, GzslDataset
+from .official_files import check_attribute_count, check_no_empty_class
+from .proposed_split import PROPOSED_SPLIT_NAME, SPLIT_CITATION, image_features, load_with_proposed_split
+
+_CITATION = """@article{patterson2014sun,
+  title   = {The {SUN} Attribute Database: Beyond Categories for Deeper Scene Understanding},
+  author  = {Patterson, Genevieve and Xu, Chen and Su, Hang and Hays, James},
+  journal = {International Journal of Computer Vision},
+  volume  = {108},
+  pages   = {59--81},
+  year    = {2014}
+}"""
+
+CARD = DatasetCard(
+    title="SUN Attribute",
+    id="sun-attribute",
+    subject="scenes",
+    summary="14,340 photographs of 717 scenes (Patterson et al. 2014), described by 102 attributes. 645 classes are "
+    "seen and 72 are unseen; 10,320 images to train on, 2,580 and 1,440 to test seen and unseen classes.",
+    license={"license": "unknown"},
+    terms="No weights are published with this card. Weights that you train on SUN Attribute come under the terms of "
+    "its owners; read them before you publish any.",
+    caution="Scenes of the unseen classes are not kept out of what an ImageNet backbone was trained on.",
+    image="scene.jpg",
+    new_class="tidal campsite",
+    description=("camping", "sand", "ocean"),
+    groups="function, element, environment and material, other; under the `reference` protocol the groups are those "
+    "of the released program, which differ from the meant ones by a slip in its index arithmetic",
+    split_name=PROPOSED_SPLIT_NAME,
+    split_sha256="fc537f2f84f3f84a35665f94262ef08e2d47fc80c9c022591a75252882e5673a",
+    split_counts=(10320, 2580, 1440),
+    citations=(_CITATION, SPLIT_CITATION),
+    backbone="the recipe is made for feature maps of an ImageNet ResNet-101 (2048 channels), kept frozen.",
+)
 
 SUN_HELP = (
     "SUNAttributeDB.tar.gz and SUNAttributeDB_Images.tar.gz are at https://cs.brown.edu/~gmpatter/sunattributes.html; "
@@ -17,7 +49,7 @@ SUN_HELP = (
 )
 
 
-def load_sun_images(data_dir: str | os.PathLike, check_files: bool = True) -> Dataset:
+def load_images(data_dir: str | os.PathLike, check_files: bool = True) -> Dataset:
     """
     All images of SUN and their classes, which is all that extracting feature maps needs.
 
@@ -42,24 +74,23 @@ def load_sun_images(data_dir: str | os.PathLike, check_files: bool = True) -> Da
     return Dataset.from_list(list(images.values()), features=image_features(class_names))
 
 
-def load_sun(
-    data_dir: str | os.PathLike, cache_dir: str | os.PathLike | None = None, check_files: bool = True
+def load(
+    data_dir: str | os.PathLike, check_files: bool = True, cache_dir: str | os.PathLike | None = None
 ) -> GzslDataset:
     """
     SUN with the Proposed Split. The strength of an attribute in a class is the share of votes for it over the images
     of the class.
 
-    The attribute groups are those that were meant, [`SUN_GROUPS_AS_MEANT`], and not those of the preset, which has the
-    slip of the released program: a new model has no reason to repeat it. To do so, set `attribute_groups` to the
-    preset's.
+    The attribute groups are those that were meant. The recipe's `reference` protocol has those of the released
+    program, with its slip, which a new model has no reason to repeat.
 
     Args:
         data_dir (`str` or `os.PathLike`):
-            The folder that holds `SUNAttributeDB/`, see [`load_sun_images`], and `xlsa17/` in their official layouts.
-        cache_dir (`str` or `os.PathLike`, *optional*):
-            Cache of `datasets` for the table of images, which refers to the image files and does not copy them.
+            The folder that holds `SUNAttributeDB/`, see [`load_images`], and `xlsa17/` in their official layouts.
         check_files (`bool`, *optional*, defaults to `True`):
             Whether all image files must exist.
+        cache_dir (`str` or `os.PathLike`, *optional*):
+            Cache of `datasets` for the table of images, which refers to the image files and does not copy them.
 
     Returns:
         `GzslDataset`: its `class_attributes` are fractions (0 to 1), and it has no word vectors.
@@ -71,11 +102,9 @@ def load_sun(
     folder = Path(data_dir) / "SUNAttributeDB"
     label_file = folder / "attributeLabels_continuous.mat"
     attribute_names = _read_names(folder / "attributes.mat", "attributes")
-    expected = sum(map(len, SUN_GROUPS_AS_MEANT.values()))
-    if len(attribute_names) != expected:
-        raise ValueError(
-            f"{folder / 'attributes.mat'} names {len(attribute_names)} attributes, but SUN has {expected}. {SUN_HELP}"
-        )
+    groups = read_recipe("sun").model["attribute_groups"]
+    expected = sum(map(len, groups.values()))
+    check_attribute_count(folder / "attributes.mat", attribute_names, expected, "SUN", SUN_HELP)
     votes = _read_mat(label_file, "labels_cv")
     class_names, images = _read_images(Path(data_dir), check_files)
     if votes.shape != (len(images), len(attribute_names)):
@@ -87,19 +116,18 @@ def load_sun(
         raise ValueError(f"labels_cv in {label_file} must hold shares of votes, from 0 to 1. {SUN_HELP}")
     labels = np.array([row["label"] for row in images.values()])
     class_attributes = np.stack([votes[labels == label].mean(axis=0) for label in range(len(class_names))])
-    empty = [name for name, row in zip(class_names, class_attributes, strict=True) if not row.any()]
-    if empty:
-        raise ValueError(f"{label_file} gives no attribute to {', '.join(empty)}. {SUN_HELP}")
+    check_no_empty_class(label_file, class_names, class_attributes, SUN_HELP)
     return load_with_proposed_split(
         "sun",
         data_dir,
         images,
         class_names,
         attribute_names,
-        SUN_GROUPS_AS_MEANT,
+        groups,
         class_attributes,
         attribute_file=label_file,
         help=SUN_HELP,
+        known_sha256=CARD.split_sha256,
         cache_dir=cache_dir,
     )
 

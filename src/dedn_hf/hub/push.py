@@ -38,7 +38,7 @@ _TEXT = (".json", ".py", ".md")
 _TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 
 
-class PublishingError(Exception):
+class PublishingError(ValueError):
     """What stands in the way of publishing a model, and the way out, in one line."""
 
     def __init__(self, message: str):
@@ -220,6 +220,8 @@ def _content(file: Path, repo_id: str) -> Path | bytes:
 def _hub_errors_in_one_line(api: HfApi, repo_id: str):
     try:
         yield
+    except PublishingError:
+        raise
     except LocalTokenNotFoundError as error:
         raise PublishingError("There is no access token: log in with `hf auth login`, or set HF_TOKEN.") from error
     except HfHubHTTPError as error:

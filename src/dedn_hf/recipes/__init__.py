@@ -75,11 +75,14 @@ def read_recipe(name_or_file: str | os.PathLike, protocol: str = "validated") ->
     _check(file, content)
     of_protocol = content.get("protocols", {}).get("validated" if protocol == "validation" else protocol, {})
     model, training = (content.get(key, {}) | of_protocol.get(key, {}) for key in ("model", "training"))
-    if "attribute_groups" in model:
-        model["attribute_groups"] = {
-            group: parse_indices(indices) if isinstance(indices, str) else indices
-            for group, indices in model["attribute_groups"].items()
-        }
+    try:
+        if "attribute_groups" in model:
+            model["attribute_groups"] = {
+                group: parse_indices(indices) if isinstance(indices, str) else indices
+                for group, indices in model["attribute_groups"].items()
+            }
+    except (AttributeError, ValueError) as error:
+        raise ValueError(f"The recipe {file} has no ranges such as 1-9,95 as `attribute_groups`: {error}.") from error
     return Recipe(content["dataset"], model, training)
 
 
@@ -92,17 +95,24 @@ def parse_indices(ranges: str) -> list[int]:
 def _check(file: Path, content):
     if not isinstance(content, dict) or content.get("dataset") not in recipe_names():
         raise ValueError(f"The recipe {file} must say `dataset:` with one of {', '.join(recipe_names())}.")
-    protocols = content.get("protocols", {})
-    places = {"the top": ({"dataset", "model", "training", "protocols"}, content)}
-    if isinstance(protocols, dict):
-        places["protocols"] = ({"validated", "reference"}, protocols)
-        places |= {name: ({"model", "training"}, part) for name, part in protocols.items()}
-    for place, (known, part) in places.items():
-        unknown = sorted(set(part) - known) if isinstance(part, dict) else ["no names and values"]
+
+    def check(place: str, section, known=None):
+        if not isinstance(section, dict):
+            raise ValueError(f"The recipe {file} has no names and values at {place}, but {section!r}.")
+        unknown = sorted(section.keys() - (known or section.keys()))
         if unknown:
             raise ValueError(
                 f"The recipe {file} has {', '.join(unknown)} at {place}; there may be {', '.join(sorted(known))}."
             )
+
+    protocols = content.get("protocols", {})
+    check("the top", content, {"dataset", "model", "training", "protocols"})
+    check("protocols", protocols, {"validated", "reference"})
+    for name, part in protocols.items():
+        check(name, part, {"model", "training"})
+    for part in (content, *protocols.values()):
+        for name in ("model", "training"):
+            check(name, part.get(name, {}))
 
 
 __all__ = ["PROTOCOLS", "Recipe", "parse_indices", "read_recipe", "recipe_names"]

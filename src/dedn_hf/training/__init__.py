@@ -1,16 +1,12 @@
-from .arguments import CONFIG_RECIPES, RECIPES, DednTrainingArguments, recipe, recipe_config
+from .arguments import DednTrainingArguments
 from .dataset import ClassSubset, PixelValueDataset
 from .sampler import ClassBalancedSampler
 from .trainer import DednTrainer
 
 __all__ = [
-    "CONFIG_RECIPES",
-    "RECIPES",
     "ClassBalancedSampler",
     "ClassSubset",
     "DednTrainer",
     "DednTrainingArguments",
     "PixelValueDataset",
-    "recipe",
-    "recipe_config",
 ]

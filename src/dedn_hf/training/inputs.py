@@ -25,7 +25,7 @@ class ModelInputs:
         image_processor (`BaseImageProcessor`, *optional*):
             What makes `pixel_values` from an image; `None` where nobody knows how the images were prepared.
         config (`dict`, *optional*, defaults to `{}`):
-            What of the model's config differs from the preset of the data set.
+            Fields of the model's [`DednConfig`], beside those that follow from the data set.
         backbone (`PreTrainedModel`, *optional*):
             The frozen backbone that made the feature maps.
         source (`dict`, *optional*, defaults to `{}`):
@@ -46,7 +46,7 @@ def prepare_inputs(
     config: dict | None = None,
 ) -> ModelInputs:
     """
-    Images of the synthetic birds with a backbone to be trained, or stored feature maps.
+    Stored feature maps, or images for a model with a backbone that is trained along.
 
     Args:
         dataset (`GzslDataset`):
@@ -56,19 +56,25 @@ def prepare_inputs(
         backbone (`str`, *optional*):
             Folder or id of the backbone that made the feature maps, for a model that takes images after training.
         config (`dict`, *optional*):
-            What of the model's config is to differ from the preset of the data set, see [`recipe_config`].
+            Fields of the model's config, such as `model` of a [`Recipe`]. Without feature maps it must have a
+            `backbone_config`.
 
     Raises:
         ValueError: If there are neither, or they do not belong together; names the difference.
     """
     config = dict(config or {})
     if feature_maps is None:
-        if dataset.name != "synthetic_birds" or backbone is not None:
+        if config.get("backbone_config") is None or backbone is not None:
             raise ValueError(
                 f"Training on {dataset.name} with a frozen backbone takes stored feature maps: make them once with "
-                "scripts/extract_features.py and name their folder with --feature_maps."
+                "`dedn features` and name their folder with --feature_maps."
             )
-        size = dataset.splits["trainval"][0]["image"].size[0]
+        size, height = dataset.splits["trainval"][0]["image"].size
+        if size != height:
+            raise ValueError(
+                f"A backbone can be trained along on square images of one size, but {dataset.name} has one of {size} "
+                f"× {height} pixels. Train on stored feature maps instead, see --feature_maps."
+            )
         half = [0.5] * 3
         processor = CLIPImageProcessor(
             size={"shortest_edge": size}, crop_size=size, resample=2, image_mean=half, image_std=half

@@ -4,37 +4,33 @@ The protocols of training and evaluation.
 `reference` is as released: train on trainval, look at the test set after every epoch, report the best epoch. Its
 figures are comparable with published ones, and too good. `validated` chooses on validation classes, trains anew and
 reads the test set once. `validation` is its first half, for finding settings: no test image is read, and no model is
-left. See the README for what each is good for.
+left. See docs/training.md for what each is good for.
 """
 
 import dataclasses
-import gc
 import hashlib
-import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import datasets
 import numpy as np
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file
-from transformers import TrainerCallback, TrainerState, set_seed
+from transformers import TrainerCallback, set_seed
 
-from ..configuration_dedn import PRESETS, DednConfig
+from ..configuration_dedn import DednConfig
 from ..data import GzslDataset
 from ..evaluation import ausuc, choose_mixes, gzsl_metrics, seen_unseen_curve
 from ..evaluation.attribute_calibration import fit_attribute_calibration
 from ..files import write_json
-from ..hub.model_card import render_model_card, save_model_card
 from ..modeling_dedn import DednModel
 from ..results import provenance
 from .arguments import CONFIG_SETTINGS, DednTrainingArguments
 from .dataset import ClassSubset
 from .inputs import ModelInputs
+from .run_folder import copy_model, finish_run, from_main, last_checkpoint, move_files, remove_run, start_run
 from .trainer import DednTrainer
 
 # Protocol → splits that it cannot do without. Without test images `validated` has no figures for them.
@@ -85,21 +81,20 @@ def build_model(
 
     Args:
         dataset (`GzslDataset`):
-            The data set; the settings are those of the preset of its name, or else the defaults of [`DednConfig`].
+            The data set.
         class_ids (`Sequence[int]`):
             The classes that the model knows; its ids are places in this list.
         unseen_class_ids (`Sequence[int]`):
             Those of them without training images.
         config (*optional*):
-            What differs from the preset, see [`DednConfig`].
+            Other fields of [`DednConfig`], such as `model` of a [`Recipe`].
     """
     names = [dataset.class_names[class_id] for class_id in class_ids]
     unseen = set(unseen_class_ids)
     seen = [class_id not in unseen for class_id in class_ids]
     model = DednModel(
         DednConfig(
-            **PRESETS.get(dataset.name, {})
-            | {
+            **{
                 "attribute_names": dataset.attribute_names,
                 "attribute_groups": dataset.attribute_groups,
                 "word_vector_size": dataset.word_vectors.shape[1],
@@ -143,6 +138,7 @@ def run_protocol(
     seeds: Sequence[int],
     overwrite: bool = False,
     prepare_model: Callable[[DednModel], None] | None = None,
+    write_card: Callable[[Path, dict | None], None] | None = None,
 ) -> dict:
     """
     Trains and evaluates on a data set; writes the model (not for `"validation"`) and `results.json` into
@@ -166,6 +162,8 @@ def run_protocol(
             Whether a run that `output_dir` holds is deleted first.
         prepare_model (`Callable[[DednModel], None]`, *optional*):
             What is done to each new model before it is trained. It is not recorded: name it in `inputs.source`.
+        write_card (`Callable[[Path, dict | None], None]`, *optional*):
+            Writes the card of a model into its folder, given the results, or `None` while there are none.
 
     Returns:
         `dict`: what `results.json` holds, for `"validation"` without `test`. A figure that no image speaks of is
@@ -190,53 +188,35 @@ def run_protocol(
     origin = provenance()
     output_dir = Path(args.output_dir)
     if overwrite:
-        _from_main(lambda: _remove_run(output_dir))
+        from_main(lambda: remove_run(output_dir))
 
     def run_seed(seed: int, folder: Path) -> dict:
-        results = _from_main(lambda: _start(folder, request | {"seeds": [seed]}))
+        results = from_main(lambda: start_run(folder, request | {"seeds": [seed]}))
         if results is None:
-            figures = _Run(dataset, inputs, args, seed, folder, prepare_model).run(protocol)
-            results = _finish(args, folder, request | {"seeds": [seed]} | figures | origin)
+            figures = _Run(dataset, inputs, args, seed, folder, prepare_model, write_card).run(protocol)
+            results = request | {"seeds": [seed]} | figures | origin
+            finish_run(folder, results, write_card)
         return results
 
     if len(seeds) == 1:
         return run_seed(seeds[0], output_dir)
-    results = _from_main(lambda: _start(output_dir, request | {"seeds": list(seeds)}))
+    results = from_main(lambda: start_run(output_dir, request | {"seeds": list(seeds)}))
     if results is None:
         runs = [run_seed(seed, output_dir / f"seed_{seed}") for seed in seeds]
         if args.should_save:
-            files = [file for file in (output_dir / f"seed_{seeds[0]}").iterdir() if file.name != "results.json"]
-            shutil.rmtree(output_dir / "unfinished" / "model", ignore_errors=True)
-            (output_dir / "unfinished" / "model").mkdir()
-            for file in files:
-                shutil.copy2(file, output_dir / "unfinished" / "model")
-            _move_files(output_dir / "unfinished" / "model", output_dir)
-        results = _finish(args, output_dir, request | {"seeds": list(seeds)} | mean_and_std(runs) | origin)
+            copy_model(output_dir / f"seed_{seeds[0]}", output_dir)
+        results = request | {"seeds": list(seeds)} | mean_and_std(runs) | origin
+        finish_run(output_dir, results, write_card)
     return results
-
-
-def leave_process_group():
-    """
-    Ends the connections between the processes of `accelerate launch`: the last thing that a script does, once its
-    trainers are out of scope. A single process has none to end.
-
-    Gloo's threads free the Python objects of their last reduction when they get to it. If Python ends before, they
-    abort the process ("terminate called without an active exception"); if a `DistributedDataParallel` model outlives
-    its process group, both wait for each other for ever. Seen with torch 2.13.
-    """
-    # Trainers are parts of reference cycles, and hold such a model.
-    gc.collect()
-    PartialState().destroy_process_group()
 
 
 class _Run:
     """One seed of a protocol."""
 
-    def __init__(self, dataset, inputs, args, seed, folder, prepare_model):
+    def __init__(self, dataset, inputs, args, seed, folder, prepare_model, write_card):
         self.dataset, self.inputs, self.args, self.seed, self.folder = dataset, inputs, args, seed, folder
-        self.prepare_model = prepare_model
+        self.prepare_model, self.write_card = prepare_model, write_card
         self.all_class_ids = list(range(len(dataset.class_names)))
-        self.config = inputs.config
 
     def run(self, protocol: str) -> dict:
         if protocol == "validation":
@@ -246,10 +226,6 @@ class _Run:
             return figures
         if protocol == "validated":
             return self._validated()
-        # As released too where the data set's own are others, as SUN's are.
-        groups = PRESETS.get(self.dataset.name, {}).get("attribute_groups")
-        if groups is not None:
-            self.config = self.config | {"attribute_groups": groups}
         return self._reference()
 
     def _choose(self) -> tuple[dict, list[dict]]:
@@ -319,7 +295,7 @@ class _Run:
 
     def _model(self, class_ids, unseen_class_ids) -> DednModel:
         set_seed(self.seed)
-        model = build_model(self.dataset, class_ids, unseen_class_ids, **self.config)
+        model = build_model(self.dataset, class_ids, unseen_class_ids, **self.inputs.config)
         if self.prepare_model is not None:
             self.prepare_model(model)
         return model
@@ -342,11 +318,12 @@ class _Run:
             **own,
         )
         processor = self.inputs.image_processor
-        return DednTrainer(model, args, card_preset=self.dataset.name, processing_class=processor, **kwargs)
+        write_card = self.write_card and partial(self.write_card, results=None)
+        return DednTrainer(model, args, write_card, processing_class=processor, **kwargs)
 
     def _train(self, trainer: DednTrainer, last_epoch: float = math.inf):
         """Trains, or goes on from the last checkpoint."""
-        found = _from_main(lambda: _last_checkpoint(Path(trainer.args.output_dir)))
+        found = from_main(lambda: last_checkpoint(Path(trainer.args.output_dir)))
         if found is None:
             trainer.train()
             return
@@ -389,84 +366,12 @@ class _Run:
         if self.inputs.image_processor is not None:
             self.inputs.image_processor.save_pretrained(temporary)
         write_json(temporary / "training_log.json", histories)
-        _move_files(temporary, self.folder)
+        move_files(temporary, self.folder)
 
 
 def _best_epoch(trainer: DednTrainer) -> dict:
     history = [entry for entry in trainer.state.log_history if "eval_H" in entry]
     return max(history, key=lambda entry: entry["eval_H"])
-
-
-def _from_main(function: Callable):
-    """What a function gives on the main process, on every process: the others may not see its files, or too late."""
-    return broadcast_object_list([function() if PartialState().is_main_process else None])[0]
-
-
-def _last_checkpoint(folder: Path) -> tuple[Path, TrainerState] | None:
-    """The last checkpoint that was written to its end, which `trainer_state.json` is."""
-    steps = sorted((int(path.name.removeprefix("checkpoint-")) for path in folder.glob("checkpoint-*")), reverse=True)
-    for step in steps:
-        checkpoint = folder / f"checkpoint-{step}"
-        try:
-            return checkpoint, TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            continue
-    return None
-
-
-def _start(folder: Path, request: dict) -> dict | None:
-    """
-    Leaves a record of what is run in the folder, or checks that a run that is there already is the same; gives the
-    results of a finished one.
-    """
-    record, results = folder / "unfinished" / "request.json", folder / "results.json"
-    for file in (results, record):
-        if file.is_file():
-            there = json.loads(file.read_text(encoding="utf-8"))
-            # A record of an earlier version may lack a setting; then nothing can be said of it.
-            settings = there.get("settings", {})
-            changes = [(key, there.get(key), request[key]) for key in request if key != "settings"]
-            changes += [(key, settings[key], value) for key, value in request["settings"].items() if key in settings]
-            changes = [f"{key} is {old} there, {new} here" for key, old, new in changes if old != new]
-            if changes:
-                raise ValueError(
-                    f"{folder} holds a run with other settings: {'; '.join(changes)}. Choose another --output_dir, or "
-                    "start anew with --overwrite_output_dir."
-                )
-            return there if file == results else None
-    if any((folder / name).exists() for name in ("config.json", "model.safetensors")):
-        raise ValueError(f"{folder} holds a model that is not of such a run. Choose another --output_dir.")
-    write_json(record, request)
-    return None
-
-
-def _finish(args: DednTrainingArguments, folder: Path, results: dict) -> dict:
-    if args.should_save:
-        if results["protocol"] != "validation":
-            save_model_card(render_model_card(results, results["dataset"]), folder / "README.md")
-        # Written last: a run is finished with it.
-        write_json(folder / "results.json", results)
-        shutil.rmtree(folder / "unfinished")
-    args.distributed_state.wait_for_everyone()
-    return results
-
-
-def _remove_run(folder: Path):
-    if not folder.exists():
-        return
-    if Path.cwd().is_relative_to(folder.resolve()):
-        raise ValueError(f"--overwrite_output_dir does not delete {folder}, which is or holds the current folder.")
-    if not any((folder / name).is_file() for name in ("results.json", "unfinished/request.json")):
-        raise ValueError(
-            f"--overwrite_output_dir deletes the folder of a run only, but {folder} has neither results.json nor "
-            "unfinished/request.json. Choose another --output_dir, or leave --overwrite_output_dir out."
-        )
-    shutil.rmtree(folder)
-
-
-def _move_files(source: Path, target: Path):
-    for file in source.iterdir():
-        os.replace(file, target / file.name)
 
 
 def mean_and_std(runs: list[dict]) -> dict:
@@ -482,4 +387,4 @@ def mean_and_std(runs: list[dict]) -> dict:
     return figures
 
 
-__all__ = ["PROTOCOLS", "build_model", "describe_run", "leave_process_group", "mean_and_std", "run_protocol"]
+__all__ = ["PROTOCOLS", "build_model", "describe_run", "mean_and_std", "run_protocol"]

@@ -1,5 +1,6 @@
 """The Trainer of DEDN."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -46,17 +47,17 @@ class DednTrainer(Trainer):
             The model; its classes must be those of the data sets' labels.
         args (`DednTrainingArguments`):
             The arguments.
-        card_preset (`str`, *optional*, defaults to `"folder"`):
-            The data set that the card of a saved model speaks of, see [`render_model_card`].
+        write_card (`Callable[[Path], None]`, *optional*):
+            Writes the model card into a folder, wherever a model is saved.
         kwargs (*optional*):
             As in [`Trainer`]; an image processor given as `processing_class` is saved with the model. With
             class-balanced batches `train_dataset` must have an attribute `labels`, as [`PixelValueDataset`] and
             [`FeatureMapDataset`] have. `compute_metrics` is by default [`gzsl_metrics`] of the logits.
     """
 
-    def __init__(self, model, args: DednTrainingArguments, card_preset: str = "folder", **kwargs):
+    def __init__(self, model, args: DednTrainingArguments, write_card: Callable[[Path], None] | None = None, **kwargs):
         kwargs.setdefault("compute_metrics", self._gzsl_metrics)
-        self.card_preset = card_preset
+        self.write_card = write_card
         self._loss_part_names, self._loss_part_sums, self._num_losses = [], 0, 0
         super().__init__(model=model, args=args, **kwargs)
         self.add_callback(_SetEpoch)
@@ -77,16 +78,10 @@ class DednTrainer(Trainer):
         return ClassBalancedSampler(train_dataset.labels, global_batch_size, seed=self.args.seed)
 
     def _save(self, output_dir: str | None = None, state_dict=None):
-        # Here, because cards are of no use to somebody who only looks at the arguments.
-        from ..hub.model_card import render_model_card, save_model_card
-
         super()._save(output_dir, state_dict)
         # The Trainer calls this on every rank.
-        if not self.args.should_save:
-            return
-        # Of a model that nobody has judged yet; the protocols replace it.
-        folder = Path(output_dir or self.args.output_dir)
-        save_model_card(render_model_card(None, self.card_preset), folder / "README.md")
+        if self.write_card is not None and self.args.should_save:
+            self.write_card(Path(output_dir or self.args.output_dir))
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         loss, outputs = super().compute_loss(model, inputs, return_outputs=True, num_items_in_batch=num_items_in_batch)

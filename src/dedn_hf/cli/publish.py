@@ -2,23 +2,18 @@
 Publishes a model folder on the Hub, in one commit, after loading it as its users will.
 
     hf auth login
-    python scripts/push_to_hub.py --model outputs/synthetic_birds --repo_id NAMESPACE/dedn-birds
+    dedn publish --model outputs/synthetic_birds --repo_id NAMESPACE/dedn-birds
 
 The Hub is the one that HF_ENDPOINT names, if set. There is no --token: others on the machine could see it.
 """
 
-import argparse
 from pathlib import Path
 
-from dedn_hf.hub import PublishingError, check_loading, files_to_push, push_to_hub
+from . import CommandParser
 
 
-def size(count: int) -> str:
-    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"
-
-
-def main(arguments: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str]):
+    parser = CommandParser("publish", description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="folder of the model")
     parser.add_argument(
         "--repo_id", required=True, help="NAMESPACE/NAME, or a name in the namespace of the token's owner"
@@ -27,27 +22,24 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--revision", help="branch to commit to; the default is main")
     parser.add_argument("--dry_run", action="store_true", help="check, list what would go, and ask nothing of the Hub")
     args = parser.parse_args(arguments)
-    try:
-        files = files_to_push(args.model)
-        if args.dry_run:
-            check = check_loading(args.model)
-        else:
-            commit = push_to_hub(args.model, args.repo_id, private=args.private, revision=args.revision)
-    except PublishingError as error:
-        raise SystemExit(f"{parser.prog}: error: {error}") from None
 
-    total = f"{len(files)} files, {size(sum(files.values()))}"
+    from ..hub import check_loading, files_to_push, push_to_hub
+
+    files = files_to_push(args.model)
+    total = f"{len(files)} files, {_size(sum(files.values()))}"
     if args.dry_run:
+        check = check_loading(args.model)
         for name, count in files.items():
-            print(f"{size(count):>10}  {name}")
+            print(f"{_size(count):>10}  {name}")
         staying = sorted(file.name + "/" * file.is_dir() for file in args.model.iterdir() if file.name not in files)
         print(f"Would go to {args.repo_id}: {total}. Would stay: {', '.join(staying) or 'nothing'}.")
         print("Loads without this package: " + ", ".join(f"{key} {value}" for key, value in check.items()))
-    else:
-        repo_id = commit.repo_url.repo_id
-        print(f"Pushed {total}: {commit.commit_url}")
-        print(f'AutoModel.from_pretrained("{repo_id}", trust_remote_code=True, revision="{commit.oid}")')
+        return
+    commit = push_to_hub(args.model, args.repo_id, private=args.private, revision=args.revision)
+    repo_id = commit.repo_url.repo_id
+    print(f"Pushed {total}: {commit.commit_url}")
+    print(f'AutoModel.from_pretrained("{repo_id}", trust_remote_code=True, revision="{commit.oid}")')
 
 
-if __name__ == "__main__":
-    main()
+def _size(count: int) -> str:
+    return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"

@@ -1,22 +1,26 @@
 """
 Says in words what a model sees in an image, and draws where.
 
-    python scripts/explain.py --model MODEL image.jpg
-    python scripts/explain.py --model outputs/synthetic_birds --dataset synthetic_birds --split test_unseen --index 0
-    python scripts/explain.py --model outputs/synthetic_birds --dataset synthetic_birds --num_images 6
+    dedn explain photo.jpg
+    dedn explain --model outputs/synthetic_birds --dataset synthetic_birds --split test_unseen --index 0
+    dedn explain --model outputs/synthetic_birds --dataset synthetic_birds --num_images 6
 """
 
 import argparse
-import sys
 from pathlib import Path
+
+from ..registration import DEFAULT_MODEL
+from . import CommandParser
 
 SPLITS = ("test_unseen", "test_seen", "trainval", "train", "validation_seen", "validation_unseen")
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = CommandParser("explain", description=__doc__)
     parser.add_argument("image", nargs="?", help="image file")
-    parser.add_argument("--model", required=True, help="folder or Hub id of a model with its backbone")
+    parser.add_argument(
+        "--model", default=str(DEFAULT_MODEL), help="folder or Hub id of a model with its backbone (default: built in)"
+    )
     parser.add_argument("--output", help="PNG file to write (default: in this folder, named after the images)")
     parser.add_argument("--top_classes", type=int, default=5, help="how many classes to name (default: 5)")
     parser.add_argument("--top_attributes", type=int, help="how many attributes to show (default: 5; on a sheet, 4)")
@@ -29,18 +33,18 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     of_dataset.add_argument("--seed", type=int, default=0, help="seed of that draw (default: 0)")
     args = parser.parse_args(arguments)
     if (args.image is None) == (args.dataset is None):
-        parser.error("name either an image file or a --dataset.")
+        parser.error("name either an image file or a --dataset")
     if args.num_images is not None and (args.dataset is None or args.index is not None):
-        parser.error("--num_images draws images of a --dataset, and goes without --index.")
+        parser.error("--num_images draws images of a --dataset, and goes without --index")
     if args.seed < 0:
-        parser.error(f"--seed is {args.seed}; it cannot be negative.")
+        parser.error(f"--seed is {args.seed}; it cannot be negative")
     if args.top_attributes is None:
         args.top_attributes = 5 if args.num_images is None else 4
     for name in ("top_classes", "top_attributes", "num_images"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
-            parser.error(f"--{name} is {getattr(args, name)}; at least 1 is needed.")
+            parser.error(f"--{name} is {getattr(args, name)}; at least 1 is needed")
     if args.image is not None and not Path(args.image).is_file():
-        parser.error(f"there is no image file {args.image}.")
+        parser.error(f"there is no image file {args.image}")
     if args.index is None:
         args.index = 0
     if args.output is None:
@@ -48,13 +52,13 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
         stem = Path(args.image).stem if args.image else f"{args.dataset}_{args.split}_{number}"
         args.output = f"{stem}_explanation.png"
     if not args.output.lower().endswith(".png"):
-        parser.error(f"--output {args.output} must be a .png file.")
+        parser.error(f"--output {args.output} must be a .png file")
     if args.image is not None and Path(args.output).resolve() == Path(args.image).resolve():
-        parser.error(f"--output {args.output} is the image itself; name another file.")
+        parser.error(f"--output {args.output} is the image itself; name another file")
     return args
 
 
-def main(arguments: list[str] | None = None):
+def main(arguments: list[str]):
     args = parse_arguments(arguments)
 
     import numpy as np
@@ -62,37 +66,32 @@ def main(arguments: list[str] | None = None):
     from transformers import CLIPImageProcessor
     from transformers.image_utils import load_image
 
-    from dedn_hf import DednModel
-    from dedn_hf.data import load_gzsl_dataset
-    from dedn_hf.evaluation import explain_image, plot_explanation, plot_explanations
+    from ..data import load_gzsl_dataset
+    from ..evaluation import explain_image, plot_explanation, plot_explanations
+    from ..modeling_dedn import DednModel
 
-    try:
-        model = DednModel.from_pretrained(args.model)
-        processor = CLIPImageProcessor.from_pretrained(args.model)
-        truths = [None]
-        if args.image is not None:
-            images = [load_image(args.image)]  # upright, as its EXIF tag says
-        else:
-            # The model has word vectors of its own.
-            dataset = load_gzsl_dataset(args.dataset, args.data_dir, word_vectors="random")
-            split = dataset.splits[args.split]
-            indices = [args.index]
-            if args.num_images is not None:
-                if args.num_images > len(split):
-                    raise ValueError(
-                        f"{args.split} has {len(split)} images, fewer than --num_images {args.num_images}."
-                    )
-                indices = np.random.default_rng(args.seed).choice(len(split), args.num_images, replace=False).tolist()
-            elif not 0 <= args.index < len(split):
-                raise ValueError(f"{args.split} has images from 0 to {len(split) - 1}, and no {args.index}.")
-            images = [split[index]["image"].convert("RGB") for index in indices]
-            truths = [dataset.class_names[split[index]["label"]] for index in indices]
-        explanations = [
-            explain_image(model, processor, image, args.top_classes, args.top_attributes)
-            for image in tqdm(images, desc="Explaining images", unit="image", disable=len(images) == 1)
-        ]
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    model = DednModel.from_pretrained(args.model)
+    processor = CLIPImageProcessor.from_pretrained(args.model)
+    truths = [None]
+    if args.image is not None:
+        images = [load_image(args.image)]  # upright, as its EXIF tag says
+    else:
+        # The model has word vectors of its own.
+        dataset = load_gzsl_dataset(args.dataset, args.data_dir, word_vectors="random")
+        split = dataset.splits[args.split]
+        indices = [args.index]
+        if args.num_images is not None:
+            if args.num_images > len(split):
+                raise ValueError(f"{args.split} has {len(split)} images, fewer than --num_images {args.num_images}.")
+            indices = np.random.default_rng(args.seed).choice(len(split), args.num_images, replace=False).tolist()
+        elif not 0 <= args.index < len(split):
+            raise ValueError(f"{args.split} has images from 0 to {len(split) - 1}, and no {args.index}.")
+        images = [split[index]["image"].convert("RGB") for index in indices]
+        truths = [dataset.class_names[split[index]["label"]] for index in indices]
+    explanations = [
+        explain_image(model, processor, image, args.top_classes, args.top_attributes)
+        for image in tqdm(images, desc="Explaining images", unit="image", disable=len(images) == 1)
+    ]
 
     if args.num_images is not None:
         for index, explanation, truth in zip(indices, explanations, truths):
@@ -120,7 +119,3 @@ def main(arguments: list[str] | None = None):
         print(f"  {attribute.contribution:+5.2f}  {attribute.words}")
     plot_explanation(explanation, image, args.output, explanation.heading(truth))
     print(f"\nWhere: {args.output}")
-
-
-if __name__ == "__main__":
-    main()

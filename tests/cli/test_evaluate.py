@@ -11,7 +11,7 @@ from transformers import CLIPImageProcessor, ResNetConfig, ResNetModel
 
 import dedn_hf.data
 from dedn_hf import DednModel
-from dedn_hf.data.synthetic_birds import load_synthetic_birds
+from dedn_hf.data.synthetic_birds import load as load_synthetic_birds
 from dedn_hf.evaluation import gzsl_metrics
 from dedn_hf.features.extraction import extract_feature_maps
 from dedn_hf.training import DednTrainingArguments, PixelValueDataset

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import dedn_hf.data
-from dedn_hf.data.synthetic_birds import load_synthetic_birds
+from dedn_hf.data.synthetic_birds import load as load_synthetic_birds
 from dedn_hf.training.inputs import prepare_inputs
 from dedn_hf.training.protocol import build_model
 

@@ -9,7 +9,7 @@ import pytest
 from transformers import AutoModel, CLIPImageProcessor, ResNetConfig, ResNetModel
 
 from dedn_hf.data import load
-from dedn_hf.data.synthetic_birds import load_synthetic_birds
+from dedn_hf.data.synthetic_birds import load as load_synthetic_birds
 from dedn_hf.training import CONFIG_RECIPES, RECIPES, protocol
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"

@@ -1,30 +1,29 @@
 """
-Runs a backbone once over all images of a data set, into a feature-map store for `scripts/train.py --feature_maps`.
+Runs a backbone once over all images of a data set, into a feature-map store for `dedn train --feature_maps`.
 
-    python scripts/extract_features.py --dataset cub --data_dir DATA --output_dir STORE …
+    dedn features --dataset cub --data_dir DATA --output_dir STORE …
         --backbone BACKBONE --image_size 448
         --torchvision_state_dict resnet101-63fe2227.pth --image_size 448
         --from_hdf5 FILE --map_key feature_map --label_key labels
 
-    accelerate launch --multi_gpu --num_processes 4 scripts/extract_features.py …    # processes divide the work
+    accelerate launch --multi_gpu --num_processes 4 -m dedn_hf features …    # processes divide the work
 
 An interrupted run goes on where it was. A finished store is verified, and the exit status says whether it is good.
 """
 
 import argparse
-import sys
 from pathlib import Path
+
+from ..recipes import recipe_names
+from . import CommandParser
 
 IMAGE_OPTIONS = ("image_size", "batch_size", "num_workers", "device", "bf16", "on_error")
 HDF5_OPTIONS = ("map_key", "label_key", "id_key", "proposed_split")
 
 
-def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
-    )
-    datasets = ["cub", "sun", "awa2", "folder"]
-    parser.add_argument("--dataset", required=True, choices=datasets, help="which data set")
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = CommandParser("features", description=__doc__)
+    parser.add_argument("--dataset", required=True, choices=recipe_names(), help="which data set")
     parser.add_argument("--data_dir", required=True, help="folder of the data set's files")
     parser.add_argument("--output_dir", required=True, help="folder of the store")
 
@@ -77,34 +76,30 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     return args
 
 
-def main(arguments: list[str] | None = None):
+def main(arguments: list[str]):
     args = parse_arguments(arguments)
 
     import torch
     from accelerate import PartialState
 
-    from dedn_hf.data.load import load_images
-    from dedn_hf.features.extraction import extract_feature_maps
-    from dedn_hf.features.hdf5 import import_hdf5
+    from ..data.load import load_images
+    from ..features.extraction import extract_feature_maps
+    from ..features.hdf5 import import_hdf5
 
     options = args.options | {"output_dir": args.output_dir, "dataset_name": args.dataset}
-    try:
-        if args.from_hdf5:
-            if options.pop("proposed_split", False):
-                options["proposed_split_dir"] = args.data_dir
-            store = import_hdf5(
-                args.from_hdf5, dataset=load_images(args.dataset, args.data_dir, check_files=False), **options
-            )
-        else:
-            if args.torchvision_state_dict and not Path(args.torchvision_state_dict).is_file():
-                raise FileNotFoundError(f"There is no state dict {args.torchvision_state_dict}.")
-            store = extract_feature_maps(
-                load_images(args.dataset, args.data_dir, check_files=args.on_error != "skip"),
-                args.backbone or args.torchvision_state_dict,
-                **{"device": "cuda" if torch.cuda.is_available() else "cpu"} | options,
-            )
-    except (ImportError, OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
+    if args.from_hdf5:
+        if options.pop("proposed_split", False):
+            options["proposed_split_dir"] = args.data_dir
+        dataset = load_images(args.dataset, args.data_dir, check_files=False)
+        store = import_hdf5(args.from_hdf5, dataset=dataset, **options)
+    else:
+        if args.torchvision_state_dict and not Path(args.torchvision_state_dict).is_file():
+            raise FileNotFoundError(f"There is no state dict {args.torchvision_state_dict}.")
+        store = extract_feature_maps(
+            load_images(args.dataset, args.data_dir, check_files=args.on_error != "skip"),
+            args.backbone or args.torchvision_state_dict,
+            **{"device": "cuda" if torch.cuda.is_available() else "cpu"} | options,
+        )
     state = PartialState()
     if state.is_main_process:
         for image in store.skipped:
@@ -113,9 +108,5 @@ def main(arguments: list[str] | None = None):
         skipped = f", {len(store.skipped)} images skipped" if store.skipped else ""
         print(f"{store.path}: {len(store)} feature maps of shape {store.shape}, {size / 1e9:.2f} GB{skipped}")
         if args.torchvision_state_dict:
-            print(f"{store.path / 'backbone'}: the backbone, for scripts/train.py --backbone")
+            print(f"{store.path / 'backbone'}: the backbone, for `dedn train --backbone`")
     state.destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

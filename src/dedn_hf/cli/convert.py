@@ -2,15 +2,13 @@
 Converts a checkpoint of the released DEDN program to a model folder that `AutoModel.from_pretrained(folder,
 trust_remote_code=True)` loads.
 
-    python scripts/convert_original_checkpoint.py --original cub.pt --variant cub --seen_classes 0,1,2 \\
-        --output_dir dedn-cub
+    dedn convert --original cub.pt --variant cub --seen_classes 0,1,2 --output_dir dedn-cub
 """
 
-import argparse
 import json
 from pathlib import Path
 
-from dedn_hf.convert_original_checkpoint import convert_original_checkpoint, read_class_names
+from . import CommandParser
 
 
 def class_ids(text: str) -> list[int]:
@@ -24,12 +22,12 @@ def json_object(text: str) -> dict:
     return value
 
 
-def main(arguments: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str]):
+    parser = CommandParser("convert", description=__doc__)
     parser.add_argument(
         "--original", type=Path, required=True, help="state dict, .safetensors or .pt with tensors only"
     )
-    parser.add_argument("--variant", choices=["cub", "sun", "awa2"], required=True, help="the program that wrote it")
+    parser.add_argument("--variant", required=True, help="data set of the program that wrote it, such as cub")
     parser.add_argument(
         "--seen_classes",
         type=class_ids,
@@ -43,25 +41,21 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--class_names", type=Path, help="file with one class name a line, in the order of the ids")
     parser.add_argument("--backbone", type=Path, help="folder of a transformers backbone that goes into the model")
     args = parser.parse_args(arguments)
-    try:
-        model = convert_original_checkpoint(
-            args.original,
-            args.variant,
-            args.seen_classes,
-            args.output_dir,
-            config_overrides=args.config_overrides,
-            class_names=read_class_names(args.class_names) if args.class_names else None,
-            backbone=args.backbone,
-        )
-    except (ValueError, OSError) as error:
-        parser.error(str(error))
+
+    from ..convert_original_checkpoint import convert_original_checkpoint, read_class_names
+
+    model = convert_original_checkpoint(
+        args.original,
+        args.variant,
+        args.seen_classes,
+        args.output_dir,
+        config_overrides=args.config_overrides,
+        class_names=read_class_names(args.class_names) if args.class_names else None,
+        backbone=args.backbone,
+    )
     config = model.config
     print(
         f"Wrote {args.output_dir}: {len(config.attribute_names)} attributes, {config.num_labels} classes "
         f"({len(config.seen_class_ids)} seen), feature maps of {config.feature_channels} × {config.grid_size} × "
         f"{config.grid_size}, {'a' if config.backbone_config else 'no'} backbone."
     )
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,79 @@
+"""
+Evaluates a trained model on the test images of a data set: a table, results.json and figures.
+
+    dedn evaluate --model outputs/synthetic_birds --dataset synthetic_birds --output_dir OUT
+    dedn evaluate --model MODEL --dataset cub --data_dir DATA --feature_maps STORE --output_dir OUT
+"""
+
+import json
+import os
+from pathlib import Path
+
+from . import CommandParser
+
+
+def main(arguments: list[str]):
+    parser = CommandParser("evaluate", description=__doc__)
+    parser.add_argument("--model", required=True, help="folder or Hub id of a model")
+    parser.add_argument("--dataset", required=True, help="synthetic_birds, cub, …: what it was trained for")
+    parser.add_argument("--data_dir", help="folder of the data set's files")
+    parser.add_argument("--feature_maps", help="read a store of `dedn features` instead of images")
+    parser.add_argument("--output_dir", required=True, help="folder for results.json and figures")
+    parser.add_argument("--batch_size", type=int, default=100, help="images in the model at once (default: 100)")
+    parser.add_argument("--device", default="cpu", help="where the model runs, such as cuda (default: cpu)")
+    args = parser.parse_args(arguments)
+    if args.batch_size < 1:
+        parser.error(f"--batch_size is {args.batch_size}; at least one image is needed")
+
+    from transformers import CLIPImageProcessor
+    from transformers.utils import cached_file
+
+    from ..data import load_gzsl_dataset
+    from ..evaluation.report import TEST_SPLITS, check_output_dir, evaluate_model, match_classes
+    from ..features.store import FeatureMapStore, fingerprint_weights
+    from ..modeling_dedn import DednModel
+    from ..training import PixelValueDataset
+
+    is_folder = Path(args.model).is_dir()
+    name = os.path.relpath(args.model) if is_folder else args.model
+    check_output_dir(args.output_dir, name, args.dataset)
+    model = DednModel.from_pretrained(args.model).to(args.device)
+    # Evaluation uses the model's own word vectors, so the data set's are of no interest.
+    dataset = load_gzsl_dataset(
+        args.dataset, args.data_dir, word_vectors="random", check_files=args.feature_maps is None
+    )
+    match_classes(model.config, dataset)
+    if args.feature_maps is not None:
+        store = FeatureMapStore(args.feature_maps)
+        store.require(dataset=dataset.name, class_names=dataset.class_names)
+        store.require(shape=[model.config.feature_channels, model.config.grid_size, model.config.grid_size])
+        if model.backbone is not None and store.metadata["backbone"] is not None:
+            store.require(backbone_sha256=fingerprint_weights(model.backbone))
+        processor = store.image_processor
+        examples = {split: store.select(dataset.splits[split]["image_id"]) for split in TEST_SPLITS}
+    elif model.backbone is None:
+        raise ValueError(
+            f"{args.model} has no backbone and takes no images: name the store of feature maps that it was "
+            "trained on with --feature_maps."
+        )
+    else:
+        processor = CLIPImageProcessor.from_pretrained(args.model)
+        examples = {split: PixelValueDataset(dataset.splits[split], processor) for split in TEST_SPLITS}
+    report = evaluate_model(model, dataset, examples, args.batch_size, processor)
+
+    trained = cached_file(args.model, "results.json", _raise_exceptions_for_missing_entries=False)
+    training = json.loads(Path(trained).read_text(encoding="utf-8")) if trained else {}
+    config = model.config
+    description = {
+        "model": name,
+        "dataset": dataset.name,
+        "protocol": training.get("protocol"),
+        "split": {"name": dataset.split_name, "sha256": dataset.split_sha256},
+        # Where several seeds were run, the first one's model is on top.
+        "seeds": training.get("seeds", [])[:1],
+        "settings": {key: getattr(config, key) for key in ("region_mix", "coarse_mix", "calibration", "class_bias")},
+    }
+    report.write(args.output_dir, description)
+    print(f"\n{args.model} on {dataset.name}, {len(report.correct)} test images, per cent")
+    print(report)
+    print(f"\nresults.json and figures: {args.output_dir}")

@@ -1,0 +1,254 @@
+"""
+Trains and evaluates DEDN.
+
+    dedn train                                    # the built-in synthetic birds
+    dedn train settings.yaml                      # all arguments from one YAML or JSON file
+    dedn train --dataset folder --data_dir FOLDER --check
+    accelerate launch -m dedn_hf train --dataset cub --data_dir DATA --feature_maps STORE --backbone BACKBONE
+
+Settings come from the recipe of the data set; what is given here goes over it.
+"""
+
+import difflib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from functools import partial
+from inspect import signature
+from pathlib import Path
+
+import yaml
+
+from ..recipes import PROTOCOLS, Recipe, read_recipe, recipe_names
+from . import CommandParser
+
+
+def _option(text: str, default=None, **metadata):
+    return field(default=default, metadata={"help": text, **metadata})
+
+
+@dataclass
+class DataArguments:
+    """What to train on, which all command lines that train share."""
+
+    dataset: str | None = _option(
+        "Data set; by default that of --recipe, or else synthetic_birds.", choices=recipe_names()
+    )
+    data_dir: str | None = _option("Folder of the data set's files.")
+    feature_maps: str | None = _option("Train on a store of `dedn features` instead of images.")
+    word_vectors: str | None = _option(
+        "Word vectors of the attributes: .npy, .safetensors, GloVe or word2vec text, a sentence-embedding model, or "
+        "`random`."
+    )
+    recipe: str | None = _option("YAML file of settings in place of the data set's own recipe.")
+    config_overrides: str | None = _option(
+        "What of the model's config is to differ from the recipe, name=value,…, such as "
+        "distillation_weight=0,target_margin=1."
+    )
+
+
+@dataclass
+class TrainArguments(DataArguments):
+    """What to train on, and how it is judged."""
+
+    backbone: str | None = _option("The backbone that made the feature maps: the saved model then takes images, too.")
+    protocol: str = _option(
+        "validated: choose on validation classes, then train anew and test; validation: choose only; reference: as "
+        "released.",
+        "validated",
+        choices=list(PROTOCOLS),
+    )
+    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; one run each."})
+    num_groups: int | None = _option("For attributes without groups: how many to make by their word vectors.")
+    check: bool = _option("Say what is understood of the data set and what is wrong, and stop.", False)
+    overwrite_output_dir: bool = _option("Start anew although the output folder holds a run, which is deleted.", False)
+
+
+# What --help shows: group → option → what it is, `None` where the fields above say so. --help_all has all the others.
+SHOWN = {
+    "what to train on": dict.fromkeys(
+        ("dataset", "data_dir", "feature_maps", "backbone", "word_vectors", "num_groups", "check")
+    ),
+    "how it is judged": dict.fromkeys(("protocol", "seeds")),
+    "where it goes": {
+        "output_dir": "Where results go; outputs/<dataset> if not given.",
+        "overwrite_output_dir": None,
+    },
+    "settings, by default those of the recipe": {
+        "recipe": None,
+        "config_overrides": None,
+        "num_train_epochs": "Epochs; `validated` chooses the best of so many, and then trains for as many.",
+        "max_steps": "Steps, in place of epochs.",
+        "learning_rate": "Learning rate at its highest.",
+        "lr_scheduler_type": "Schedule of the learning rate, such as cosine or constant.",
+        "optim": "Optimizer, such as adamw_torch or rmsprop.",
+        "weight_decay": "Weight decay.",
+        "per_device_train_batch_size": "Images in a batch of each device.",
+        "gradient_accumulation_steps": "Batches that make one step.",
+        "balanced_batches": "Whether a batch has one image each of different classes.",
+    },
+    "machine": {
+        "bf16": "Compute in bfloat16.",
+        "use_cpu": "Train on the CPU where there is a GPU.",
+        "per_device_eval_batch_size": "Images at once in evaluation.",
+        "disable_tqdm": "Show no progress bar.",
+        "report_to": "Where logs go, such as tensorboard.",
+    },
+}
+
+
+def print_short_help():
+    """What `--help` shows, of which nothing needs torch."""
+    parser = CommandParser("train", description=__doc__.strip(), usage="dedn train [SETTINGS.yaml] [--OPTION VALUE …]")
+    own = {option.name: option for option in fields(TrainArguments)}
+    for group, options in SHOWN.items():
+        section = parser.add_argument_group(group)
+        for name, text in options.items():
+            metadata = dict(own[name].metadata) if name in own else {"help": text}
+            if own.get(name) is not None and own[name].type is bool:
+                section.add_argument(f"--{name}", action="store_true", help=metadata["help"])
+            else:
+                choices = metadata.get("choices")
+                section.add_argument(
+                    f"--{name}", metavar="|".join(choices) if choices else name.upper(), help=metadata["help"]
+                )
+    parser.add_argument("--help_all", action="store_true", help="show the Trainer's other options, too")
+    parser.print_help()
+
+
+def read_settings(file: str | os.PathLike) -> list[str]:
+    """
+    The settings of a YAML or JSON file as they would be on the command line, where types and names are checked.
+
+    Args:
+        file (`str` or `os.PathLike`):
+            The file: names and values of arguments.
+
+    Raises:
+        ValueError: If it cannot be read, or holds something else.
+    """
+    try:
+        text = Path(file).read_text(encoding="utf-8")
+        settings = json.loads(text) if str(file).endswith(".json") else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{file} cannot be read: {error}") from error
+    if not isinstance(settings, dict):
+        raise ValueError(f"{file} must hold names and values of arguments, such as `dataset: cub`.")
+    arguments = []
+    for name, value in settings.items():
+        if isinstance(value, list):
+            arguments += [f"--{name}", *map(str, value)]
+        elif value is not None:
+            arguments.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else value}")
+    return arguments
+
+
+def parse_command_line(
+    arguments: list[str], command_class: type[DataArguments], output_dir: Callable[[str], str], **parser_options
+):
+    """
+    The command line of what trains: flags go over the recipe, and the recipe over defaults. The first argument may be
+    a YAML or JSON file of arguments. Wrong ones end the program with one line.
+
+    Args:
+        arguments (`list[str]`):
+            The command line.
+        command_class (`type`):
+            Dataclass of the command's own arguments.
+        output_dir (`Callable[[str], str]`):
+            From the name of the data set to the output folder that is taken if none is given.
+        parser_options (*optional*):
+            As in [`CommandParser`].
+
+    Returns:
+        `tuple`: the command's arguments, [`DednTrainingArguments`], and the [`Recipe`] with `model` as it is to be.
+    """
+    from transformers import HfArgumentParser
+
+    from ..configuration_dedn import DednConfig
+    from ..training.arguments import DednTrainingArguments, arguments_of_process, parse_config_overrides
+
+    class Parser(CommandParser, HfArgumentParser):
+        pass
+
+    if arguments and arguments[0].endswith((".yaml", ".yml", ".json")):
+        arguments = read_settings(arguments[0]) + arguments[1:]
+    known, _ = Parser(dataclass_types=command_class, add_help=False, **parser_options).parse_known_args(arguments)
+    recipe = read_recipe(known.recipe or known.dataset or "synthetic_birds", getattr(known, "protocol", "validated"))
+    dataset = known.dataset or recipe.dataset
+    _check_names("training", recipe.training, {setting.name for setting in fields(DednTrainingArguments)})
+    _check_names("model", recipe.model, set(signature(DednConfig.__init__).parameters) - {"self", "kwargs"})
+
+    parser = Parser(dataclass_types=(command_class, DednTrainingArguments), add_help=False, **parser_options)
+    parser.add_argument("--help", "--help_all", action="help", help="show this")
+    parser.set_defaults(
+        **{"output_dir": output_dir(dataset), **arguments_of_process(recipe.training), "dataset": dataset}
+    )
+    command, training, *_, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
+    if unknown:
+        parser.error(f"there are no such arguments: {' '.join(unknown)}")
+    if training.seed != DednTrainingArguments.seed:
+        parser.error("name seeds with --seeds, also a single one; --seed is set from it")
+    model = recipe.model | parse_config_overrides(command.config_overrides)
+    return command, training, Recipe(dataset, model, recipe.training)
+
+
+def _check_names(kind: str, given: dict, known: set[str]):
+    for name in given:
+        if name not in known:
+            closest = difflib.get_close_matches(name, known, n=1)
+            raise ValueError(
+                f"The recipe sets {name!r} under `{kind}`, which there is not"
+                + (f"; did you mean {closest[0]!r}?" if closest else ".")
+            )
+
+
+def main(arguments: list[str]) -> int | None:
+    if {"-h", "--help"} & set(arguments):
+        return print_short_help()
+    command, training, recipe = parse_command_line(
+        arguments, TrainArguments, "outputs/{}".format, command="train", description=__doc__.strip()
+    )
+
+    from transformers.utils import logging
+
+    from ..data.load import check_gzsl_dataset, load_gzsl_dataset
+    from ..hub.model_card import write_model_card
+    from ..results import format_results
+    from ..training.inputs import prepare_inputs
+    from ..training.protocol import run_protocol
+    from ..training.run_folder import leave_process_group
+
+    of_dataset = (command.dataset, command.data_dir, command.word_vectors, command.num_groups)
+    if command.check:
+        understood, problems = check_gzsl_dataset(*of_dataset)
+        print("\n".join([*understood, *(f"WRONG: {problem}" for problem in problems)]))
+        print(f"Found wrong: {len(problems)}" if problems else "Nothing wrong was found.")
+        return 1 if problems else 0
+
+    # Each checkpoint would have a bar for its one file of weights.
+    logging.disable_progress_bar()
+    config = dict(recipe.model)
+    with training.main_process_first(desc="data set"):
+        dataset = load_gzsl_dataset(
+            *of_dataset,
+            check_files=command.feature_maps is None,
+            attribute_groups=config.pop("attribute_groups", None),
+        )
+    inputs = prepare_inputs(dataset, command.feature_maps, command.backbone, config)
+    results = run_protocol(
+        command.protocol,
+        dataset,
+        inputs,
+        training,
+        command.seeds,
+        overwrite=command.overwrite_output_dir,
+        write_card=partial(write_model_card, dataset=dataset.name),
+    )
+    if training.process_index == 0:
+        print(f"\n{command.dataset}, {command.protocol} protocol, seeds {results['seeds']}, per cent")
+        print(format_results(results))
+        left = "results.json" if command.protocol == "validation" else "Model and results.json"
+        print(f"{left}: {training.output_dir}")
+    leave_process_group()

@@ -1,0 +1,61 @@
+"""The text files of benchmarks in their official layouts. Every error ends with where to get a good one."""
+
+from pathlib import Path
+
+import numpy as np
+
+
+def find_files(folder: Path, *names: str, help: str) -> list[Path]:
+    """Paths of files in a folder; a FileNotFoundError names all that are missing."""
+    missing = [name for name in names if not (folder / name).is_file()]
+    if missing:
+        raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}. {help}")
+    return [folder / name for name in names]
+
+
+def read_table(file: Path, *types: type, help: str) -> list[list]:
+    """Lines of values with spaces between them; only the last value may have spaces within."""
+    rows = []
+    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+        values = line.split(maxsplit=len(types) - 1)
+        try:
+            rows.append([convert(value) for convert, value in zip(types, values, strict=True)])
+        except ValueError as error:
+            raise ValueError(f"{file}, line {number}: {line!r} is not {len(types)} values. {help}") from error
+    return rows
+
+
+def read_numbered(file: Path, help: str) -> list[str]:
+    """Different names numbered from 1, one a line."""
+    rows = read_table(file, int, str, help=help)
+    names = [name.strip() for _, name in rows]
+    if [number for number, _ in rows] != list(range(1, len(rows) + 1)) or len(set(names)) != len(names):
+        raise ValueError(f"{file} must number different names from 1 on, without gaps. {help}")
+    return names
+
+
+def read_class_attributes(file: Path, num_classes: int, num_attributes: int, help: str) -> np.ndarray:
+    """A class-attribute matrix `(num_classes, num_attributes)`, float64, as it stands in the file."""
+    try:
+        matrix = np.loadtxt(file, dtype=np.float64, ndmin=2)
+    except ValueError as error:
+        raise ValueError(f"{file} is no matrix of numbers: {error}. {help}") from error
+    if matrix.shape != (num_classes, num_attributes):
+        raise ValueError(
+            f"{file} has shape {matrix.shape}, but must have a row for each of the {num_classes} classes and a "
+            f"column for each of the {num_attributes} attributes. {help}"
+        )
+    return matrix
+
+
+def check_attribute_count(file: Path, names: list[str], expected: int, title: str, help: str):
+    """A ValueError if a file does not name all attributes of a data set."""
+    if len(names) != expected:
+        raise ValueError(f"{file} names {len(names)} attributes, but {title} has {expected}. {help}")
+
+
+def check_no_empty_class(file: Path, class_names: list[str], class_attributes: np.ndarray, help: str):
+    """A ValueError that names classes without any attribute."""
+    empty = [name for name, row in zip(class_names, class_attributes, strict=True) if not row.any()]
+    if empty:
+        raise ValueError(f"{file} gives no attribute to {', '.join(empty)}. {help}")
