@@ -2,58 +2,29 @@ import dataclasses
 
 import pytest
 
-from dedn_hf.configuration_dedn import PRESETS, DednConfig
-from dedn_hf.training import CONFIG_RECIPES, RECIPES, DednTrainingArguments, recipe, recipe_config
-from dedn_hf.training.arguments import CONFIG_SETTINGS
+from dedn_hf.recipes import read_recipe
+from dedn_hf.training import DednTrainingArguments
+from dedn_hf.training.arguments import arguments_of_process, parse_config_overrides
 
 # Data set → classes with training images, at most: while `validated` chooses, and of all trainval images.
 NUM_CLASSES = {"cub": (100, 150), "sun": (580, 645), "awa2": (27, 40), "synthetic_birds": (70, 90), "folder": (1, 2)}
 
 
-@pytest.mark.parametrize("protocol", RECIPES)
-def test_recipes_make_arguments(protocol, tmp_path):
-    for dataset, settings in RECIPES[protocol].items():
-        args = DednTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **settings)
-        for name, value in settings.items():
-            assert getattr(args, name) == value
-        choosing, all_seen = NUM_CLASSES[dataset]
-        if args.balanced_batches:
+@pytest.mark.parametrize("protocol", ["validated", "reference"])
+def test_balanced_batches_of_a_recipe_fit_the_classes(protocol):
+    for dataset, (choosing, all_seen) in NUM_CLASSES.items():
+        training = read_recipe(dataset, protocol).training
+        if training["balanced_batches"]:
             # A batch has one image each of different classes.
-            assert args.per_device_train_batch_size <= (choosing if protocol == "validated" else all_seen)
-
-
-def test_reference_is_as_released():
-    for dataset in ("cub", "sun", "awa2"):
-        settings = RECIPES["reference"][dataset]
-        assert settings["optim"] == "rmsprop" and settings["optim_args"] == "momentum=0.9"
-        assert settings["learning_rate"] == settings["weight_decay"] == 1e-4
-        assert settings["lr_scheduler_type"] == "constant" and settings["max_grad_norm"] == 0
-    assert [RECIPES["reference"][name]["num_train_epochs"] for name in ("cub", "sun", "awa2")] == [80, 80, 20]
-    assert [RECIPES["reference"][name]["balanced_batches"] for name in ("cub", "sun", "awa2")] == [True, False, True]
+            assert training["per_device_train_batch_size"] <= (choosing if protocol == "validated" else all_seen)
 
 
 @pytest.mark.parametrize("world_size, per_device", [(1, 50), (2, 25), (4, 12), (64, 1)])
 def test_devices_share_the_batch_of_a_recipe(monkeypatch, world_size, per_device):
     monkeypatch.setenv("WORLD_SIZE", str(world_size))
-    assert recipe("validated", "cub") == RECIPES["validated"]["cub"] | {"per_device_train_batch_size": per_device}
-
-
-def test_config_recipes():
-    assert CONFIG_RECIPES.keys() == RECIPES.keys()
-    for protocol, recipes in CONFIG_RECIPES.items():
-        assert recipes.keys() == RECIPES[protocol].keys()
-        for settings in recipes.values():
-            assert settings.keys() <= set(CONFIG_SETTINGS)
-            config = DednConfig(**settings)
-            assert {name: getattr(config, name) for name in settings} == settings
-    # As released.
-    assert not any(CONFIG_RECIPES["reference"].values())
-    assert CONFIG_RECIPES["validation"] == CONFIG_RECIPES["validated"]
-
-
-def test_every_loss_weight_of_a_preset_can_be_set():
-    weights = {name for preset in PRESETS.values() for name in preset if name.endswith(("_weight", "margin", "bias"))}
-    assert weights and weights <= set(CONFIG_SETTINGS)
+    training = read_recipe("cub").training
+    assert arguments_of_process(training) == training | {"per_device_train_batch_size": per_device}
+    assert arguments_of_process({"max_steps": 3}) == {"max_steps": 3}
 
 
 @pytest.mark.parametrize(
@@ -65,11 +36,8 @@ def test_every_loss_weight_of_a_preset_can_be_set():
         ("target_margin = 1, class_bias=0", {"target_margin": 1.0, "class_bias": 0.0}),
     ],
 )
-def test_config_overrides_go_over_the_recipe(given, expected):
-    recipe = CONFIG_RECIPES["validated"]["cub"]
-    assert recipe_config("validated", "cub", given) == recipe | expected
-    # The recipe itself is not changed.
-    assert recipe_config("validated", "cub") == recipe
+def test_config_overrides(given, expected):
+    assert parse_config_overrides(given) == expected
 
 
 @pytest.mark.parametrize(
@@ -82,7 +50,7 @@ def test_config_overrides_go_over_the_recipe(given, expected):
 )
 def test_wrong_config_overrides(given, message):
     with pytest.raises(ValueError, match=message):
-        recipe_config("validated", "cub", given)
+        parse_config_overrides(given)
 
 
 def test_arguments_can_be_replaced(tmp_path):

@@ -84,16 +84,24 @@ def test_another_backbone(dataset, backbone, tmp_path):
 
 
 def test_images_without_a_store(dataset):
-    with pytest.raises(ValueError, match=r"make them once with scripts/extract_features.py .* --feature_maps"):
+    with pytest.raises(ValueError, match=r"make them once with `dedn features` .* --feature_maps"):
         prepare_inputs(dataset)
 
 
-def test_synthetic_birds_are_trained_with_their_images(dataset):
-    dataset.name = "synthetic_birds"
-    inputs = prepare_inputs(dataset)
+def test_a_backbone_of_the_config_is_trained_with_images(dataset):
+    config = {"backbone_config": {"model_type": "resnet"}}
+    inputs = prepare_inputs(dataset, config=config)
     item = inputs.make(dataset.splits["train"])[0]
     assert item["pixel_values"].shape == (3, 80, 80) and item["pixel_values"].abs().max() <= 1
-    assert inputs.config == {} and inputs.backbone is None
+    assert inputs.config == config and inputs.backbone is None
+
+
+def test_images_that_are_not_square(dataset):
+    images = dataset.splits["trainval"]
+    wide = images.remove_columns("image").add_column("image", [Image.new("RGB", (80, 60))] * len(images))
+    dataset.splits["trainval"] = wide.cast_column("image", datasets.Image())
+    with pytest.raises(ValueError, match="folder has one of 80 × 60 pixels"):
+        prepare_inputs(dataset, config={"backbone_config": {"model_type": "resnet"}})
 
 
 def test_store_of_an_unknown_backbone(dataset, backbone, tmp_path):

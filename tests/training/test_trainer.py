@@ -1,4 +1,5 @@
 import math
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -14,6 +15,7 @@ from tiny_training import (
 from transformers import CLIPImageProcessor
 
 from dedn_hf.evaluation import gzsl_metrics
+from dedn_hf.hub import write_model_card
 from dedn_hf.training import DednTrainer, DednTrainingArguments
 from dedn_hf.training.sampler import ClassBalancedSampler
 
@@ -99,6 +101,7 @@ def test_last_output_is_the_expert_scores(tmp_path):
 def test_what_is_saved_is_complete(tmp_path, where):
     trainer = make_trainer(tmp_path, save_strategy="steps", save_steps=1, max_steps=1)
     trainer.processing_class = CLIPImageProcessor(size={"shortest_edge": 8}, crop_size=8)
+    trainer.write_card = partial(write_model_card, results=None, dataset="folder")
     trainer.train()
     trainer.save_model(tmp_path / "model")
     folder = tmp_path / ("model" if where == "model" else "checkpoint-1")

@@ -319,7 +319,7 @@ class _Run:
         )
         processor = self.inputs.image_processor
         write_card = self.write_card and partial(self.write_card, results=None)
-        return DednTrainer(model, args, write_card, processing_class=processor, **kwargs)
+        return DednTrainer(model, args, write_card=write_card, processing_class=processor, **kwargs)
 
     def _train(self, trainer: DednTrainer, last_epoch: float = math.inf):
         """Trains, or goes on from the last checkpoint."""
