@@ -2,15 +2,23 @@
 What each part of DEDN is worth: variants without it, on the same data, with the same seeds and budget, and closed-form
 floors. Writes ablation.json, ablation.md and ablation.png; given again, the same command goes on where it was.
 
-    python scripts/ablate.py                       # the built-in synthetic birds: all variants, seeds 0 1 2
-    python scripts/ablate.py --dataset cub --data_dir DATA --feature_maps STORE --seeds 0
+    python scripts/lab/ablate.py                       # the built-in synthetic birds: all variants, seeds 0 1 2
+    python scripts/lab/ablate.py --dataset cub --data_dir DATA --feature_maps STORE --seeds 0
 """
 
 import sys
 from dataclasses import dataclass, field
 
+from ablation import DEFAULT_VARIANTS, run_ablation
+from ablation_report import format_ablation
+from transformers.utils import logging
+
+from dedn_hf.data.load import load_gzsl_dataset
+from dedn_hf.data.word_vectors import load_word_vectors
 from dedn_hf.training import DednTrainingArguments, recipe, recipe_config
 from dedn_hf.training.arguments import DataArguments, parse_command_line
+from dedn_hf.training.inputs import prepare_inputs
+from dedn_hf.training.protocol import leave_process_group
 
 
 @dataclass
@@ -39,16 +47,6 @@ def parse_arguments() -> tuple[ScriptArguments, DednTrainingArguments]:
 
 def main():
     script, training = parse_arguments()
-
-    from transformers.utils import logging
-
-    from dedn_hf.data.load import load_gzsl_dataset
-    from dedn_hf.data.word_vectors import load_word_vectors
-    from dedn_hf.results import format_ablation
-    from dedn_hf.training.ablation import DEFAULT_VARIANTS, run_ablation
-    from dedn_hf.training.inputs import prepare_inputs
-    from dedn_hf.training.protocol import leave_process_group
-
     sources = {"word2vec_word_vectors": script.word2vec, "sentence_word_vectors": script.sentence_model}
     for name, source in sources.items():
         if source is None and name in (script.variants or []):
