@@ -28,6 +28,7 @@ def save_figure(figure: Figure, path: str | os.PathLike):
 
 
 def light_grid(axes, axis: str = "both"):
+    """Light lines behind what is drawn, and no frame above and on the right."""
     axes.grid(axis=axis, color="0.88", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
