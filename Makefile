@@ -19,7 +19,7 @@ default-model: demo
 	cp $(OUTPUT)/config.json $(OUTPUT)/model.safetensors $(OUTPUT)/preprocessor_config.json src/dedn_hf/default_model/
 	cp $(OUTPUT)/results.json model_cards/results/synthetic-birds.json
 	cp $(OUTPUT)/evaluation/explanation.png docs/explanation.png
-	$(BIN)/python scripts/render_model_cards.py
+	$(BIN)/python scripts/lab/render_model_cards.py
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto

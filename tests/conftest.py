@@ -5,6 +5,7 @@ import os
 # Before transformers is imported: no test may depend on the internet.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+import gc
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,15 @@ from launching import launch_script
 from tiny_model import make_tiny_config, make_tiny_model
 
 from dedn_hf import DednConfig, DednModel
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _short_garbage_collection():
+    # The Trainer collects garbage when it starts, which takes half a second over all that is imported.
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

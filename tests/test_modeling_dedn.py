@@ -21,8 +21,8 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from dedn_hf import DednConfig, DednModel, DednOutput
-from dedn_hf.configuration_dedn import PRESETS
 from dedn_hf.modeling_dedn import backbone_feature_map, distillation_distance, load_backbone
+from dedn_hf.recipes import read_recipe
 
 LABELS = torch.tensor([0, 3, 1, 4])
 
@@ -48,10 +48,11 @@ def test_golden(variant):
 
 @pytest.mark.parametrize("variant, millions", [("cub", 9.61), ("sun", 6.73), ("awa2", 6.34)])
 def test_number_of_parameters_at_full_size(variant, millions):
-    num_attributes = sum(map(len, PRESETS[variant]["attribute_groups"].values()))
+    released = read_recipe(variant, "reference").model
+    num_attributes = sum(map(len, released["attribute_groups"].values()))
     names = [f"attribute {index}" for index in range(num_attributes)]
     with torch.device("meta"):
-        model = DednModel(DednConfig.from_preset(variant, attribute_names=names))
+        model = DednModel(DednConfig(**released, attribute_names=names))
     assert round(model.num_parameters(only_trainable=True) / 1e6, 2) == millions
 
 

@@ -47,73 +47,9 @@ def format_results(results: dict) -> str:
     return "\n".join(lines)
 
 
-def format_ablation(ablation: dict) -> str:
-    """A Markdown table of the test figures of `ablation.json`, per cent, that reads as it stands, too."""
-    names = ["T1", "U", "S", "H", "AUSUC"]
-    rows = [["", "what differs", "seeds", *names[:4], "ΔH", names[4]]]
-    for name, row in (ablation["variants"] | ablation["floors"]).items():
-        seeds = ", ".join(map(str, row["seeds"])) or ("–" if row["runs"] else "")
-        if not row["runs"]:
-            rows.append([name, row["description"], seeds, "not measured", "", "", "", "", ""])
-            continue
-        spread = row.get("std", {}).get("test", {})
-        cells = [format_figure(row["test"].get(metric), spread.get(metric)) for metric in names]
-        difference = row.get("difference_of_H_to_full")
-        difference = "–" if difference is None or name == "full" else f"{difference:+.1f}".replace("-", "−")
-        rows.append([name, row["description"], seeds, *cells[:4], difference, cells[4]])
-    widths = [max(map(len, column)) for column in zip(*rows)]
-    rows.insert(1, ["-" * width for width in widths])
-    return "\n".join("| " + " | ".join(f"{cell:{width}}" for cell, width in zip(row, widths)) + " |" for row in rows)
-
-
-def describe_ablation(ablation: dict) -> str:
-    """What `ablation.json` holds, in Markdown: how it was measured, the table, and what is to be known of it."""
-    settings, variants, floors = ablation["settings"], ablation["variants"], ablation["floors"]
-    budget = f"{settings['num_train_epochs']:g} epochs"
-    if settings["max_steps"] > 0:
-        budget = f"{settings['max_steps']} steps"
-    steps = [sum(run["steps"].values()) for row in variants.values() for run in row["runs"] if "steps" in run]
-    lines = [
-        "Test images, per cent, accuracies averaged per class. Every variant had the same data, seeds and budget, by "
-        f"the `{ablation['protocol']}` protocol: {budget} on the train classes, to choose the number of epochs, the "
-        "mixes and the calibration on validation classes, then anew on all seen classes for the number of epochs that "
-        "was chosen"
-        + (f" ({_range(steps)} steps in both together)" if steps else "")
-        + "; the test images were read once for each run. ΔH is the difference of H to `full`, over the seeds that "
-        "both have.",
-        format_ablation(ablation),
-    ]
-    of_full = variants.get("full", {"runs": []})
-    notes = []
-    if any(len(row["runs"]) == 1 for row in variants.values()):
-        notes.append("Where there is one seed, no spread is known.")
-        spread = of_full.get("std", {}).get("test", {}).get("H")
-        if spread is not None:
-            notes[-1] += f" That of the full model's H is {spread:.1f} over its {len(of_full['runs'])} seeds."
-    if any(len(row["runs"]) > 1 for row in variants.values()):
-        notes.append("± is the standard deviation over seeds.")
-    if any(row["runs"] for row in floors.values()):
-        whose = (
-            "The floors are linear and know nothing of regions: their features are the maps averaged over regions, "
-        )
-        if settings["freeze_backbone"]:
-            whose += "of the same frozen backbone."
-        else:
-            whose += (
-                "of the backbone that the full model of the same seed trained. It was trained on all seen classes, "
-                "those for validation among them, so that the floors' validation figures are too good."
-            )
-        notes.append(f"{whose} Their penalties and calibration, too, were chosen on validation classes.")
-    return "\n\n".join([*lines, *([" ".join(notes)] if notes else [])])
-
-
-def _range(numbers: list[int]) -> str:
-    return str(min(numbers)) if min(numbers) == max(numbers) else f"{min(numbers)} to {max(numbers)}"
-
-
 def format_figure(value: float | None, spread: float | None) -> str:
     """A figure to one decimal, with its spread over seeds if there is one; a dash where there is no figure."""
     return "–" if value is None else f"{value:.1f}" + (f" ± {spread:.1f}" if spread is not None else "")
 
 
-__all__ = ["describe_ablation", "format_ablation", "format_figure", "format_results", "provenance"]
+__all__ = ["format_figure", "format_results", "provenance"]

@@ -3,35 +3,15 @@ import sys
 
 import numpy as np
 import pytest
-from PIL import Image
+from pictures import SEEN_BLUE, UNSEEN_ORANGE, count, read
 
 from dedn_hf.evaluation import gzsl_metrics, seen_unseen_curve
 from dedn_hf.evaluation.plots import (
-    plot_ablation,
-    plot_learning_curves,
     plot_localisation,
     plot_per_class_accuracy,
     plot_reliability,
     plot_seen_unseen_curve,
 )
-
-
-def read(path):
-    """The figure as an array, checked to be a whole PNG, and alone in its folder."""
-    with Image.open(path) as image:
-        assert image.format == "PNG"
-        pixels = np.asarray(image.convert("RGB")).astype(int)
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
-    assert pixels.shape[1] == 1200
-    return pixels
-
-
-def count(pixels, color):
-    """Pixels of nearly this colour."""
-    return int((np.abs(pixels - np.array(color)).max(axis=2) < 12).sum())
-
-
-SEEN_BLUE, UNSEEN_ORANGE = (0x1F, 0x5A, 0x94), (0xE0, 0x82, 0x14)
 
 
 @pytest.fixture
@@ -108,42 +88,6 @@ def test_reliability(tmp_path):
     assert count(read(path), SEEN_BLUE) > 10_000
 
 
-def ablation_row(*figures, std=None):
-    runs = [{"test": {"H": h, "T1": t1}} for h, t1 in figures]
-    means = {"H": float(np.mean([h for h, _ in figures])), "T1": float(np.mean([t1 for _, t1 in figures]))}
-    return {"runs": runs, "test": means} | ({} if std is None else {"std": {"test": std}})
-
-
-def test_ablation(tmp_path, monkeypatch):
-    import dedn_hf.evaluation.plots as plots
-
-    ablation = {
-        "variants": {
-            "full": ablation_row((50, 60), (52, 64), std={"H": 1.4, "T1": 2.8}),
-            "no_margin": ablation_row((40, 55)),
-            "random_groups": {"runs": []},
-        },
-        "floors": {"eszsl": ablation_row((20, 30))},
-    }
-    plot_ablation(ablation, tmp_path / "ablation.png")
-    pixels = read(tmp_path / "ablation.png")
-    assert count(pixels, SEEN_BLUE) > count(pixels, UNSEEN_ORANGE) > 1000
-    figures = []
-    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
-    plot_ablation(ablation, tmp_path / "x.png")
-    for axes, widths, dots, error in zip(
-        figures[0].axes, ([51, 40, 20], [62, 55, 30]), ([50, 52], [60, 64]), ([49.6, 52.4], [59.2, 64.8])
-    ):
-        assert [bar.get_width() for bar in axes.patches] == widths
-        assert [bar.get_y() + bar.get_height() / 2 for bar in axes.patches] == pytest.approx([0, 1, 3])
-        assert [list(line.get_xdata()) for line in axes.lines if line.get_marker() == "o"] == [dots]
-        (segment,) = axes.collections[0].get_segments()
-        assert segment[:, 0] == pytest.approx(error)
-        texts = [(text.get_text(), text.xy[1]) for text in axes.texts]
-        assert ("not measured", 2) in texts and (f"{widths[2]:.1f}", 3) in texts
-    assert [label.get_text() for label in figures[0].axes[0].get_yticklabels()][1] == "no margin"
-
-
 def localisation_of(values, attributes):
     names = ("coarse", "fine", "mixed", "uniform", "centre")
     return dict(zip(names, values)) | {"attributes": attributes, "images": 3.0}
@@ -217,21 +161,3 @@ print({"matplotlib.pyplot"} & set(sys.modules) or "none")
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["none", "none"]
-
-
-def test_learning_curves(tmp_path):
-    def draw(seeds):
-        path = tmp_path / str(len(seeds)) / "curves.png"
-        plot_learning_curves({"slow": [[(10, 5.0), (1000, 40.0)]], "fast": seeds}, path)
-        return read(path)
-
-    one, two = draw([[(10, 30.0), (100, 50.0)]]), draw([[(10, 30.0), (100, 50.0)], [(10, 10.0), (100, 20.0)]])
-    # A colour a run, a line a seed.
-    assert count(one, SEEN_BLUE) == pytest.approx(count(two, SEEN_BLUE), rel=0.05)
-    assert count(two, UNSEEN_ORANGE) > 1.5 * count(one, UNSEEN_ORANGE) > 0
-
-
-def test_learning_curves_of_too_many_runs(tmp_path):
-    with pytest.raises(ValueError, match="7 runs are too many for one figure: 6 colours"):
-        plot_learning_curves({str(index): [[(1, 1.0)]] for index in range(7)}, tmp_path / "curves.png")
-    assert not list(tmp_path.iterdir())

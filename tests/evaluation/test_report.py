@@ -6,7 +6,7 @@ import torch
 from datasets import Dataset, DatasetDict, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
-from sklearn.metrics import average_precision_score, roc_auc_score
+from sklearn.metrics import roc_auc_score
 from transformers import CLIPImageProcessor
 
 from dedn_hf.data import GzslDataset
@@ -14,7 +14,6 @@ from dedn_hf.evaluation import gzsl_metrics, top_confusions
 from dedn_hf.evaluation.report import (
     EvaluationReport,
     attribute_ranking,
-    average_precision,
     check_output_dir,
     costliest_confusions,
     evaluate_model,
@@ -67,16 +66,6 @@ def dataset(tiny_model):
 @pytest.fixture
 def examples():
     return {"test_seen": FeatureMaps([1] * 9 + [3] * 6 + [4] * 3), "test_unseen": FeatureMaps([0] * 8 + [2] * 4, 1)}
-
-
-def test_average_precision_is_scikit_learns():
-    generator = np.random.default_rng(0)
-    for share in (0.02, 0.3, 0.9):
-        scores, positive = generator.normal(size=500), generator.random(500) < share
-        assert average_precision(scores, positive) == pytest.approx(average_precision_score(positive, scores))
-        tied = np.round(scores)
-        assert average_precision(tied, positive) == pytest.approx(average_precision_score(positive, tied))
-    assert np.isnan(average_precision([1.0, 2.0], [False, False]))
 
 
 def test_attribute_ranking():

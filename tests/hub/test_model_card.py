@@ -1,150 +1,22 @@
-import copy
-import importlib.util
 import json
 import re
 from pathlib import Path
 
 import pytest
+from finished_run import results
 from huggingface_hub import ModelCard
 from real_data import DATA_DIR
 
-from dedn_hf.configuration_dedn import PRESETS
-from dedn_hf.data.proposed_split import PROPOSED_SPLIT_NAME, PROPOSED_SPLIT_SHA256
+from dedn_hf.data.load import dataset_card
+from dedn_hf.data.proposed_split import PROPOSED_SPLIT_NAME
 from dedn_hf.data.synthetic_birds import ATTRIBUTE_NAMES
 from dedn_hf.data.synthetic_birds import load as load_synthetic_birds
 from dedn_hf.hub import render_model_card, save_model_card, validate_model_card
 from dedn_hf.hub.model_card import TEMPLATE
+from dedn_hf.recipes import recipe_names
 
 ROOT = Path(__file__).parents[2]
 MODEL_CARDS = ROOT / "model_cards"
-
-RESULTS = {
-    "dataset": "cub",
-    "protocol": "validated",
-    "split": {"name": "a split", "sha256": "0123abcd"},
-    "seeds": [0],
-    "settings": {"learning_rate": 0.0001, "grid_size": 7},
-    "chosen": {"epochs": 12, "region_mix": 0.85, "coarse_mix": 0.4, "calibration": 1.23456},
-    "validation": {"T1": 41.234567, "U": 31.0, "S": 52.0, "H": 38.84},
-    "test": {"T1": 40.456789, "U": 30.0, "S": 50.0, "H": 37.5, "AUSUC": 22.25},
-    "versions": {"python": "3.11.0", "torch": "2.13.0"},
-    "command": "python scripts/train.py --dataset cub",
-}
-
-
-ABLATION = {
-    "dataset": "cub",
-    "protocol": "validated",
-    "split": {"name": "a split", "sha256": "0123abcd"},
-    "settings": {
-        "num_train_epochs": 5.0,
-        "max_steps": -1,
-        "freeze_backbone": True,
-        "backbone": "mobilenet_v2_1.0_224",
-        "image_size": 224,
-        "grid_size": 7,
-        "feature_channels": 1280,
-    },
-    "seeds": [0, 1],
-    "variants": {
-        "full": {
-            "description": "nothing",
-            "seeds": [0, 1],
-            "runs": [{"steps": {"choose": 375, "final": 705}}, {"steps": {"choose": 375, "final": 564}}],
-            "test": {"T1": 50.04, "U": 40.0, "S": 45.0, "H": 42.35, "AUSUC": 25.0},
-            "std": {"test": {"T1": 1.25, "U": 0.5, "S": 0.5, "H": 0.75, "AUSUC": 0.1}},
-            "difference_of_H_to_full": 0.0,
-        },
-        "no_margin": {
-            "description": "no margins",
-            "seeds": [0],
-            "runs": [{"steps": {"choose": 375, "final": 705}}],
-            "test": {"T1": 48.0, "U": 38.0, "S": 44.0, "H": 40.78, "AUSUC": 24.0},
-            "difference_of_H_to_full": -1.57,
-        },
-        "random_groups": {"description": "random groups", "seeds": [], "runs": []},
-    },
-    "floors": {
-        "eszsl": {
-            "description": "ESZSL",
-            "seeds": [],
-            "runs": [{}],
-            "test": {"T1": 26.4, "U": 21.4, "S": 33.2, "H": 26.0, "AUSUC": 10.9},
-            "difference_of_H_to_full": -16.35,
-        }
-    },
-    "commands": ["python scripts/ablate.py --seeds 0", "python scripts/ablate.py --seeds 0 1 --variants full"],
-}
-
-
-def all_rows(ablation):
-    return ablation["variants"] | ablation["floors"]
-
-
-def ablation_figures(text):
-    """Row → T1, U, S and H in the table of a card, without their spread."""
-    section = text.split("\n## What earns its place\n")[1].split("\n## ")[0]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("|")]
-    assert rows[0][3:7] == ["T1", "U", "S", "H"]
-    return {row[0]: [cell.split(" ")[0] for cell in row[3:7]] for row in rows[2:] if row[3] != "not measured"}
-
-
-def results(**changes):
-    return copy.deepcopy(RESULTS) | changes
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("render_model_cards", ROOT / "scripts" / "render_model_cards.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-# The cards of the project
-
-
-@pytest.mark.parametrize("name", ["cub", "sun", "awa2", "synthetic-birds"])
-def test_the_rendered_cards_are_up_to_date(script, name):
-    card = script.render(name)
-    rendered = (MODEL_CARDS / f"dedn-{name}.md").read_text(encoding="utf-8")
-    assert rendered == str(card).rstrip("\n") + "\n", "run python scripts/render_model_cards.py"
-    validate_model_card(ModelCard(rendered))
-    measured = (MODEL_CARDS / "results" / f"{name}.json").is_file()
-    ablated = MODEL_CARDS / "results" / f"{name}_ablation.json"
-    assert ("\n## What earns its place\n" in rendered) == ablated.is_file()
-    if ablated.is_file():
-        assert ablation_figures(rendered) == {
-            name: [f"{row['test'][metric]:.1f}" for metric in ("T1", "U", "S", "H")]
-            for name, row in all_rows(json.loads(ablated.read_text(encoding="utf-8"))).items()
-            if row["runs"]
-        }
-    assert measured == ("model-index" in card.data.to_dict())
-    assert ("**Not measured.**" in rendered) == (not measured)
-
-
-def test_there_is_one_card_a_preset_and_no_results_without_a_card(script):
-    assert {card["preset"] for card in script.CARDS.values()} == set(PRESETS)
-    assert {path.name for path in MODEL_CARDS.glob("dedn-*.md")} == {f"dedn-{name}.md" for name in script.CARDS}
-    stems = {path.stem.removesuffix("_ablation") for path in (MODEL_CARDS / "results").glob("*.json")}
-    assert stems <= set(script.CARDS)
-
-
-def test_the_script_writes_the_cards_again_from_results(script, tmp_path, monkeypatch, capsys):
-    (tmp_path / "model_cards" / "results").mkdir(parents=True)
-    monkeypatch.setattr(script, "MODEL_CARDS", tmp_path / "model_cards")
-    script.main()
-    assert "Not measured" in (tmp_path / "model_cards" / "dedn-cub.md").read_text()
-    (tmp_path / "model_cards" / "results" / "cub.json").write_text(json.dumps(RESULTS))
-    script.main()
-    card = ModelCard.load(tmp_path / "model_cards" / "dedn-cub.md")
-    assert {result.metric_value for result in card.data.eval_results} >= {40.46, 22.25}
-    assert card.data.base_model == "google/mobilenet_v2_1.0_224" and "What earns its place" not in card.text
-    (tmp_path / "model_cards" / "results" / "cub_ablation.json").write_text(json.dumps(ABLATION))
-    script.main()
-    assert "eszsl" in ablation_figures((tmp_path / "model_cards" / "dedn-cub.md").read_text())
-    assert "Wrote model_cards/dedn-cub.md" in capsys.readouterr().out
-    assert not list(tmp_path.rglob("*.tmp"))
 
 
 def test_the_template_is_a_file_of_the_package_that_model_cards_links_to():
@@ -210,38 +82,17 @@ def test_several_seeds_have_a_spread():
     assert args["test", "H"] == {"std": 1.25} and args["test", "U"] is None
 
 
-def test_an_ablation_is_in_the_card():
-    card = render_model_card(results(), "cub", base_model="google/mobilenet_v2_1.0_224", ablation=ABLATION)
-    assert ablation_figures(card.text) == {
-        "full": ["50.0", "40.0", "45.0", "42.4"],
-        "no_margin": ["48.0", "38.0", "44.0", "40.8"],
-        "eszsl": ["26.4", "21.4", "33.2", "26.0"],
-    }
-    section = " ".join(card.text.split("\n## What earns its place\n")[1].split("\n## ")[0].split())
-    assert (
-        "features of mobilenet_v2_1.0_224 at 224 pixels, 7×7×1280, not on those of the paper's ResNet-101" in section
-    )
-    assert "5 epochs on the train classes" in section and "(939 to 1080 steps in both together)" in section
-    assert "| no_margin | no margins | 0 | 48.0 | 38.0 | 44.0 | 40.8 | −1.6 | 24.0 |" in section
-    assert "| full | nothing | 0, 1 | 50.0 ± 1.2 |" in section and "| random_groups | random groups | | not" in section
-    assert "no spread is known. That of the full model's H is 0.8 over its 2 seeds." in section
-    assert "maps averaged over regions, of the same frozen backbone." in section
-    assert "``` python scripts/ablate.py --seeds 0 python scripts/ablate.py --seeds 0 1 --variants full ```" in section
-    assert "\n\n\n" not in card.text and "What earns its place" not in render_model_card(results(), "cub").text
+def test_further_sections_stand_before_the_limits():
+    card = render_model_card(results(), "cub", sections="## More\n\nMeasured, too.")
+    before, after = card.text.split("\n\n## More\n\nMeasured, too.\n\n## Limits")
+    assert "## Results" in before and "## Licence" in after
+    assert before + "\n\n## Limits" + after == render_model_card(results(), "cub").text
 
 
-def test_an_ablation_with_a_trained_backbone_speaks_of_that():
-    settings = {"num_train_epochs": 12, "max_steps": 30, "freeze_backbone": False}
-    ablation = copy.deepcopy(ABLATION) | {"dataset": "synthetic_birds", "settings": settings}
-    text = render_model_card(results(dataset="synthetic_birds"), "synthetic_birds", ablation=ablation).text
-    assert "30 steps on the train classes" in text and "ResNet-101" not in text
-    assert "of the backbone that the full model of the same seed trained" in text and "too good" in text
-
-
-@pytest.mark.parametrize("preset", [*PRESETS, "folder"])
-def test_every_card_is_whole(preset):
-    for given in (None, results(dataset=preset)):
-        card = render_model_card(given, preset)
+@pytest.mark.parametrize("dataset", recipe_names())
+def test_every_card_is_whole(dataset):
+    for given in (None, results(dataset=dataset)):
+        card = render_model_card(given, dataset)
         data, text = card.data.to_dict(), card.text
         assert data["library_name"] == "transformers" and data["pipeline_tag"] == "zero-shot-image-classification"
         expected = {"zero-shot-image-classification", "generalized-zero-shot-learning", "dedn", "attributes"}
@@ -254,7 +105,7 @@ def test_every_card_is_whole(preset):
         assert not re.search(r"\bNone\b(?! yet)|Undefined|\n\n\n", text)
         for code in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
             compile(code, "card", "exec")
-    assert data["license"] == {"cub": "other", "synthetic_birds": "apache-2.0"}.get(preset, "unknown")
+    assert data["license"] == {"cub": "other", "synthetic_birds": "apache-2.0"}.get(dataset, "unknown")
 
 
 def test_cub_cards_bind_to_the_terms_of_the_data():
@@ -286,36 +137,38 @@ def test_facts_are_the_data_sets_own():
     assert "{:,} images to train on, {} and {} to test".format(*sizes) in text
     described = json.loads(re.search(r'\{"Garden Lantern": (\[.*?\])\}', text)[1])
     assert described and set(described) <= set(ATTRIBUTE_NAMES)
-    for name, fingerprint in PROPOSED_SPLIT_SHA256.items():
-        text = render_model_card(None, name.lower()).text
-        assert fingerprint in text and PROPOSED_SPLIT_NAME in text
+    for name in ("cub", "sun", "awa2"):
+        text = render_model_card(None, name).text
+        assert dataset_card(name).split_sha256 in text and PROPOSED_SPLIT_NAME in text
 
 
 @pytest.mark.real_data
 @pytest.mark.parametrize(
-    "preset, file",
+    "dataset, file",
     [
         ("cub", "CUB_200_2011/attributes/attributes.txt"),
         ("sun", "attribute_vectors/sun_attributes.txt"),
         ("awa2", "attribute_vectors/awa2_predicates.txt"),
     ],
 )
-def test_examples_use_attributes_that_there_are(preset, file):
+def test_examples_use_attributes_that_there_are(dataset, file):
     if not (DATA_DIR / file).is_file():
         pytest.skip(f"{DATA_DIR / file} is not there; set DEDN_DATA_DIR")
-    text = render_model_card(None, preset).text
+    text = render_model_card(None, dataset).text
     names = {re.sub(r"^\d+\s+", "", line).strip() for line in (DATA_DIR / file).read_text().splitlines()}
     described = json.loads(re.search(r"candidate_labels=\{.*?: (\[.*?\])\}", text)[1])
     assert described and set(described) <= names
 
 
-def test_wrong_presets_and_results():
-    with pytest.raises(ValueError, match="no card for 'flo'; choose one of cub, sun"):
-        render_model_card(None, "flo")
+def test_a_data_set_of_another_name_is_somebodys_own():
+    card = render_model_card(results(dataset="flowers"), "flowers")
+    assert "trained on own images" in card.text and card.data.license == "unknown"
+    assert {result.dataset_name for result in card.data.eval_results} == {"Own images"}
+
+
+def test_results_of_another_data_set():
     with pytest.raises(ValueError, match="results are of 'cub', not of 'sun'"):
         render_model_card(results(), "sun")
-    with pytest.raises(ValueError, match="ablation is of 'cub', not of 'sun'"):
-        render_model_card(results(dataset="sun"), "sun", ablation=ABLATION)
 
 
 @pytest.mark.parametrize(

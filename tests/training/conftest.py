@@ -1,19 +1,9 @@
-import gc
 import json
 from pathlib import Path
 
 import pytest
 from launching import launch_script
 from tiny_training import make_tiny_dataset
-
-
-@pytest.fixture(autouse=True, scope="session")
-def _short_garbage_collection():
-    # The Trainer collects garbage when it starts, which takes half a second over all that is imported.
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def dataset(tiny_dataset):
     """The tiny data set with images, all of them noise."""
     random = np.random.default_rng(0)
     for split, images in tiny_dataset.splits.items():
-        noise = [Image.fromarray(random.integers(0, 256, (70, 80, 3), np.uint8)) for _ in images]
+        noise = [Image.fromarray(random.integers(0, 256, (80, 80, 3), np.uint8)) for _ in images]
         table = {"image": noise, "label": images["label"][:], "image_id": images["image_id"][:]}
         features = datasets.Features({"image": datasets.Image(), **images.features})
         tiny_dataset.splits[split] = datasets.Dataset.from_dict(table, features)

@@ -27,8 +27,7 @@ COMMANDS = {
 class CommandParser(argparse.ArgumentParser):
     """An [`argparse.ArgumentParser`] that says what is wrong in one line."""
 
-    def __init__(self, command: str | None = None, **options):
-        prog = "dedn" if command is None else f"dedn {command}"
+    def __init__(self, prog: str = "dedn", **options):
         options = {"formatter_class": argparse.RawDescriptionHelpFormatter, "allow_abbrev": False, **options}
         super().__init__(prog=prog, **options)
 

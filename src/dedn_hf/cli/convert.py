@@ -23,7 +23,7 @@ def json_object(text: str) -> dict:
 
 
 def main(arguments: list[str]):
-    parser = CommandParser("convert", description=__doc__)
+    parser = CommandParser("dedn convert", description=__doc__)
     parser.add_argument(
         "--original", type=Path, required=True, help="state dict, .safetensors or .pt with tensors only"
     )

@@ -13,7 +13,7 @@ from . import CommandParser
 
 
 def main(arguments: list[str]):
-    parser = CommandParser("evaluate", description=__doc__)
+    parser = CommandParser("dedn evaluate", description=__doc__)
     parser.add_argument("--model", required=True, help="folder or Hub id of a model")
     parser.add_argument("--dataset", required=True, help="synthetic_birds, cub, …: what it was trained for")
     parser.add_argument("--data_dir", help="folder of the data set's files")

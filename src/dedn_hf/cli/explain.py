@@ -16,7 +16,7 @@ SPLITS = ("test_unseen", "test_seen", "trainval", "train", "validation_seen", "v
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    parser = CommandParser("explain", description=__doc__)
+    parser = CommandParser("dedn explain", description=__doc__)
     parser.add_argument("image", nargs="?", help="image file")
     parser.add_argument(
         "--model", default=str(DEFAULT_MODEL), help="folder or Hub id of a model with its backbone (default: built in)"

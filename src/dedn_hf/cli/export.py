@@ -10,7 +10,7 @@ from . import CommandParser
 
 
 def main(arguments: list[str]):
-    parser = CommandParser("export", description=__doc__)
+    parser = CommandParser("dedn export", description=__doc__)
     parser.add_argument("--model", required=True, help="folder or Hub id of a model")
     parser.add_argument("--output", required=True, help="the ONNX file")
     args = parser.parse_args(arguments)

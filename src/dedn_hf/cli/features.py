@@ -22,7 +22,7 @@ HDF5_OPTIONS = ("map_key", "label_key", "id_key", "proposed_split")
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    parser = CommandParser("features", description=__doc__)
+    parser = CommandParser("dedn features", description=__doc__)
     parser.add_argument("--dataset", required=True, choices=recipe_names(), help="which data set")
     parser.add_argument("--data_dir", required=True, help="folder of the data set's files")
     parser.add_argument("--output_dir", required=True, help="folder of the store")

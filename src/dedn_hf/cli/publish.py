@@ -13,7 +13,7 @@ from . import CommandParser
 
 
 def main(arguments: list[str]):
-    parser = CommandParser("publish", description=__doc__)
+    parser = CommandParser("dedn publish", description=__doc__)
     parser.add_argument("--model", type=Path, required=True, help="folder of the model")
     parser.add_argument(
         "--repo_id", required=True, help="NAMESPACE/NAME, or a name in the namespace of the token's owner"

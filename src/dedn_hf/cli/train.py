@@ -100,7 +100,9 @@ SHOWN = {
 
 def print_short_help():
     """What `--help` shows, of which nothing needs torch."""
-    parser = CommandParser("train", description=__doc__.strip(), usage="dedn train [SETTINGS.yaml] [--OPTION VALUE …]")
+    parser = CommandParser(
+        "dedn train", description=__doc__.strip(), usage="dedn train [SETTINGS.yaml] [--OPTION VALUE …]"
+    )
     own = {option.name: option for option in fields(TrainArguments)}
     for group, options in SHOWN.items():
         section = parser.add_argument_group(group)
@@ -208,7 +210,7 @@ def main(arguments: list[str]) -> int | None:
     if {"-h", "--help"} & set(arguments):
         return print_short_help()
     command, training, recipe = parse_command_line(
-        arguments, TrainArguments, "outputs/{}".format, command="train", description=__doc__.strip()
+        arguments, TrainArguments, "outputs/{}".format, prog="dedn train", description=__doc__.strip()
     )
 
     from transformers.utils import logging

@@ -7,16 +7,13 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from .calibration import SeenUnseenCurve, ausuc
 from .metrics import expected_calibration_error, harmonic_mean, reliability_bins
 
 # Two colours that stay apart for colour-blind readers and in grey.
-_SEEN, _UNSEEN = "#1f5a94", "#e08214"
-# The same two and others for lines (Okabe and Ito).
-_RUNS = (_SEEN, _UNSEEN, "#009e73", "#cc79a7", "#000000", "#56b4e9")
+SEEN_COLOR, UNSEEN_COLOR = "#1f5a94", "#e08214"
 
 
 def save_figure(figure: Figure, path: str | os.PathLike):
@@ -30,7 +27,8 @@ def save_figure(figure: Figure, path: str | os.PathLike):
         temporary.unlink(missing_ok=True)
 
 
-def _light_grid(axes, axis: str = "both"):
+def light_grid(axes, axis: str = "both"):
+    """Light lines behind what is drawn, and no frame above and on the right."""
     axes.grid(axis=axis, color="0.88", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -54,8 +52,8 @@ def plot_seen_unseen_curve(
     """
     figure = Figure(figsize=(8, 6), layout="constrained")
     axes = figure.add_subplot()
-    axes.fill_between(curve.unseen, curve.seen, color=_SEEN, alpha=0.1, linewidth=0)
-    axes.plot(curve.unseen, curve.seen, color=_SEEN, linewidth=2, label=f"all γ: AUSUC {ausuc(curve):.1f}")
+    axes.fill_between(curve.unseen, curve.seen, color=SEEN_COLOR, alpha=0.1, linewidth=0)
+    axes.plot(curve.unseen, curve.seen, color=SEEN_COLOR, linewidth=2, label=f"all γ: AUSUC {ausuc(curve):.1f}")
 
     # Lines of equal H (S = HU / (2U − H)) say how far a point is from another in the headline figure.
     limit = max(curve.unseen.max(), curve.seen.max()) * 1.08
@@ -76,7 +74,7 @@ def plot_seen_unseen_curve(
             annotation_clip=False,
         )
 
-    marks = (("chosen", chosen, "o", _UNSEEN, 11), ("best on these images", best, "*", "black", 13))
+    marks = (("chosen", chosen, "o", UNSEEN_COLOR, 11), ("best on these images", best, "*", "black", 13))
     for name, calibration, marker, color, size in marks:
         if calibration is None:
             continue
@@ -141,7 +139,7 @@ def plot_per_class_accuracy(
     for column, axes in enumerate(figure.subplots(1, columns, squeeze=False)[0]):
         ids = order[column * rows : (column + 1) * rows]
         values = accuracies[ids]
-        axes.barh(range(len(ids)), values, color=np.where(is_seen[ids], _SEEN, _UNSEEN), height=0.75)
+        axes.barh(range(len(ids)), values, color=np.where(is_seen[ids], SEEN_COLOR, UNSEEN_COLOR), height=0.75)
         names = [str(class_names[index]) for index in ids]
         names = [name if len(name) <= longest_name else name[: longest_name - 1] + "…" for name in names]
         axes.set_yticks(range(len(ids)), names, fontsize=8, parse_math=False)
@@ -150,13 +148,13 @@ def plot_per_class_accuracy(
         axes.set_xticks([0, limit / 2, limit] if columns == 3 else np.linspace(0, limit, 6))
         axes.tick_params(axis="y", length=0)
         axes.tick_params(axis="x", labelsize=9)
-        _light_grid(axes, "x")
+        light_grid(axes, "x")
     absent = len(class_names) - len(order)
     note = f"; classes without images, left out: {absent}" if absent else ""
     figure.supxlabel(f"accuracy (%){note}", fontsize=11)
 
     handles = []
-    for name, color, kind in (("seen", _SEEN, is_seen), ("unseen", _UNSEEN, ~is_seen)):
+    for name, color, kind in (("seen", SEEN_COLOR, is_seen), ("unseen", UNSEEN_COLOR, ~is_seen)):
         of_kind = order[kind[order]]
         if of_kind.size:
             label = f"{of_kind.size} {name} classes: mean {accuracies[of_kind].mean():.1f} %"
@@ -190,12 +188,12 @@ def plot_reliability(confidences: Sequence[float], correct: Sequence[bool], path
 
     figure = Figure(figsize=(8, 6.5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    upper.bar(centres[filled], accuracy[filled], width=width * 0.92, color=_SEEN, label="accuracy")
+    upper.bar(centres[filled], accuracy[filled], width=width * 0.92, color=SEEN_COLOR, label="accuracy")
     upper.plot(
         confidence[filled],
         accuracy[filled],
         "o",
-        color=_UNSEEN,
+        color=UNSEEN_COLOR,
         markeredgecolor="white",
         label="mean confidence of the bin",
     )
@@ -210,92 +208,8 @@ def plot_reliability(confidences: Sequence[float], correct: Sequence[bool], path
     lower.set_xlabel("confidence (%)", fontsize=12)
     for axes in (upper, lower):
         axes.tick_params(labelsize=11)
-        _light_grid(axes, "y")
+        light_grid(axes, "y")
     figure.align_ylabels()
-    save_figure(figure, path)
-
-
-def plot_ablation(ablation: dict, path: str | os.PathLike):
-    """
-    H and T1 of every variant and floor as bars, with the standard deviation where there are several seeds, and each
-    seed as a dot; the line is the full model.
-
-    Args:
-        ablation (`dict`):
-            What `ablation.json` holds.
-        path (`str` or `os.PathLike`):
-            PNG file to write; its folder is made.
-    """
-    rows = ablation["variants"] | ablation["floors"]
-    figure = Figure(figsize=(8, 1.4 + 0.36 * len(rows)), layout="constrained")
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, metric in zip(panels, ("H", "T1")):
-        for place, (name, row) in enumerate(rows.items()):
-            color = _UNSEEN if name in ablation["floors"] else _SEEN
-            mean = row["test"].get(metric) if row["runs"] else None
-            if mean is None:
-                axes.annotate(
-                    "not measured", (0, place), (4, 0), textcoords="offset points", va="center", color="0.45"
-                )
-                continue
-            std = row.get("std", {}).get("test", {}).get(metric)
-            axes.barh(place, mean, xerr=std, height=0.7, color=color, ecolor="black", capsize=3)
-            if len(row["runs"]) > 1:
-                figures = [run["test"][metric] for run in row["runs"]]
-                axes.plot(figures, [place] * len(figures), "o", color="white", markeredgecolor="black", markersize=4)
-            # Left of all bars' ends, so that it is never on a dot or an error bar.
-            axes.annotate(
-                f"{mean:.1f}", (0, place), (4, 0), textcoords="offset points", va="center", color="white", fontsize=10
-            )
-            if name == "full":
-                axes.axvline(mean, color="0.4", linestyle="--", linewidth=1.2, zorder=0)
-        axes.set_xlabel(f"{metric} (%)", fontsize=12)
-        axes.set_xlim(left=0)
-        axes.tick_params(labelsize=10)
-        axes.tick_params(axis="y", length=0)
-        _light_grid(axes, "x")
-    panels[0].set_yticks(range(len(rows)), [name.replace("_", " ") for name in rows], parse_math=False)
-    panels[0].set_ylim(len(rows) - 0.4, -0.6)
-    handles = [Patch(color=_SEEN, label="DEDN"), Patch(color=_UNSEEN, label="linear floors on pooled features")]
-    if any(len(row["runs"]) > 1 for row in rows.values()):
-        dot = {"marker": "o", "color": "white", "markeredgecolor": "black", "linestyle": "none", "markersize": 4}
-        handles.append(Line2D([], [], **dot, label="one seed"))
-    figure.legend(handles=handles, loc="outside upper center", ncols=3, fontsize=11, frameon=False)
-    save_figure(figure, path)
-
-
-def plot_learning_curves(curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]], path: str | os.PathLike):
-    """
-    H over the steps of training, on a logarithmic axis: a colour for each run, a line for each of its seeds and a dot
-    at its highest H.
-
-    Args:
-        curves (`Mapping[str, Sequence[Sequence[tuple[int, float]]]]`):
-            Label of a run → for each seed its evaluations, pairs of step and H (per cent).
-        path (`str` or `os.PathLike`):
-            PNG file to write; its folder is made.
-
-    Raises:
-        ValueError: If there are more runs than colours that can be told apart.
-    """
-    if len(curves) > len(_RUNS):
-        raise ValueError(f"{len(curves)} runs are too many for one figure: {len(_RUNS)} colours can be told apart.")
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.add_subplot()
-    for (label, seeds), color in zip(curves.items(), _RUNS):
-        for index, evaluations in enumerate(seeds):
-            steps, heights = zip(*evaluations)
-            best = int(np.argmax(heights))
-            axes.plot(steps, heights, color=color, linewidth=1.8, label=None if index else label)
-            axes.plot(steps[best], heights[best], "o", color=color, markeredgecolor="black", markersize=6)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.set_xlabel("steps of training", fontsize=12)
-    axes.set_ylabel("H (%)", fontsize=12)
-    axes.set_ylim(bottom=0)
-    axes.tick_params(labelsize=11)
-    _light_grid(axes)
-    figure.legend(loc="outside upper center", ncols=1 if len(curves) < 4 else 2, fontsize=11, frameon=False)
     save_figure(figure, path)
 
 
@@ -316,8 +230,8 @@ def plot_localisation(localisation: Mapping[str, Mapping[str, Mapping[str, float
         "box": "… in the bird's box",
     }
     bars = {
-        "coarse": ("coarse expert", _SEEN),
-        "fine": ("fine expert", _UNSEEN),
+        "coarse": ("coarse expert", SEEN_COLOR),
+        "fine": ("fine expert", UNSEEN_COLOR),
         "uniform": ("a cell at random", "0.78"),
         "centre": ("centre of the image", "0.5"),
     }
@@ -337,7 +251,7 @@ def plot_localisation(localisation: Mapping[str, Mapping[str, Mapping[str, float
         axes.set_xticks(range(len(groups)), groups, fontsize=11, parse_math=False)
         axes.tick_params(axis="x", length=0)
         axes.tick_params(axis="y", labelsize=11)
-        _light_grid(axes, "y")
+        light_grid(axes, "y")
     figure.align_ylabels()
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=4, fontsize=11, frameon=False)

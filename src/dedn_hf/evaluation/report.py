@@ -11,7 +11,8 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from scipy.stats import rankdata
+from scipy.special import softmax
+from sklearn.metrics import average_precision_score, roc_auc_score
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from tqdm.auto import tqdm
 
@@ -110,31 +111,6 @@ def predict_expert_scores(
     return np.concatenate(scores), np.concatenate(labels)
 
 
-def average_precision(scores: Sequence[float], positive: Sequence[bool]) -> float:
-    """
-    Area under the precision–recall curve as a sum of steps, `Σ (R_n − R_(n−1)) P_n` over the thresholds of `scores`;
-    equal scores share a threshold.
-
-    Args:
-        scores (`Sequence[float]` of length `N`):
-            What the items are ranked by, highest first.
-        positive (`Sequence[bool]` of length `N`):
-            Which items should come first.
-
-    Returns:
-        `float`: in [0, 1]; NaN without positive items.
-    """
-    scores, positive = np.asarray(scores), np.asarray(positive, dtype=bool)
-    if not positive.any():
-        return float("nan")
-    order = np.argsort(-scores, kind="stable")
-    found = np.cumsum(positive[order])
-    thresholds = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
-    found = found[thresholds]
-    precision, recall = found / (thresholds + 1), found / found[-1]
-    return float(np.sum(np.diff(recall, prepend=0.0) * precision))
-
-
 def attribute_ranking(
     attribute_scores: np.ndarray,
     labels: Sequence[int],
@@ -165,8 +141,10 @@ def attribute_ranking(
     """
     positive = (class_attributes > class_attributes.mean())[np.asarray(labels)]
     share = positive.mean(axis=0)
-    precision = np.array([average_precision(*column) for column in zip(attribute_scores.T, positive.T)])
     ranked = (share > 0) & (share < 1)
+    precision = np.full(len(share), np.nan)
+    for index in np.flatnonzero(ranked):
+        precision[index] = average_precision_score(positive[:, index], attribute_scores[:, index])
 
     def over(indices) -> dict[str, float | int | None]:
         indices = [index for index in indices if ranked[index]]
@@ -199,12 +177,9 @@ def seen_unseen_auroc(logits: np.ndarray, labels: Sequence[int], seen_class_ids:
     """
     logits, labels, is_seen = check_gzsl_inputs(logits, labels, seen_class_ids)
     of_seen = is_seen[labels]
-    num_seen, num_unseen = of_seen.sum(), (~of_seen).sum()
-    if not num_seen or not num_unseen:
+    if of_seen.all() or not of_seen.any():
         return float("nan")
-    ranks = rankdata(logits[:, is_seen].max(axis=1) - logits[:, ~is_seen].max(axis=1))
-    wins = ranks[of_seen].sum() - num_seen * (num_seen + 1) / 2
-    return float(100 * wins / (num_seen * num_unseen))
+    return float(100 * roc_auc_score(of_seen, logits[:, is_seen].max(axis=1) - logits[:, ~is_seen].max(axis=1)))
 
 
 def costliest_confusions(
@@ -242,11 +217,6 @@ def costliest_confusions(
         confusion["figure"] = "S" if confusion["label"] in seen else "U"
         confusion["cost"] = confusion["percent"] / kinds[confusion["figure"]]
     return sorted(confusions, key=lambda confusion: -confusion["cost"])[:k]
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
 
 
 class EvaluationReport:
@@ -300,7 +270,7 @@ class EvaluationReport:
         calibrated = logits - self.calibration * is_seen
         predictions = calibrated.argmax(axis=1)
         self.accuracies = per_class_accuracy(predictions, labels, len(self.class_names))
-        self.confidences = _softmax(calibrated).max(axis=1)
+        self.confidences = softmax(calibrated, axis=1).max(axis=1)
         self.correct = predictions == labels
 
         attention = config.region_mix * expert_scores[:, :, 0] + (1 - config.region_mix) * expert_scores[:, :, 1]
@@ -480,7 +450,6 @@ __all__ = [
     "TEST_SPLITS",
     "EvaluationReport",
     "attribute_ranking",
-    "average_precision",
     "check_output_dir",
     "costliest_confusions",
     "evaluate_model",

@@ -9,7 +9,6 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..data.dataset import DatasetCard
 from ..data.load import dataset_card
 from ..files import write_text
-from ..results import describe_ablation
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 # Stands for the namespace of a repository that is not there yet; a push puts the real one in its place.
@@ -36,7 +35,7 @@ def render_model_card(
     dataset: str,
     repo_id: str | None = None,
     base_model: str | None = None,
-    ablation: dict | None = None,
+    sections: str | None = None,
 ) -> ModelCard:
     """
     The model card of one training run, or of a recipe that was never run.
@@ -50,18 +49,19 @@ def render_model_card(
             The repository that the examples load from. [`push_to_hub`] puts the real one in the default's place.
         base_model (`str`, *optional*):
             Repository id of the frozen backbone. By default what the results name as backbone, if it is such an id.
-        ablation (`dict`, *optional*):
-            What `ablation.json` of the same data set holds.
+        sections (`str`, *optional*):
+            Further sections in Markdown, headings among them, that are put before "Limits".
 
     Returns:
         `huggingface_hub.ModelCard`: its metadata hold the measured figures as `model-index`.
 
     Raises:
-        ValueError: If the results or the ablation are of another data set.
+        ValueError: If the results are of another data set.
     """
-    for name, given in (("results are", results), ("ablation is", ablation)):
-        if given is not None and given["dataset"] != dataset:
-            raise ValueError(f"The {name} of {given['dataset']!r}, not of {dataset!r}: render the card of that one.")
+    if results is not None and results["dataset"] != dataset:
+        raise ValueError(
+            f"The results are of {results['dataset']!r}, not of {dataset!r}: render the card of that data set."
+        )
     data = dataset_card(dataset)
     repo_id = repo_id or f"{UNKNOWN_NAMESPACE}/dedn-{dataset.replace('_', '-')}"
     name = repo_id.split("/")[-1]
@@ -98,8 +98,7 @@ def render_model_card(
         rows=[(part, [_cell(results, part, metric) for metric in METRICS]) for part in parts],
         metrics={metric: text for metric, (_, text) in METRICS.items()},
         not_measured="test" not in parts,
-        ablation=ablation,
-        ablation_text=ablation and describe_ablation(ablation),
+        sections=sections,
     )
     validate_model_card(card)
     return card

@@ -1,8 +1,13 @@
 """
-How fast the two experts are on a CPU, between the textbook form of their arithmetic and a floor: the bare matrix
-products that no form can do without.
+How fast training steps and inference of the two experts are on this machine's CPU, between the textbook form of their
+arithmetic and a floor: the bare matrix products that no form can do without.
+
+    python scripts/lab/benchmark.py --sizes cub sun awa2 small --repeats 5 --json outputs/benchmark.json
+
+Prints a table and writes it as JSON, with a picture of the same name beside it. Nothing else should be running.
 """
 
+import argparse
 import multiprocessing
 import os
 import platform
@@ -14,23 +19,27 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from matplotlib.figure import Figure
 from tqdm.auto import tqdm
 
-from .configuration_dedn import PRESETS, DednConfig
-from .evaluation.plots import save_figure
-from .modeling_dedn import DednAttentionHead, DednModel, DednOutput
+from dedn_hf import DednConfig, DednModel
+from dedn_hf.evaluation.plots import save_figure
+from dedn_hf.files import write_json
+from dedn_hf.recipes import read_recipe
+
+# The textbook form is what the tests compare the model with.
+sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+from textbook import TextbookDednModel
 
 CONTENDERS = ("textbook", "ours", "floor")
 MODES = ("train", "inference")
-# Preset, seen and unseen classes of the Proposed Splits, and what differs from the preset. "small" is CUB on the
-# feature maps of a MobileNetV2 at 224 pixels.
+# Recipe, seen and unseen classes of the Proposed Splits, channels and grid of the feature maps. "small" is CUB on
+# those of a MobileNetV2 at 224 pixels.
 _SIZES = {
-    "cub": ("cub", 150, 50, {}),
-    "sun": ("sun", 645, 72, {}),
-    "awa2": ("awa2", 40, 10, {}),
-    "small": ("cub", 150, 50, {"feature_channels": 1280, "grid_size": 7}),
+    "cub": ("cub", 150, 50, 2048, 14),
+    "sun": ("sun", 645, 72, 2048, 14),
+    "awa2": ("awa2", 40, 10, 2048, 7),
+    "small": ("cub", 150, 50, 1280, 7),
 }
 SIZES = tuple(_SIZES)
 # 4 MB: what a matrix product of the floor writes before the next one, so that it stays in the processor's cache.
@@ -50,56 +59,16 @@ def size_config(name: str) -> DednConfig:
     """
     if name not in _SIZES:
         raise ValueError(f"There is no size {name!r}; choose from {', '.join(SIZES)}.")
-    preset, num_seen, num_unseen, changes = _SIZES[name]
-    num_attributes = sum(map(len, PRESETS[preset]["attribute_groups"].values()))
-    return DednConfig.from_preset(
-        preset,
+    dataset, num_seen, num_unseen, channels, grid_size = _SIZES[name]
+    settings = read_recipe(dataset, "reference").model
+    num_attributes = sum(map(len, settings["attribute_groups"].values()))
+    settings |= {"feature_channels": channels, "grid_size": grid_size, "word_vector_size": 300}
+    return DednConfig(
         attribute_names=[f"attribute {index}" for index in range(num_attributes)],
         id2label={index: f"class {index}" for index in range(num_seen + num_unseen)},
         seen_class_ids=list(range(num_seen)),
-        **changes,
+        **settings,
     )
-
-
-class TextbookDednModel(DednModel):
-    """
-    [`DednModel`] over feature maps with both attentions of each head written as the formulas are: an einsum for the
-    values and one for the weights, batch × attributes × regions and batch × attributes × channels, and the softmax
-    between. The losses are the same code. Only to be measured against.
-    """
-
-    def forward(self, feature_map: torch.Tensor, labels: torch.Tensor | None = None) -> DednOutput:
-        features = feature_map.flatten(2)
-        if self.config.normalize_features:
-            features = F.normalize(features, dim=1)
-        coarse, fine = (self._attribute_scores(expert, features) for expert in (self.coarse_expert, self.fine_expert))
-        class_rows = F.normalize(self.class_attributes, dim=-1)
-        if labels is not None:
-            loss, loss_parts = self._loss(coarse, fine, class_rows, self.seen_classes, labels)
-            return DednOutput(loss=loss, loss_parts=loss_parts)
-
-        c, e = self.config.region_mix, self.config.coarse_mix
-        bias = self.config.class_bias if self.config.calibration is None else self.config.calibration / 2
-        class_bias = torch.where(self.seen_classes, -bias, bias)
-        coarse, fine = (c * by_region + (1 - c) * by_channel for by_region, by_channel in (coarse, fine))
-        return DednOutput(logits=e * (coarse @ class_rows.T) + (1 - e) * (fine @ class_rows.T) + class_bias)
-
-    def _attribute_scores(self, expert, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        by_region, by_channel = zip(*(self._attend(head, features) for head in expert.heads))
-        return tuple(torch.cat(scores, dim=1)[:, expert.attribute_order] for scores in (by_region, by_channel))
-
-    @staticmethod
-    def _attend(head: DednAttentionHead, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        vectors = head.word_vectors
-        if head.low_rank:
-            values = torch.einsum("nd,dh,hc,bcr->bnr", vectors, head.region_value, head.region_value_out, features)
-        else:
-            values = torch.einsum("nd,dc,bcr->bnr", vectors, head.region_value, features)
-        weights = torch.einsum("nd,dc,bcr->bnr", vectors, head.region_weight, features).softmax(dim=-1)
-        by_region = torch.einsum("bnr,bnr->bn", weights, values)
-        values = torch.einsum("nd,dr,bcr->bnc", vectors, head.channel_value, features)
-        weights = torch.einsum("nd,dr,bcr->bnc", vectors, head.channel_weight, features).softmax(dim=-1)
-        return by_region, torch.einsum("bnc,bnc->bn", weights, values)
 
 
 def gigaflops(config: DednConfig, batch_size: int) -> dict[str, float]:
@@ -383,15 +352,32 @@ def plot_benchmark(results: dict[str, dict], path: str | os.PathLike):
     save_figure(figure, path)
 
 
-__all__ = [
-    "CONTENDERS",
-    "SIZES",
-    "TextbookDednModel",
-    "format_benchmark",
-    "gigaflops",
-    "peak_memory",
-    "plot_benchmark",
-    "prepare_contender",
-    "run_benchmark",
-    "size_config",
-]
+def main(arguments: list[str] | None = None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="sizes (default: all)")
+    parser.add_argument(
+        "--repeats", type=int, default=5, help="measurements of which the median is taken (default: 5)"
+    )
+    parser.add_argument("--threads", type=int, help="threads of each contender (default: what torch takes)")
+    parser.add_argument(
+        "--json", type=Path, default=Path("benchmark.json"), help="file to write (default: benchmark.json)"
+    )
+    args = parser.parse_args(arguments)
+    for name in ("repeats", "threads"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name} is {getattr(args, name)}; at least 1 is needed.")
+    if args.json.is_dir() or args.json.suffix == ".png":
+        parser.error(f"--json {args.json} must be a JSON file; the picture goes beside it.")
+
+    results = run_benchmark({name: size_config(name) for name in args.sizes}, args.repeats, threads=args.threads)
+    write_json(args.json, results)
+    picture = args.json.with_suffix(".png")
+    plot_benchmark(results, picture)
+    settings = next(iter(results.values()))["settings"]
+    print(f"\n{settings['processor']}, {settings['threads']} threads, torch {settings['torch']}, float32, batch 50")
+    print(format_benchmark(results))
+    print(f"\n{args.json}, {picture}")
+
+
+if __name__ == "__main__":
+    main()

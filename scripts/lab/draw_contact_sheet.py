@@ -1,22 +1,26 @@
-"""Draws a sheet of synthetic birds with the names of their classes, for the README."""
+"""
+Draws a sheet of synthetic birds with the names of their classes, for the README.
+
+    python scripts/lab/draw_contact_sheet.py --output docs/synthetic_birds.png
+"""
 
 import argparse
 import os
 
 from PIL import Image, ImageDraw, ImageFont
 
-from dedn_hf.data.synthetic_birds import load_synthetic_birds
+from dedn_hf.data import synthetic_birds
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: list[str] | None = None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", required=True, help="PNG file to write")
     parser.add_argument("--seed", type=int, default=0, help="seed of the world")
     parser.add_argument("--columns", type=int, default=6)
     parser.add_argument("--rows", type=int, default=4)
-    args = parser.parse_args()
+    args = parser.parse_args(arguments)
 
-    data = load_synthetic_birds(seed=args.seed)
+    data = synthetic_birds.load(seed=args.seed)
     birds = data.splits["trainval"].sort("image_id")
     step = len(birds) // (args.columns * args.rows)
     cell_width, picture, cell_height = 160, 144, 172

@@ -8,10 +8,9 @@ from scipy.linalg import cho_factor, cho_solve
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from ..data import GzslDataset
-from ..modeling_dedn import DednModel
-from .calibration import ausuc, best_calibration, seen_unseen_curve
-from .metrics import gzsl_metrics
+from dedn_hf import DednModel
+from dedn_hf.data import GzslDataset
+from dedn_hf.evaluation import ausuc, best_calibration, gzsl_metrics, seen_unseen_curve
 
 # Regularisation is chosen among these.
 PENALTIES = tuple(10.0**exponent for exponent in range(-3, 4))
@@ -180,14 +179,3 @@ def run_floor(name: str, dataset: GzslDataset, features_of: Callable[[str], np.n
     test = gzsl_metrics(logits, labels, known, calibration)
     test["AUSUC"] = ausuc(seen_unseen_curve(logits, labels, known))
     return {"chosen": penalties | {"calibration": calibration}, "validation": validation, "test": test}
-
-
-__all__ = [
-    "FLOORS",
-    "PENALTIES",
-    "LinearMap",
-    "fit_attribute_regression",
-    "fit_eszsl",
-    "pool_features",
-    "run_floor",
-]

@@ -1,13 +1,15 @@
 """
-What training on a feature-map store costs in memory and time, whatever the store's size: one epoch through
-scripts/train.py over a store of random maps, and the same steps over one batch that is held in memory.
+Measures what training on a feature-map store costs in memory and loading time, and that neither grows with the store:
+one epoch of `dedn train` over stores of random maps (written first, deleted afterwards), and the same steps over
+one batch held in memory. Needs Linux.
+
+    python scripts/lab/benchmark_store.py --dataset cub --data_dir DATA --json outputs/benchmark/store.json
 """
 
-import json
+import argparse
+import multiprocessing
 import os
-import runpy
 import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -17,13 +19,15 @@ import numpy as np
 from datasets import concatenate_datasets
 from transformers import TrainerCallback
 
-from .data import load
-from .data.dataset import GzslDataset
-from .features.store import FeatureMapDataset
-from .features.store_writer import MapBatch, StoreWriter, start_processes
-from .training import DednTrainer
+from dedn_hf.cli import main as run_command
+from dedn_hf.data import load
+from dedn_hf.data.dataset import GzslDataset
+from dedn_hf.features.store import FeatureMapDataset
+from dedn_hf.features.store_writer import MapBatch, StoreWriter, start_processes
+from dedn_hf.files import write_json
+from dedn_hf.results import provenance
+from dedn_hf.training import DednTrainer
 
-TRAIN_SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 # So many different maps there are; others are these, shifted.
 _POOL_ROWS = 64
 
@@ -91,7 +95,7 @@ def measure_epoch(arguments: Sequence[str], every: int = 1, in_memory: bool = Fa
 
     Args:
         arguments (`Sequence[str]`):
-            Command line of scripts/train.py: data set, store and so on.
+            Command line of `dedn train`: data set, store and so on.
         every (`int`, *optional*, defaults to 1):
             See [`thin_out`].
         in_memory (`bool`, *optional*, defaults to `False`):
@@ -105,28 +109,29 @@ def measure_epoch(arguments: Sequence[str], every: int = 1, in_memory: bool = Fa
     Raises:
         RuntimeError: If training fails, or there is no `/proc` (this needs Linux).
     """
-    task = {"arguments": list(arguments), "every": every, "in_memory": in_memory}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "dedn_hf.store_benchmark", json.dumps(task)], stdout=subprocess.PIPE, text=True
-    )
+    context = multiprocessing.get_context("spawn")
+    pipe, theirs = context.Pipe()
+    process = context.Process(target=_train, args=(list(arguments), every, in_memory, theirs), daemon=True)
+    process.start()
     status, peak = Path(f"/proc/{process.pid}/status"), 0
-    while process.poll() is None:
+    while process.is_alive():
         try:
             lines = status.read_text().splitlines()
         except (FileNotFoundError, ProcessLookupError):
             break
         peak = max([peak, *(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))])
         time.sleep(0.02)
-    printed, _ = process.communicate()
-    if process.returncode or not peak:
-        raise RuntimeError(f"Training with {' '.join(arguments)} ended with exit status {process.returncode}.")
-    return json.loads(printed.splitlines()[-1]) | {"anonymous_mb": peak * 1024 / 1e6}
+    process.join()
+    if process.exitcode or not peak or not pipe.poll():
+        raise RuntimeError(f"Training with {' '.join(arguments)} ended with exit status {process.exitcode}.")
+    return pipe.recv() | {"anonymous_mb": peak * 1024 / 1e6}
 
 
 class _Clock(TrainerCallback):
-    """Prints what the steps of one epoch took, and ends the program with it."""
+    """Sends what the steps of one epoch took, and ends the program with it."""
 
-    def __init__(self):
+    def __init__(self, pipe):
+        self.pipe = pipe
         self.loading = self.seconds = self.steps = 0
 
     def on_step_end(self, args, state, control, **kwargs):
@@ -137,12 +142,12 @@ class _Clock(TrainerCallback):
         self.seconds = time.perf_counter() - self.begin
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        print(json.dumps({"steps": self.steps, "seconds": self.seconds, "loading_seconds": self.loading}), flush=True)
+        self.pipe.send({"steps": self.steps, "seconds": self.seconds, "loading_seconds": self.loading})
         raise SystemExit
 
 
-def _train(arguments: list[str], every: int, in_memory: bool):
-    clock = _Clock()
+def _train(arguments: list[str], every: int, in_memory: bool, pipe):
+    clock = _Clock(pipe)
     load_dataset, read, initialise = load.load_gzsl_dataset, FeatureMapDataset.__getitems__, DednTrainer.__init__
     kept = []
 
@@ -160,8 +165,7 @@ def _train(arguments: list[str], every: int, in_memory: bool):
     load.load_gzsl_dataset = lambda *args, **options: thin_out(load_dataset(*args, **options), every)
     FeatureMapDataset.__getitems__ = timed_read
     DednTrainer.__init__ = initialise_with_clock
-    sys.argv = [str(TRAIN_SCRIPT), *arguments]
-    runpy.run_path(str(TRAIN_SCRIPT), run_name="__main__")
+    run_command(["train", *arguments])
 
 
 def run_store_benchmark(
@@ -237,13 +241,35 @@ def format_store_benchmark(results: Sequence[dict]) -> str:
     return "\n".join(lines)
 
 
-__all__ = [
-    "format_store_benchmark",
-    "measure_epoch",
-    "run_store_benchmark",
-    "thin_out",
-    "write_random_store",
-]
+def main(arguments: list[str] | None = None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", required=True, help="cub, sun, awa2 or folder: whose images and classes to use")
+    parser.add_argument("--data_dir", required=True, help="folder of the data set's files")
+    parser.add_argument(
+        "--shape", type=int, nargs=3, default=[2048, 14, 14], help="channels and grid of a map (default: 2048 14 14)"
+    )
+    parser.add_argument(
+        "--every", type=int, nargs="+", default=[10, 3, 1], help="a store of every n-th image each (default: 10 3 1)"
+    )
+    parser.add_argument(
+        "--folder", default="outputs/store_benchmark", help="new folder for the stores (default: %(default)s)"
+    )
+    parser.add_argument("--json", help="file for the figures")
+    parser.add_argument("--bf16", action="store_true", help="train in bfloat16")
+    parser.add_argument("--use_cpu", action="store_true", help="train on the CPU where there is a GPU")
+    args = parser.parse_args(arguments)
+    if min(args.every) < 1:
+        parser.error(f"--every {min(args.every)}: 1 is every image, 10 is every tenth.")
+
+    flags = [f"--{name}" for name in ("bf16", "use_cpu") if getattr(args, name)]
+    try:
+        results = run_store_benchmark((args.dataset, args.data_dir), flags, args.shape, args.every, args.folder)
+    except (OSError, ValueError, RuntimeError) as error:
+        sys.exit(f"error: {error}")
+    print(format_store_benchmark(results))
+    if args.json:
+        write_json(args.json, {"stores": results} | provenance())
+
 
 if __name__ == "__main__":
-    _train(**json.loads(sys.argv[1]))
+    main()

@@ -1,7 +1,6 @@
 import numpy as np
 import pytest
-
-from dedn_hf.evaluation.descriptions import describe_classes, short_description_accuracy
+from measure_descriptions import describe_classes, short_description_accuracy
 
 # Classes 0 and 1 are seen; their mean is (0.5, 0.2, 0.4).
 MATRIX = np.array([[1.0, 0.0, 0.4], [0.0, 0.4, 0.4], [0.6, 0.8, 0.5], [0.2, 0.1, 0.9]])

@@ -1,18 +1,11 @@
-import importlib.util
 import json
-import sys
 from pathlib import Path
 
+import benchmark
 import pytest
 import torch
-from PIL import Image
-from tiny_model import make_tiny_config
-from torch.utils.flop_counter import FlopCounterMode
-
-from dedn_hf import DednModel, benchmark
-from dedn_hf.benchmark import (
+from benchmark import (
     CONTENDERS,
-    TextbookDednModel,
     format_benchmark,
     gigaflops,
     peak_memory,
@@ -21,53 +14,11 @@ from dedn_hf.benchmark import (
     run_benchmark,
     size_config,
 )
+from PIL import Image
+from tiny_model import make_tiny_config
+from torch.utils.flop_counter import FlopCounterMode
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "benchmark.py"
-
-
-@pytest.fixture
-def script():
-    spec = importlib.util.spec_from_file_location("benchmark_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def make_models(**changes):
-    """Ours and textbook with the same parameters and classes, in float64, with attention that is not uniform."""
-    torch.manual_seed(0)
-    config = make_tiny_config(**changes)
-    ours, textbook = DednModel(config).double(), TextbookDednModel(config).double()
-    with torch.no_grad():
-        for expert in (ours.coarse_expert, ours.fine_expert):
-            for parameter in expert.parameters():
-                parameter.normal_()
-    class_attributes = torch.rand(config.num_labels, 7, dtype=torch.float64)
-    for model in (ours, textbook):
-        seen = [index in config.seen_class_ids for index in range(config.num_labels)]
-        model.set_classes(list(config.id2label.values()), class_attributes, seen=seen)
-    textbook.load_state_dict(ours.state_dict())
-    return ours, textbook
-
-
-@pytest.mark.parametrize("changes", [{}, {"region_value_rank": 2}, {"normalize_features": False, "calibration": 0.4}])
-def test_textbook_and_ours_are_the_same_model(changes):
-    models = make_models(**changes)
-    feature_map, labels = torch.randn(5, 6, 3, 3, dtype=torch.float64), torch.tensor([0, 1, 3, 3, 0])
-    losses, gradients, logits = [], [], []
-    for model in models:
-        model.train()
-        loss = model(feature_map=feature_map, labels=labels).loss
-        loss.backward()
-        losses.append(loss.detach())
-        gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
-        with torch.no_grad():
-            logits.append(model.eval()(feature_map=feature_map).logits)
-    # The losses take class attributes in float32.
-    torch.testing.assert_close(losses[0], losses[1], rtol=1e-6, atol=0)
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(logits[0], logits[1], rtol=1e-6, atol=1e-6)
-    assert all(gradient.abs().max() > 1e-2 for gradient in gradients[0].values())
+from dedn_hf import DednModel
 
 
 def test_textbook_builds_batch_by_attributes_by_channels():
@@ -226,13 +177,13 @@ def test_contender_that_dies_is_named():
         (["--json", "table.png"], "must be a JSON file"),
     ],
 )
-def test_bad_arguments(script, arguments, message, capsys):
+def test_bad_arguments(arguments, message, capsys):
     with pytest.raises(SystemExit) as error:
-        script.main(arguments)
+        benchmark.main(arguments)
     assert error.value.code == 2 and message in capsys.readouterr().err
 
 
-def test_script_writes_table_json_and_picture(script, results, tmp_path, monkeypatch, capsys):
+def test_table_json_and_picture_are_written(results, tmp_path, monkeypatch, capsys):
     asked = {}
 
     def run(sizes, repeats, threads):
@@ -240,15 +191,10 @@ def test_script_writes_table_json_and_picture(script, results, tmp_path, monkeyp
         return results
 
     monkeypatch.setattr(benchmark, "run_benchmark", run)
-    monkeypatch.setattr(sys, "argv", ["benchmark.py"])
-    script.main(["--sizes", "small", "cub", "--repeats", "3", "--json", str(tmp_path / "out" / "speed.json")])
+    benchmark.main(["--sizes", "small", "cub", "--repeats", "3", "--json", str(tmp_path / "out" / "speed.json")])
     assert list(asked["sizes"]) == ["small", "cub"] and asked["sizes"]["small"].feature_channels == 1280
     assert (asked["repeats"], asked["threads"]) == (3, None)
     assert json.loads((tmp_path / "out" / "speed.json").read_text()) == results
     assert (tmp_path / "out" / "speed.png").is_file()
     printed = capsys.readouterr().out
     assert "abacus, 2 threads" in printed and format_benchmark(results) in printed
-
-
-def test_script_knows_the_sizes_of_the_package(script):
-    assert script.SIZES == benchmark.SIZES

@@ -1,17 +1,18 @@
 import json
 from pathlib import Path
 
+import ablation
+import baselines
 import numpy as np
 import pytest
 import torch
+from ablation import DEFAULT_VARIANTS, VARIANTS, run_ablation
 from tiny_training import CHANNELS, GRID, NUM_ATTRIBUTES, make_tiny_arguments, make_tiny_dataset, make_tiny_inputs
 from transformers import AutoModel
 
-from dedn_hf.configuration_dedn import PRESETS
 from dedn_hf.data.folder import cluster_attributes
-from dedn_hf.evaluation import baselines
-from dedn_hf.training import DednTrainer, ablation, protocol
-from dedn_hf.training.ablation import DEFAULT_VARIANTS, VARIANTS, run_ablation
+from dedn_hf.recipes import read_recipe
+from dedn_hf.training import DednTrainer, protocol
 from dedn_hf.training.protocol import build_model, run_protocol
 
 TRAINED = (
@@ -38,7 +39,7 @@ def run(output_dir, variants=("full", "no_margin"), seeds=(0,), word_vectors=Non
 
 @pytest.fixture(autouse=True, scope="module")
 def _no_chart():
-    # Drawn anew after each run, which takes as long as the run. tests/scripts/test_ablate.py has it drawn.
+    # Drawn anew after each run, which takes as long as the run. tests/lab/test_ablate.py has it drawn.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ablation, "plot_ablation", lambda summary, path: None)
         yield
@@ -88,7 +89,7 @@ def test_what_is_dropped_gives_exactly_nothing_and_the_rest_is_trained(trained, 
 
 def test_what_is_dropped_is_frozen_and_nothing_else():
     dataset = make_tiny_dataset()
-    birds = {key: PRESETS["synthetic_birds"][key] for key in ("backbone_config", "freeze_backbone")}
+    birds = {key: read_recipe("synthetic_birds").model[key] for key in ("backbone_config", "freeze_backbone")}
     config = {"feature_channels": 128, "grid_size": 6, "region_value_rank": 2}
     for name, expected in {
         "full": [],

@@ -13,18 +13,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from ablation_report import describe_ablation, plot_ablation
+from baselines import FLOORS, pool_features, run_floor
 
-from ..data import GzslDataset
-from ..data.folder import cluster_attributes
-from ..evaluation.baselines import FLOORS, pool_features, run_floor
-from ..evaluation.plots import plot_ablation
-from ..features.store import fingerprint_weights
-from ..files import write_json, write_text
-from ..modeling_dedn import DednModel
-from ..results import describe_ablation, provenance
-from .arguments import DednTrainingArguments
-from .inputs import ModelInputs
-from .protocol import describe_run, mean_and_std, run_protocol
+from dedn_hf import DednModel
+from dedn_hf.data import GzslDataset
+from dedn_hf.data.folder import cluster_attributes
+from dedn_hf.features.store import fingerprint_weights
+from dedn_hf.files import write_json, write_text
+from dedn_hf.results import provenance
+from dedn_hf.training import DednTrainingArguments
+from dedn_hf.training.inputs import ModelInputs
+from dedn_hf.training.protocol import describe_run, mean_and_std, run_protocol
 
 PROTOCOL = "validated"
 
@@ -307,6 +307,3 @@ def _summarize(output_dir: Path, variants: Sequence[str], request: dict) -> dict
         "floors": {name: rows[name] for name in FLOORS},
         "commands": list(dict.fromkeys(run["command"] for row in rows.values() for run in row["runs"])),
     }
-
-
-__all__ = ["DEFAULT_VARIANTS", "VARIANTS", "Variant", "run_ablation"]

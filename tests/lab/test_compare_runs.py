@@ -1,9 +1,11 @@
 import json
 
 import pytest
+from compare_runs import describe_difference, format_comparison, main, plot_learning_curves, read_finished_run
+from pictures import SEEN_BLUE, UNSEEN_ORANGE, count, read
+from PIL import Image
 from tiny_training import make_tiny_arguments, make_tiny_dataset, make_tiny_inputs
 
-from dedn_hf.training.comparison import describe_difference, format_comparison, read_finished_run
 from dedn_hf.training.protocol import run_protocol
 
 
@@ -66,3 +68,47 @@ def test_table(folders):
     assert second.startswith(f"| slower | {describe_difference(slower, ours)} | 0, 1 | {steps[1]} | ")
     spread = slower.results["std"]["validation"]["H"]
     assert second.endswith(f"{slower.results['validation']['H']:.1f} ± {spread:.1f} |")
+
+
+def test_learning_curves(tmp_path):
+    def draw(seeds):
+        path = tmp_path / str(len(seeds)) / "curves.png"
+        plot_learning_curves({"slow": [[(10, 5.0), (1000, 40.0)]], "fast": seeds}, path)
+        return read(path)
+
+    one, two = draw([[(10, 30.0), (100, 50.0)]]), draw([[(10, 30.0), (100, 50.0)], [(10, 10.0), (100, 20.0)]])
+    # A colour a run, a line a seed.
+    assert count(one, SEEN_BLUE) == pytest.approx(count(two, SEEN_BLUE), rel=0.05)
+    assert count(two, UNSEEN_ORANGE) > 1.5 * count(one, UNSEEN_ORANGE) > 0
+
+
+def test_learning_curves_of_too_many_runs(tmp_path):
+    with pytest.raises(ValueError, match="7 runs are too many for one figure: 6 colours"):
+        plot_learning_curves({str(index): [[(1, 1.0)]] for index in range(7)}, tmp_path / "curves.png")
+    assert not list(tmp_path.iterdir())
+
+
+def save_run(folder, height):
+    folder.mkdir()
+    figures = dict.fromkeys(("T1", "U", "S", "H"), height)
+    results = {"protocol": "validation", "seeds": [0], "settings": {"height": height}, "validation": figures}
+    (folder / "results.json").write_text(json.dumps(results))
+    log = {"choose": [{"step": step, "eval_H": height * step / 20} for step in (10, 20)]}
+    (folder / "training_log.json").write_text(json.dumps(log))
+    return folder
+
+
+def test_table_and_figure(tmp_path, capsys):
+    runs = [save_run(tmp_path / name, height) for name, height in (("high", 50.0), ("low", 20.0))]
+    main([*map(str, runs), "--figure", str(tmp_path / "figures/curves.png")])
+    output = capsys.readouterr().out
+    assert "| high | – | 0 | 20 | 50.0 | 50.0 | 50.0 | 50.0 |" in output
+    assert "| low | height 20.0 | 0 | 20 | 20.0 | 20.0 | 20.0 | 20.0 |" in output
+    with Image.open(tmp_path / "figures/curves.png") as image:
+        assert image.format == "PNG"
+
+
+def test_folder_without_a_run(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main([str(save_run(tmp_path / "run", 50.0)), str(tmp_path / "nothing")])
+    assert f"{tmp_path / 'nothing'} holds no finished run" in capsys.readouterr().err

@@ -2,16 +2,42 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
+import ablate
 import numpy as np
 import pytest
-from tiny_training import NUM_ATTRIBUTES
+from ablation import DEFAULT_VARIANTS, VARIANTS
+from tiny_training import NUM_ATTRIBUTES, make_tiny_dataset, make_tiny_inputs
 
-from dedn_hf.training import CONFIG_RECIPES, RECIPES, ablation
-from dedn_hf.training.ablation import DEFAULT_VARIANTS, VARIANTS
+from dedn_hf.recipes import read_recipe
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "ablate.py"
+
+@pytest.fixture
+def main(monkeypatch, tmp_path):
+    """
+    Runs the script in an empty folder, with the tiny data set in place of the one that is asked for; gives what was
+    asked, which is also in `main.asked`.
+    """
+    monkeypatch.chdir(tmp_path)
+    asked = []
+    monkeypatch.setattr(
+        ablate, "load_gzsl_dataset", lambda *names, **options: asked.append((*names, options)) or make_tiny_dataset()
+    )
+    monkeypatch.setattr(
+        ablate,
+        "prepare_inputs",
+        lambda dataset, *names, **options: asked.append((*names, *options.values())) or make_tiny_inputs(dataset),
+    )
+
+    def main(*arguments):
+        options = ["--use_cpu", "--disable_tqdm", "True", "--per_device_train_batch_size", "4"]
+        monkeypatch.setattr(sys, "argv", ["scripts/lab/ablate.py", *options, *arguments])
+        asked.clear()
+        ablate.main()
+        return asked
+
+    main.asked = asked
+    return main
 
 
 @pytest.fixture
@@ -23,7 +49,7 @@ def planned(monkeypatch):
         plans.append((args, list(variants), seeds, word_vectors))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ablation, "run_ablation", run_ablation)
+    monkeypatch.setattr(ablate, "run_ablation", run_ablation)
     return plans
 
 
@@ -33,21 +59,23 @@ def test_alone_it_is_everything_on_the_birds(main, planned):
     ((training, variants, seeds, word_vectors),) = planned
     assert variants == list(VARIANTS) and seeds == [0, 1, 2] and word_vectors == {}
     assert training.output_dir == "outputs/ablation_synthetic_birds"
-    assert training.num_train_epochs == RECIPES["validated"]["synthetic_birds"]["num_train_epochs"]
+    assert training.num_train_epochs == read_recipe("synthetic_birds").training["num_train_epochs"]
 
 
 def test_cub(main, planned, tmp_path):
     np.save(tmp_path / "vectors.npy", np.ones((NUM_ATTRIBUTES, 3), np.float32))
     options = ["--dataset", "cub", "--data_dir", "D", "--feature_maps", "F", "--seeds", "0", "--num_train_epochs", "5"]
+    model = read_recipe("cub").model
+    groups = model.pop("attribute_groups")
     for more in ([], ["--sentence_model", "vectors.npy", "--variants", "full"]):
         with pytest.raises(KeyboardInterrupt):
             main(*options, *more)
-        assert main.asked == [("cub", "D", None, {"check_files": False}), ("F", CONFIG_RECIPES["validated"]["cub"])]
+        assert main.asked == [("cub", "D", None, {"check_files": False, "attribute_groups": groups}), ("F", model)]
     (training, variants, seeds, _), (_, more_variants, _, word_vectors) = planned
     assert variants == list(DEFAULT_VARIANTS["cub"]) and seeds == [0] and training.num_train_epochs == 5
     assert (
         training.output_dir == "outputs/ablation_cub"
-        and training.learning_rate == RECIPES["validated"]["cub"]["learning_rate"]
+        and training.learning_rate == read_recipe("cub").training["learning_rate"]
     )
     assert more_variants == ["full", "sentence_word_vectors"] and word_vectors.keys() == {"sentence_word_vectors"}
 
@@ -60,7 +88,7 @@ def test_run(main, tmp_path, capsys):
     results = json.loads((tmp_path / "out/ablation.json").read_text())
     output = capsys.readouterr().out
     assert "2 of 2 runs are left" in output and f"{results['variants']['no_margin']['test']['H']:.1f}" in output
-    assert results["command"].startswith("python scripts/ablate.py --use_cpu")
+    assert results["command"].startswith("python scripts/lab/ablate.py --use_cpu")
     assert results["commands"] == [results["command"]]
     assert (tmp_path / "out/ablation.png").read_bytes().startswith(b"\x89PNG")
 
@@ -86,7 +114,7 @@ def test_word_vectors_that_are_not_given(main, planned):
 
 @pytest.mark.slow
 def test_synthetic_birds_end_to_end(tmp_path):
-    command = [sys.executable, str(SCRIPT), "--use_cpu", "--max_steps", "2", "--per_device_train_batch_size", "8"]
+    command = [sys.executable, ablate.__file__, "--use_cpu", "--max_steps", "2", "--per_device_train_batch_size", "8"]
     command += ["--seeds", "0", "--variants", "full", "channel_only"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True)

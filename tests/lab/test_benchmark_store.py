@@ -1,16 +1,10 @@
 import numpy as np
 import pytest
+from benchmark_store import format_store_benchmark, measure_epoch, run_store_benchmark, thin_out, write_random_store
 from PIL import Image
 
 from dedn_hf.data import load_gzsl_dataset
 from dedn_hf.features.store import FeatureMapStore
-from dedn_hf.store_benchmark import (
-    format_store_benchmark,
-    measure_epoch,
-    run_store_benchmark,
-    thin_out,
-    write_random_store,
-)
 
 SPLITS = {"a": "seen", "b": "seen", "c": "validation", "d": "unseen"}
 IMAGES_PER_CLASS = 10

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 import torch
+from baselines import FLOORS, fit_attribute_regression, fit_eszsl, pool_features, run_floor
 from sklearn.linear_model import Ridge
 from tiny_training import NUM_ATTRIBUTES, TRAIN, VALIDATION, make_tiny_dataset, make_tiny_inputs
 
 from dedn_hf.evaluation import ausuc, best_calibration, gzsl_metrics, seen_unseen_curve
-from dedn_hf.evaluation.baselines import FLOORS, fit_attribute_regression, fit_eszsl, pool_features, run_floor
 
 
 @pytest.fixture

@@ -2,15 +2,22 @@
 What each part of DEDN is worth: variants without it, on the same data, with the same seeds and budget, and closed-form
 floors. Writes ablation.json, ablation.md and ablation.png; given again, the same command goes on where it was.
 
-    python scripts/ablate.py                       # the built-in synthetic birds: all variants, seeds 0 1 2
-    python scripts/ablate.py --dataset cub --data_dir DATA --feature_maps STORE --seeds 0
+    python scripts/lab/ablate.py                       # the built-in synthetic birds: all variants, seeds 0 1 2
+    python scripts/lab/ablate.py --dataset cub --data_dir DATA --feature_maps STORE --seeds 0
 """
 
 import sys
 from dataclasses import dataclass, field
 
-from dedn_hf.training import DednTrainingArguments, recipe, recipe_config
-from dedn_hf.training.arguments import DataArguments, parse_command_line
+from ablation import DEFAULT_VARIANTS, run_ablation
+from ablation_report import format_ablation
+from transformers.utils import logging
+
+from dedn_hf.cli.train import DataArguments, parse_command_line
+from dedn_hf.data.load import load_gzsl_dataset
+from dedn_hf.data.word_vectors import load_word_vectors
+from dedn_hf.training.inputs import prepare_inputs
+from dedn_hf.training.run_folder import leave_process_group
 
 
 @dataclass
@@ -30,25 +37,11 @@ class ScriptArguments(DataArguments):
     )
 
 
-def parse_arguments() -> tuple[ScriptArguments, DednTrainingArguments]:
-    def defaults(known):
-        return {"output_dir": f"outputs/ablation_{known.dataset}", **recipe("validated", known.dataset)}
-
-    return parse_command_line(ScriptArguments, __doc__.strip().splitlines()[0], defaults)
-
-
-def main():
-    script, training = parse_arguments()
-
-    from transformers.utils import logging
-
-    from dedn_hf.data.load import load_gzsl_dataset
-    from dedn_hf.data.word_vectors import load_word_vectors
-    from dedn_hf.results import format_ablation
-    from dedn_hf.training.ablation import DEFAULT_VARIANTS, run_ablation
-    from dedn_hf.training.inputs import prepare_inputs
-    from dedn_hf.training.protocol import leave_process_group
-
+def main(arguments: list[str] | None = None):
+    arguments = sys.argv[1:] if arguments is None else arguments
+    script, training, recipe = parse_command_line(
+        arguments, ScriptArguments, "outputs/ablation_{}".format, prog="ablate.py", description=__doc__.strip()
+    )
     sources = {"word2vec_word_vectors": script.word2vec, "sentence_word_vectors": script.sentence_model}
     for name, source in sources.items():
         if source is None and name in (script.variants or []):
@@ -56,12 +49,16 @@ def main():
     variants = script.variants or DEFAULT_VARIANTS.get(script.dataset, DEFAULT_VARIANTS["cub"])
     variants = [*variants, *(name for name, source in sources.items() if source and name not in variants)]
 
-    config = recipe_config("validated", script.dataset, script.config_overrides)
+    config = dict(recipe.model)
     # Each checkpoint would have a bar for its one file of weights.
     logging.disable_progress_bar()
     with training.main_process_first(desc="data set"):
         dataset = load_gzsl_dataset(
-            script.dataset, script.data_dir, script.word_vectors, check_files=script.feature_maps is None
+            script.dataset,
+            script.data_dir,
+            script.word_vectors,
+            check_files=script.feature_maps is None,
+            attribute_groups=config.pop("attribute_groups", None),
         )
     names = dataset.attribute_names
     vectors = {name: load_word_vectors(source, names) for name, source in sources.items() if source is not None}
