@@ -10,7 +10,7 @@ from tiny_model import gradients
 from torch.nn.parallel import DistributedDataParallel
 
 from dedn_hf import DednModel
-from dedn_hf.training.protocol import leave_process_group
+from dedn_hf.training.run_folder import leave_process_group
 
 
 def save_gradients(folder: Path, state: PartialState):

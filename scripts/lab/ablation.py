@@ -18,7 +18,7 @@ from baselines import FLOORS, pool_features, run_floor
 
 from dedn_hf import DednModel
 from dedn_hf.data import GzslDataset
-from dedn_hf.data.folder import cluster_attributes
+from dedn_hf.data.load import cluster_attributes
 from dedn_hf.features.store import fingerprint_weights
 from dedn_hf.files import write_json, write_text
 from dedn_hf.results import provenance

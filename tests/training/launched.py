@@ -8,7 +8,8 @@ from pathlib import Path
 from test_trainer import losses, make_trainer
 from tiny_training import make_tiny_arguments, make_tiny_dataset, make_tiny_inputs
 
-from dedn_hf.training.protocol import leave_process_group, run_protocol
+from dedn_hf.training.protocol import run_protocol
+from dedn_hf.training.run_folder import leave_process_group
 
 
 def train(output_dir, resume=None, **changes):

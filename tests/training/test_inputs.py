@@ -98,8 +98,7 @@ def test_a_backbone_of_the_config_is_trained_with_images(dataset):
 
 def test_images_that_are_not_square(dataset):
     images = dataset.splits["trainval"]
-    wide = images.remove_columns("image").add_column("image", [Image.new("RGB", (80, 60))] * len(images))
-    dataset.splits["trainval"] = wide.cast_column("image", datasets.Image())
+    dataset.splits["trainval"] = images.map(lambda row: {"image": row["image"].resize((80, 60))})
     with pytest.raises(ValueError, match="folder has one of 80 × 60 pixels"):
         prepare_inputs(dataset, config={"backbone_config": {"model_type": "resnet"}})
 

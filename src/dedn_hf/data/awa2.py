@@ -34,7 +34,7 @@ CARD = DatasetCard(
     split_name=PROPOSED_SPLIT_NAME,
     split_sha256="bfc36a2c1bb7454f5ca46c61cb116dcdd9800dd369aed1c27a8a7d96135fb463",
     split_counts=(23527, 5882, 7913),
-    citations=(SPLIT_CITATION),
+    citations=(SPLIT_CITATION,),
     backbone="the recipe is made for feature maps of an ImageNet ResNet-101 (2048 channels), kept frozen.",
 )
 
