@@ -7,7 +7,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForZeroShotImageClassif
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_dedn import DednConfig
-from .modeling_dedn import DednModel, DednOutput
+from .modeling_dedn import DednModel, DednOutput, DednPrediction
 from .pipeline_dedn import ZeroShotAttributeClassificationPipeline
 
 AutoConfig.register("dedn", DednConfig)
@@ -43,6 +43,7 @@ __all__ = [
     "DednConfig",
     "DednModel",
     "DednOutput",
+    "DednPrediction",
     "DednTrainer",
     "DednTrainingArguments",
     "ZeroShotAttributeClassificationPipeline",
