@@ -59,16 +59,14 @@ def main(arguments: list[str] | None = None):
 
     import numpy as np
     from tqdm.auto import tqdm
-    from transformers import CLIPImageProcessor
+    from transformers import pipeline
     from transformers.image_utils import load_image
 
-    from dedn_hf import DednModel
     from dedn_hf.data import load_gzsl_dataset
     from dedn_hf.evaluation import explain_image, plot_explanation, plot_explanations
 
     try:
-        model = DednModel.from_pretrained(args.model)
-        processor = CLIPImageProcessor.from_pretrained(args.model)
+        classifier = pipeline("zero-shot-attribute-classification", model=args.model)
         truths = [None]
         if args.image is not None:
             images = [load_image(args.image)]  # upright, as its EXIF tag says
@@ -88,7 +86,7 @@ def main(arguments: list[str] | None = None):
             images = [split[index]["image"].convert("RGB") for index in indices]
             truths = [dataset.class_names[split[index]["label"]] for index in indices]
         explanations = [
-            explain_image(model, processor, image, args.top_classes, args.top_attributes)
+            explain_image(classifier, image, args.top_classes, args.top_attributes)
             for image in tqdm(images, desc="Explaining images", unit="image", disable=len(images) == 1)
         ]
     except (OSError, ValueError) as error:
@@ -105,7 +103,7 @@ def main(arguments: list[str] | None = None):
     (image,), (truth,), (explanation,) = images, truths, explanations
     predicted = explanation.classes[0][0]
     if truth is not None:
-        if truth not in model.config.trained_class_names:
+        if truth not in classifier.model.config.trained_class_names:
             known = "a class of which the model was never shown an image"
         elif args.split.startswith("test"):
             known = "a class that the model was trained on, but this image was not in training"
