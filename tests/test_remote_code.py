@@ -20,7 +20,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForZeroShotImageClassification,
-    CLIPImageProcessor,
+    CLIPImageProcessorPil,
     ResNetConfig,
     Trainer,
     TrainingArguments,
@@ -42,7 +42,7 @@ CANDIDATES = {"jay": None, "owl": None, "new": ["attribute 1", "attribute 2"]}
 
 
 def make_processor():
-    return CLIPImageProcessor(size={"shortest_edge": 24}, crop_size=24, resample=2)
+    return CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size=24, resample=2)
 
 
 def check_complete(folder):
