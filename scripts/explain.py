@@ -66,7 +66,7 @@ def main(arguments: list[str] | None = None):
     from dedn_hf.evaluation import explain_image, plot_explanation, plot_explanations
 
     try:
-        classifier = pipeline("zero-shot-attribute-classification", model=args.model)
+        classifier = pipeline("zero-shot-attribute-classification", model=args.model, device="cpu")
         truths = [None]
         if args.image is not None:
             images = [load_image(args.image)]  # upright, as its EXIF tag says
