@@ -7,7 +7,7 @@ from tiny_model import gradients, make_tiny_config
 from torch.autograd import gradcheck
 
 from dedn_hf import DednModel
-from dedn_hf.modeling_dedn import AttentivePooling, attention_weights, attentive_pooling
+from dedn_hf.attentive_pooling_dedn import AttentivePooling, attention_weights, attentive_pooling
 
 # Fewer tokens than entries (regions) and more (channels): each has a way of its own through both passes.
 SHAPES = [pytest.param((3, 4, 7), id="regions"), pytest.param((3, 7, 4), id="channels")]
@@ -39,7 +39,7 @@ def test_agrees_with_the_textbook_form_whatever_the_blocks(shape, batch_size, mo
     blocks = []
     split = torch.Tensor.split
     # So small a cache that a block has one image.
-    monkeypatch.setattr("dedn_hf.modeling_dedn.BLOCK_SIZE", 1)
+    monkeypatch.setattr("dedn_hf.attentive_pooling_dedn.BLOCK_SIZE", 1)
     monkeypatch.setattr(torch.Tensor, "split", lambda self, size: blocks.append(size) or split(self, size))
     scores = attentive_pooling(*inputs)
     gradients = torch.autograd.grad(scores, inputs, grad)

@@ -76,3 +76,10 @@ def test_seen_classes_that_do_not_exist(ids, strangers):
 def test_mixes_are_shares(name, value):
     with pytest.raises(ValueError, match=rf"`{name}`.*{value}"):
         make_tiny_config(**{name: value})
+
+
+def test_gamma_is_the_calibration_in_effect():
+    config = make_tiny_config(class_bias=0.7)
+    assert config.gamma == 1.4 and "gamma" not in config.to_dict()
+    config.calibration = 0.0
+    assert config.gamma == 0

@@ -375,6 +375,78 @@ def test_class_attributes_need_no_normalisation(tiny_model, feature_map):
     torch.testing.assert_close(first.logits, second.logits)
 
 
+# Predictions
+
+
+@pytest.mark.parametrize("calibration", [None, 0.6])
+def test_prediction_for_the_models_own_classes(feature_map, calibration):
+    model = make_tiny_model(calibration=calibration, region_mix=0.7, coarse_mix=0.6)
+    output = model(feature_map=feature_map, output_attentions=True)
+    prediction = model.predict(feature_map=feature_map, output_attentions=True)
+    for name in ("logits", "attribute_scores", "expert_scores"):
+        assert torch.equal(prediction[name], output[name]) and not prediction[name].requires_grad
+    assert torch.equal(
+        prediction.attribute_probabilities, model.attribute_probabilities(output.attribute_scores.detach())
+    )
+    coarse, fine = output.attentions["coarse"], output.attentions["fine"]
+    torch.testing.assert_close(
+        prediction.attentions, {"coarse": coarse, "fine": fine, "mixed": 0.6 * coarse + 0.4 * fine}
+    )
+    assert model.predict(feature_map=feature_map).attentions is None
+
+
+def test_calibration_of_a_prediction_takes_the_place_of_the_configs(feature_map):
+    expected = make_tiny_model(calibration=0.3)(feature_map=feature_map).logits.softmax(dim=-1)
+    logits = make_tiny_model(calibration=2.5).predict(feature_map=feature_map, calibration=0.3).logits
+    torch.testing.assert_close(logits.softmax(dim=-1), expected)
+
+
+def test_prediction_for_candidates(tiny_model, feature_map):
+    rows, seen = torch.rand(3, 7), torch.tensor([False, True, False])
+    unseen = tiny_model(feature_map=feature_map, class_attributes=rows).logits
+    prediction = tiny_model.predict(feature_map=feature_map, class_attributes=rows)
+    torch.testing.assert_close(prediction.logits, unseen)
+    for calibration, gamma in ((None, 2.0), (0.4, 0.4)):
+        prediction = tiny_model.predict(
+            feature_map=feature_map, class_attributes=rows, seen=seen, calibration=calibration
+        )
+        torch.testing.assert_close(prediction.logits, unseen - gamma * seen)
+    # The model's own classes as candidates are its own classes, but for what all have in common.
+    own = tiny_model.predict(
+        feature_map=feature_map, class_attributes=tiny_model.class_attributes, seen=tiny_model.seen_classes
+    )
+    expected = tiny_model.predict(feature_map=feature_map)
+    torch.testing.assert_close(own.logits.softmax(dim=-1), expected.logits.softmax(dim=-1))
+    torch.testing.assert_close(own.contributions, expected.contributions)
+
+
+def test_contributions_sum_to_the_lead_over_the_average_candidate(feature_map):
+    model = make_tiny_model()
+    # No class has less of anything than the average one but the last, which has nothing.
+    prediction = model.predict(
+        feature_map=feature_map, class_attributes=torch.stack([torch.rand(7) + 0.1, torch.zeros(7)])
+    )
+    first = prediction.logits.argmax(dim=1) == 0
+    assert first.any() and not first.all()
+    lead = prediction.logits[:, 0] - prediction.logits.mean(dim=1)
+    torch.testing.assert_close(prediction.contributions[first].sum(dim=1), lead[first])
+    assert (prediction.contributions[~first] == 0).all()
+    # Of the calibrated class, not of the one with the highest score before.
+    rows = torch.stack([torch.rand(7) + 0.1, torch.zeros(7)])
+    seen = torch.tensor([True, False])
+    set_back = model.predict(feature_map=feature_map, class_attributes=rows, seen=seen, calibration=1e3)
+    assert (set_back.contributions == 0).all()
+
+
+def test_predictions_that_cannot_be_made(tiny_model, feature_map):
+    rows = torch.rand(3, 7)
+    for parameters in ({"seen": torch.ones(5)}, {"seen": torch.ones(2), "class_attributes": rows}):
+        with pytest.raises(ValueError, match="`seen` goes with `class_attributes`"):
+            tiny_model.predict(feature_map=feature_map, **parameters)
+    with pytest.raises(ValueError, match=r"evaluation mode: call `model.eval\(\)`"):
+        tiny_model.train().predict(feature_map=feature_map)
+
+
 # Saving and loading
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from tiny_model import make_tiny_config, make_tiny_model
-from transformers import CLIPImageProcessor, ConvNextImageProcessor, ResNetConfig, ViTImageProcessor, pipeline
+from transformers import CLIPImageProcessorPil, ConvNextImageProcessorPil, ResNetConfig, ViTImageProcessorPil, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from dedn_hf import DednModel, ZeroShotAttributeClassificationPipeline
@@ -38,7 +38,7 @@ def image():
 
 @pytest.fixture
 def processor():
-    return CLIPImageProcessor(size={"shortest_edge": 24}, crop_size=24, resample=2)
+    return CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size=24, resample=2)
 
 
 @pytest.fixture
@@ -63,6 +63,7 @@ def check_same(first, second):
         for entry, other in zip(first[part], second[part], strict=True):
             assert entry["score"] == pytest.approx(other["score"], abs=1e-5)
             assert set(entry) == set(other)
+            assert entry.get("contribution") == pytest.approx(other.get("contribution"), abs=1e-5)
             if "attention" in entry:
                 torch.testing.assert_close(entry["attention"], other["attention"], atol=1e-6, rtol=1e-4)
 
@@ -80,7 +81,8 @@ def test_result(classifier, image):
         assert entry["seen"] is (entry["label"] in ("jay", "wren", "swift"))
     groups = {1: "wing", 6: "wing", 2: "tail", 4: "tail", 0: "body", 3: "body", 5: "body"}
     for entry in result["attributes"]:
-        assert set(entry) == {"label", "group", "score"} and isinstance(entry["score"], float)
+        assert list(entry) == ["label", "group", "score", "contribution"]
+        assert isinstance(entry["score"], float) and isinstance(entry["contribution"], float)
         assert entry["group"] == groups[int(entry["label"].split()[1])]
     for part in result.values():
         assert [entry["score"] for entry in part] == sorted((entry["score"] for entry in part), reverse=True)
@@ -107,6 +109,22 @@ def test_attribute_scores_are_the_calibrated_ones(classifier, image):
         result = classifier(image, candidates)
         assert {entry["label"]: entry["score"] for entry in result["attributes"]} == pytest.approx(expected)
     assert all(0 < score < 1 for score in expected.values())
+
+
+@pytest.mark.parametrize("candidates", [None, ["owl", "jay"], {"new": ["attribute 3"], "jay": None, "crow": None}])
+def test_attributes_by_contribution(classifier, image, candidates):
+    by_score = classifier(image, candidates)["attributes"]
+    by_contribution = classifier(image, candidates, attributes_by="contribution")["attributes"]
+    assert {tuple(entry.values()) for entry in by_contribution} == {tuple(entry.values()) for entry in by_score}
+    contributions = [entry["contribution"] for entry in by_contribution]
+    assert contributions == sorted(contributions, reverse=True) and any(contributions)
+    best = classifier(image, candidates, attributes_by="contribution", top_attributes=2, return_attention=True)
+    assert [entry.pop("attention").shape for entry in best["attributes"]] == [(30, 40)] * 2
+    assert best["attributes"] == by_contribution[:2]
+
+
+def test_a_single_candidate_leads_over_none(classifier, image):
+    assert not any(entry["contribution"] for entry in classifier(image, ["owl"])["attributes"])
 
 
 def test_number_of_entries(classifier, image):
@@ -333,15 +351,15 @@ def test_attention_agrees_with_what_the_image_processor_does(processor):
 
 def test_attention_with_an_image_processor_that_does_not_crop():
     grid = torch.tensor([[[1.0, 0.0], [0.0, 0.0]]])
-    (attention,) = attention_in_image(grid, ViTImageProcessor(size={"height": 24, "width": 24}), 60, 20)
+    (attention,) = attention_in_image(grid, ViTImageProcessorPil(size={"height": 24, "width": 24}), 60, 20)
     assert attention[:10, :30].sum() > 0.5 and attention[0, 0] == attention.max() and not attention[15:, 45:].any()
 
 
 def test_attention_with_an_image_processor_that_is_not_understood(image):
     model = make_model()
-    classifier = pipeline(TASK, model=model, image_processor=ConvNextImageProcessor(size={"shortest_edge": 24}))
+    classifier = pipeline(TASK, model=model, image_processor=ConvNextImageProcessorPil(size={"shortest_edge": 24}))
     assert classifier(image)["labels"]
-    with pytest.raises(ValueError, match=r"cannot tell what part of an image a ConvNextImageProcessor.*CLIPImage"):
+    with pytest.raises(ValueError, match=r"cannot tell what part of an image a ConvNextImageProcessorPil.*CLIPImage"):
         classifier(image, return_attention=True)
 
 
@@ -389,6 +407,7 @@ def test_closest_names_do_not_depend_on_the_order_of_words(processor, image):
         ({"top_k": -1}, "`top_k` .* cannot be negative, but it is -1"),
         ({"top_attributes": -2}, "`top_attributes` .* cannot be negative"),
         ({"threshold": 50}, "`threshold` is for scores from 0 to 1, but it is 50"),
+        ({"attributes_by": "name"}, "`attributes_by` must be 'score' or 'contribution', but it is 'name'"),
         ({"unnamed_attributes": "half"}, "`unnamed_attributes` must be 'mean' or 'zero', but it is 'half'"),
     ],
 )

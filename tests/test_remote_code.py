@@ -20,7 +20,7 @@ from transformers import (
     AutoConfig,
     AutoModel,
     AutoModelForZeroShotImageClassification,
-    CLIPImageProcessor,
+    CLIPImageProcessorPil,
     ResNetConfig,
     Trainer,
     TrainingArguments,
@@ -37,12 +37,12 @@ from dedn_hf import DednConfig, DednModel, ZeroShotAttributeClassificationPipeli
 TASK = "zero-shot-attribute-classification"
 REPO_ID = "org/dedn-tiny.birds"
 PACKAGE = Path(dedn_hf.__file__).parent
-CODE_FILES = ("configuration_dedn.py", "modeling_dedn.py", "pipeline_dedn.py")
+CODE_FILES = ("configuration_dedn.py", "attentive_pooling_dedn.py", "modeling_dedn.py", "pipeline_dedn.py")
 CANDIDATES = {"jay": None, "owl": None, "new": ["attribute 1", "attribute 2"]}
 
 
 def make_processor():
-    return CLIPImageProcessor(size={"shortest_edge": 24}, crop_size=24, resample=2)
+    return CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size=24, resample=2)
 
 
 def check_complete(folder):
@@ -225,7 +225,7 @@ def run_clean(clean_python, images, tmp_path_factory):
             "OMP_NUM_THREADS": str(torch.get_num_threads()),
         }
         subprocess.run(
-            [clean_python, "-c", LOAD, json.dumps(request)], env=os.environ | variables, cwd=out, check=True
+            [clean_python, "-E", "-c", LOAD, json.dumps(request)], env=os.environ | variables, cwd=out, check=True
         )
         return json.loads((out / "results.json").read_text())
 
@@ -265,6 +265,42 @@ def test_second_generation_without_the_package(kind, second_generation, run_clea
         assert result == expected, source
 
 
+# What is printed
+
+USE_THE_PACKAGE = """
+import sys
+import dedn_hf.evaluation.report, dedn_hf.features.extraction, dedn_hf.training
+from transformers import pipeline
+
+pipeline("zero-shot-attribute-classification", model=sys.argv[1])(sys.argv[2])
+"""
+USE_REMOTE_CODE = """
+import sys
+sys.modules["dedn_hf"] = None
+from transformers import pipeline
+
+pipeline("zero-shot-attribute-classification", model=sys.argv[1], trust_remote_code=True)(sys.argv[2])
+"""
+
+
+@pytest.mark.parametrize("code", [USE_THE_PACKAGE, USE_REMOTE_CODE], ids=["package", "remote code"])
+def test_nothing_is_printed_that_nobody_asked_for(code, folder, images, tmp_path):
+    """No warning that a user can do nothing about, such as that torchvision is not installed."""
+    source = PACKAGE / "default_model" if code == USE_THE_PACKAGE else folder
+    saved = json.loads((source / "preprocessor_config.json").read_text())
+    # The name that loads with torchvision and without.
+    assert saved["image_processor_type"] == "CLIPImageProcessor"
+    # Progress bars are no warnings.
+    variables = {"HF_MODULES_CACHE": str(tmp_path), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    process = subprocess.run(
+        [sys.executable, "-c", code, str(source), images[0]],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+    )
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
+
+
 # What is saved
 
 
@@ -301,7 +337,7 @@ def test_code_files_need_torch_and_transformers_only(file):
             relative.add(f"{node.module}.py")
     assert imported - sys.stdlib_module_names <= {"torch", "transformers"}
     # One level deep, or older transformers do not find them.
-    assert relative == ({"configuration_dedn.py", "pipeline_dedn.py"} if file == "modeling_dedn.py" else set())
+    assert relative == (set(CODE_FILES) - {file} if file == "modeling_dedn.py" else set())
 
 
 # Where this package is installed

@@ -33,7 +33,7 @@ class TextbookDednModel(DednModel):
             return DednOutput(loss=loss, loss_parts=loss_parts, expert_scores=expert_scores)
 
         c, e = self.config.region_mix, self.config.coarse_mix
-        bias = self.config.class_bias if self.config.calibration is None else self.config.calibration / 2
+        bias = self.config.gamma / 2
         class_bias = torch.where(self.seen_classes, -bias, bias)
         coarse, fine = (c * by_region + (1 - c) * by_channel for by_region, by_channel in (coarse, fine))
         logits = e * (coarse @ class_rows.T) + (1 - e) * (fine @ class_rows.T) + class_bias

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as PILImage
-from transformers import CLIPImageProcessor, ResNetConfig, ResNetModel
+from transformers import CLIPImageProcessorPil, ResNetConfig, ResNetModel
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 IMAGE_SIZE, GRID, CHANNELS = 64, 8, 16
@@ -17,7 +17,7 @@ def save_tiny_backbone(folder):
     ResNetModel(
         ResNetConfig(embedding_size=8, hidden_sizes=[8, CHANNELS], depths=[1, 1], layer_type="basic")
     ).save_pretrained(folder)
-    CLIPImageProcessor(image_mean=MEAN, image_std=STD, size={"shortest_edge": 999}).save_pretrained(folder)
+    CLIPImageProcessorPil(image_mean=MEAN, image_std=STD, size={"shortest_edge": 999}).save_pretrained(folder)
 
 
 def save_tiny_images(folder):

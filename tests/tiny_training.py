@@ -3,7 +3,7 @@
 import datasets
 import numpy as np
 import torch
-from transformers import CLIPImageProcessor
+from transformers import CLIPImageProcessorPil
 
 from dedn_hf.data import GzslDataset
 from dedn_hf.training import DednTrainingArguments
@@ -79,7 +79,7 @@ class TinyFeatureMaps(torch.utils.data.Dataset):
 def make_tiny_inputs(dataset: GzslDataset, read: list | None = None) -> ModelInputs:
     return ModelInputs(
         lambda images: TinyFeatureMaps(images, dataset.class_attributes, read),
-        CLIPImageProcessor(size={"shortest_edge": 8}, crop_size=8),
+        CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size=8),
         {"feature_channels": CHANNELS, "grid_size": GRID},
     )
 

@@ -14,7 +14,8 @@ import numpy as np
 from dedn_hf import DednModel
 from dedn_hf.data import load_gzsl_dataset
 from dedn_hf.evaluation import gzsl_metrics, mix_expert_scores
-from dedn_hf.evaluation.report import predict_expert_scores
+from dedn_hf.evaluation.report import predict_examples
+from dedn_hf.recipes import read_recipe
 from dedn_hf.training.inputs import prepare_inputs
 
 UNNAMED = ("zero", "mean")
@@ -117,17 +118,19 @@ def main(arguments: list[str] | None = None):
 
     model = DednModel.from_pretrained(args.model)
     dataset = load_gzsl_dataset(args.dataset, args.data_dir, word_vectors="random")
-    examples = prepare_inputs(dataset, args.feature_maps).make(dataset.splits["test_unseen"])
-    expert_scores, labels = predict_expert_scores(model, examples)
+    examples = prepare_inputs(dataset, args.feature_maps, config=read_recipe(args.dataset).model).make(
+        dataset.splits["test_unseen"]
+    )
+    predictions = predict_examples(model, examples)
     table = short_description_accuracy(
-        expert_scores,
-        labels,
+        predictions.expert_scores,
+        predictions.labels,
         dataset.class_attributes,
         dataset.seen_class_ids,
         model.config.region_mix,
         model.config.coarse_mix,
     )
-    print(f"T1, per cent, on {len(labels)} images of {len(dataset.unseen_class_ids)} unseen classes")
+    print(f"T1, per cent, on {len(predictions.labels)} images of {len(dataset.unseen_class_ids)} unseen classes")
     print(f"{'attributes':>10} {'strengths':>10} {'unnamed = zero':>16} {'unnamed = mean':>16}")
     for zero, mean in zip(table[::2], table[1::2], strict=True):
         strengths = "given" if zero["with_strengths"] else "not given"

@@ -39,7 +39,7 @@ class DednConfig(PretrainedConfig):
             β: the class scores have −β for seen and +β for unseen classes in every loss and in training mode.
         calibration (`float`, *optional*):
             γ of calibrated stacking: the class scores have −γ/2 for seen and +γ/2 for unseen classes in evaluation
-            mode. `None` is 2β.
+            mode. `None` is 2β; `config.gamma` is the γ in effect.
         target_margin (`float`, *optional*, defaults to 2.0):
             What the margin-aware loss subtracts from the score of the true class.
         seen_margin (`float`, *optional*, defaults to 1.0):
@@ -139,6 +139,11 @@ class DednConfig(PretrainedConfig):
         if trained_class_names is None:
             trained_class_names = [self.id2label[index] for index in self.seen_class_ids]
         self.trained_class_names = list(trained_class_names)
+
+    @property
+    def gamma(self) -> float:
+        """γ of calibrated stacking in effect: `calibration`, or 2β where none is stored. It is not saved."""
+        return 2 * self.class_bias if self.calibration is None else self.calibration
 
     def _check(self):
         grouped = sorted(index for indices in self.attribute_groups.values() for index in indices)

@@ -21,8 +21,6 @@ class ExportableDedn(nn.Module):
     def __init__(self, model: DednModel):
         super().__init__()
         self.model = model
-        config = model.config
-        self.calibration = 2 * config.class_bias if config.calibration is None else config.calibration
 
     def forward(self, images: torch.Tensor, class_attributes: torch.Tensor, seen_classes: torch.Tensor):
         r"""
@@ -35,13 +33,11 @@ class ExportableDedn(nn.Module):
                 Which of them it was trained on.
 
         Returns:
-            The logits `(B, K)` and the attribute scores `(B, A)`, as in [`DednOutput`].
+            The logits `(B, K)` and the attribute scores `(B, A)`, as in [`DednPrediction`].
         """
         name = "feature_map" if self.model.backbone is None else "pixel_values"
-        output = self.model(**{name: images}, class_attributes=class_attributes)
-        # The model takes the classes of a call for unseen ones.
-        bias = torch.where(seen_classes, -self.calibration, 0.0)
-        return output.logits + bias, output.attribute_scores
+        prediction = self.model.predict(**{name: images}, class_attributes=class_attributes, seen=seen_classes)
+        return prediction.logits, prediction.attribute_scores
 
 
 def export_onnx(model: DednModel, path: str | os.PathLike, image_size: int | None = None):

@@ -5,7 +5,8 @@ DEDN, the Dual Expert Distillation Network for generalized zero-shot learning (R
 An image's feature map F (C channels × R regions) is scored against A attributes by two experts: a coarse one, one
 attention head over all attributes, and a fine one, a head for each group of attributes. A class is scored by the inner
 product of its normalised row of class attributes with the attribute scores, so that a class needs no image, only a
-description. From top to bottom: the pooling by attention, a head, an expert, the losses, the model.
+description. From top to bottom: a head, an expert, the losses, the backbone, the model. The pooling by attention, with
+a backward pass of its own, is in `attentive_pooling_dedn.py`.
 """
 
 import copy
@@ -17,116 +18,16 @@ from typing import TYPE_CHECKING
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
 from transformers import AutoBackbone, AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
 from transformers.utils import ModelOutput
 
+from .attentive_pooling_dedn import attention_weights, attentive_pooling
 from .configuration_dedn import DednConfig
 
 if TYPE_CHECKING:
     # A saved model takes along the files that this one imports: the pipeline too, and again when it is saved anew.
     from .pipeline_dedn import ZeroShotAttributeClassificationPipeline  # noqa: F401
-
-
-# Numbers in one tensor of a block of images: 4 MB in float32, so that a few of them stay in a processor's cache.
-BLOCK_SIZE = 2**20
-
-
-class AttentivePooling(torch.autograd.Function):
-    """
-    `p_a = Σ_n P_an S_an` with `P = softmax over n of W Tᵀ` and `S = V Tᵀ`, for tokens T, block of images by block, so
-    that what one needs stays in the processor's cache.
-
-    The textbook form keeps several tensors of batch × attributes × tokens. Here P is kept, and the smaller of S `(A,
-    N)` and `Z = P T` `(A, E)`, with which the forward pass takes two matrix products either way, since p_a = ⟨Z_a,
-    V_a⟩ too. With g = ∂loss/∂p, and because the softmax's derivative is P_an (δ_nm − P_am), the backward pass is
-
-        ∂(W T)_an = g_a P_an (S_an − p_a) = D_an        ∂W = D T
-        ∂S_an = g_a P_an                                ∂V = (g P) T = g ⊙ Z
-        ∂T = Dᵀ W + Pᵀ (g V)
-
-    and takes two more: the one that gives ∂W, and either the one that gives ∂V or, where Z is kept, S anew. (∂T only
-    where the backbone is trained.)
-    """
-
-    @staticmethod
-    def forward(ctx, tokens, value, weight):
-        block = max(1, BLOCK_SIZE // (len(weight) * tokens.shape[1]))
-        keep_values = tokens.shape[1] <= tokens.shape[2]
-        both = torch.cat([weight, value])
-        scores, kept = [], []
-        for image in tokens.split(block):
-            if keep_values:
-                # Few tokens: one product for weights and values of the whole block, attributes first.
-                logits, values = (both @ image.flatten(0, 1).T).view(2, len(weight), *image.shape[:2])
-                # A copy of the values, so that the logits beside them are not kept with them.
-                attention, pooled = logits.softmax(dim=-1), values.clone()
-                scores.append((attention * pooled).sum(dim=-1).T)
-            else:
-                attention = torch.bmm(weight.expand(len(image), -1, -1), image.mT).softmax(dim=-1)
-                pooled = torch.bmm(attention, image)
-                scores.append((pooled * value).sum(dim=-1))
-            if any(ctx.needs_input_grad):
-                kept += [attention, pooled]
-        scores = torch.cat(scores)
-        ctx.block, ctx.keep_values = block, keep_values
-        ctx.save_for_backward(tokens, value, weight, scores, *kept)
-        return scores
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_scores):
-        tokens, value, weight, scores, *kept = ctx.saved_tensors
-        grad_both, grad_tokens = weight.new_zeros(2 * len(weight), weight.shape[1]), []
-        grad_weight, grad_value = grad_both.chunk(2)
-        blocks = zip(*(tensor.split(ctx.block) for tensor in (tokens, grad_scores, scores)))
-        for (image, grad, score), attention, pooled in zip(blocks, kept[::2], kept[1::2]):
-            if ctx.keep_values:
-                grad_logits, grad_values = grads = attention.new_empty(2, *attention.shape)
-                torch.mul(attention, grad.T[..., None], out=grad_values)
-                torch.sub(pooled, score.T[..., None], out=grad_logits).mul_(grad_values)
-                grads, rows = grads.flatten(0, 1).flatten(1), image.flatten(0, 1)
-                torch.addmm(grad_both, grads, rows, out=grad_both)
-                if ctx.needs_input_grad[0]:
-                    grad_tokens.append((grads.T @ torch.cat([weight, value])).view_as(image))
-            else:
-                graded_value = grad[..., None] * value
-                # g (S − p) by one product.
-                grad_logits = torch.baddbmm(-(grad * score)[..., None], graded_value, image.mT).mul_(attention)
-                grad_weight += torch.bmm(grad_logits, image).sum(dim=0)
-                grad_value += (pooled * grad[..., None]).sum(dim=0)
-                if ctx.needs_input_grad[0]:
-                    grad_tokens.append(grad_logits.mT @ weight + attention.mT @ graded_value)
-        return torch.cat(grad_tokens) if grad_tokens else None, grad_value, grad_weight
-
-
-def attentive_pooling(tokens: torch.Tensor, value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """
-    Pools tokens into one score an attribute: `Σ_n softmax_n(⟨weight_a, token_n⟩) · ⟨value_a, token_n⟩`.
-
-    Args:
-        tokens (`torch.Tensor` of shape `(B, N, E)`): What is pooled over: R regions of C channels, or C channels of R
-            regions.
-        value (`torch.Tensor` of shape `(A, E)`): One row an attribute.
-        weight (`torch.Tensor` of shape `(A, E)`): One row an attribute.
-
-    Returns:
-        `torch.Tensor` of shape `(B, A)`.
-    """
-    device = tokens.device.type
-    if torch.is_autocast_enabled(device):
-        dtype = torch.get_autocast_dtype(device)
-        tokens, value, weight = tokens.to(dtype), value.to(dtype), weight.to(dtype)
-    if torch.compiler.is_compiling():
-        return (attention_weights(tokens, weight) * (value @ tokens.mT)).sum(dim=-1)
-    with torch.autocast(device, enabled=False):
-        return AttentivePooling.apply(tokens, value, weight)
-
-
-def attention_weights(tokens: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """The weights `(B, A, N)` with which [`attentive_pooling`] pools."""
-    return (weight @ tokens.mT).softmax(dim=-1)
 
 
 class DednAttentionHead(nn.Module):
@@ -301,6 +202,39 @@ class DednOutput(ModelOutput):
     fine_logits: torch.FloatTensor | None = None
     expert_scores: torch.FloatTensor | None = None
     loss_parts: dict[str, torch.FloatTensor] | None = None
+    attentions: dict[str, torch.FloatTensor] | None = None
+
+
+@dataclass
+class DednPrediction(ModelOutput):
+    """
+    What [`~DednModel.predict`] says of images, for K candidate classes; float32.
+
+    Args:
+        logits (`torch.FloatTensor` of shape `(B, K)`):
+            Class scores of both experts after calibration. A label's score is their softmax.
+        attribute_scores (`torch.FloatTensor` of shape `(B, A)`):
+            As in [`DednOutput`].
+        attribute_probabilities (`torch.FloatTensor` of shape `(B, A)`):
+            The same from 0 to 1, see [`~DednModel.attribute_probabilities`].
+        contributions (`torch.FloatTensor` of shape `(B, A)`):
+            What each attribute adds to the score of the predicted class k over what it adds to that of the average
+            candidate: `max(a_k − mean a, 0) ⊙ p`, with normalised rows of class attributes a and attribute scores p.
+            Attribute scores have each a level of their own; these, as parts of one class score, can be compared. They
+            sum to its lead over the mean of all candidates' scores (without calibration), but that an attribute of
+            which the class has less than the average candidate counts as 0. A single candidate leads over none.
+        expert_scores (`torch.FloatTensor` of shape `(B, 2, 2, A)`):
+            As in [`DednOutput`].
+        attentions (`dict[str, torch.FloatTensor]`, *optional*, returned when `output_attentions=True`):
+            `"coarse"`, `"fine"` and, mixed as their scores are, `"mixed"` → weights of the region attention,
+            `(B, A, H, W)` in attribute order, which sum to 1 over a map.
+    """
+
+    logits: torch.FloatTensor | None = None
+    attribute_scores: torch.FloatTensor | None = None
+    attribute_probabilities: torch.FloatTensor | None = None
+    contributions: torch.FloatTensor | None = None
+    expert_scores: torch.FloatTensor | None = None
     attentions: dict[str, torch.FloatTensor] | None = None
 
 
@@ -588,7 +522,7 @@ class DednModel(DednPreTrainedModel):
         else:
             c = self.config.region_mix
             coarse, fine = c * coarse_region + (1 - c) * coarse_channel, c * fine_region + (1 - c) * fine_channel
-            bias = self.config.class_bias if self.config.calibration is None else self.config.calibration / 2
+            bias = self.config.gamma / 2
         class_bias = torch.where(seen, -bias, bias).to(coarse.dtype)
         coarse_logits, fine_logits = coarse @ class_rows.T + class_bias, fine @ class_rows.T + class_bias
         e = self.config.coarse_mix
@@ -617,6 +551,77 @@ class DednModel(DednPreTrainedModel):
             attentions=attentions,
         )
         return output if return_dict else output.to_tuple()
+
+    @torch.no_grad()
+    def predict(
+        self,
+        pixel_values: torch.Tensor | None = None,
+        feature_map: torch.Tensor | None = None,
+        class_attributes: torch.Tensor | None = None,
+        seen: torch.Tensor | None = None,
+        calibration: float | None = None,
+        output_attentions: bool = False,
+    ) -> DednPrediction:
+        r"""
+        The classes, attributes and attention of images, without gradients: what evaluation, explanations and the
+        pipeline all go by.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(B, 3, height, width)`, *optional*):
+                As in [`~DednModel.forward`].
+            feature_map (`torch.Tensor` of shape `(B, C, H, W)`, *optional*):
+                As in [`~DednModel.forward`].
+            class_attributes (`torch.Tensor` of shape `(K', A)`, *optional*):
+                Candidates of this call instead of the model's own classes.
+            seen (`torch.BoolTensor` of shape `(K',)`, *optional*, defaults to none of them):
+                Which of these candidates the model was trained on.
+            calibration (`float`, *optional*, defaults to `config.gamma`):
+                γ: how far seen candidates are set back against the others.
+            output_attentions (`bool`, *optional*, defaults to `False`):
+                Whether to return where the region attention looks.
+
+        Returns:
+            [`DednPrediction`].
+
+        Raises:
+            ValueError: If the model is in training mode, `seen` is not one truth value for each row of
+                `class_attributes`, or what [`~DednModel.forward`] raises.
+        """
+        if self.training:
+            raise ValueError("`predict` needs the model in evaluation mode: call `model.eval()` first.")
+        if seen is not None and (class_attributes is None or seen.shape != class_attributes.shape[:1]):
+            raise ValueError("`seen` goes with `class_attributes`: give one truth value for each of their rows.")
+        output = self(
+            pixel_values, feature_map, class_attributes=class_attributes, output_attentions=output_attentions
+        )
+
+        setback = self.config.gamma if calibration is None else calibration
+        if class_attributes is None:
+            class_attributes, seen = self.class_attributes, self.seen_classes
+            # Of the model's own classes, `forward` has set the seen ones back by the config's γ already.
+            setback -= self.config.gamma
+        logits = output.logits.float()
+        if seen is not None:
+            logits = logits - setback * seen.to(logits)
+
+        attribute_scores = output.attribute_scores.float()
+        class_rows = F.normalize(class_attributes.to(self.class_attributes).float(), dim=-1)
+        excess = class_rows[logits.argmax(dim=-1)] - class_rows.mean(dim=0)
+
+        attentions = None
+        if output_attentions:
+            coarse, fine = (output.attentions[name].float() for name in ("coarse", "fine"))
+            share = self.config.coarse_mix
+            attentions = {"coarse": coarse, "fine": fine, "mixed": share * coarse + (1 - share) * fine}
+
+        return DednPrediction(
+            logits=logits,
+            attribute_scores=attribute_scores,
+            attribute_probabilities=self.attribute_probabilities(attribute_scores),
+            contributions=excess.clamp(min=0) * attribute_scores,
+            expert_scores=output.expert_scores.float(),
+            attentions=attentions,
+        )
 
     def _folded(self) -> tuple[torch.Tensor, ...]:
         """
@@ -705,4 +710,4 @@ class DednModel(DednPreTrainedModel):
             )
 
 
-__all__ = ["DednModel", "DednOutput", "DednPreTrainedModel"]
+__all__ = ["DednModel", "DednOutput", "DednPreTrainedModel", "DednPrediction"]

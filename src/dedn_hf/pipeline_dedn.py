@@ -36,6 +36,9 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
     - an attribute's score is an estimate, from 0 to 1, of how strongly the class of the image has the attribute, see
       [`DednModel.attribute_probabilities`]. It does not depend on the candidates. For CUB, where the strength of an
       attribute is the share of annotators who saw it, it estimates that share.
+    - an attribute's contribution is what it adds to the class score of the first label over what it adds to that of
+      the average candidate, see [`DednPrediction`]: why this class and no other. It is 0 for an attribute of which the
+      class has no more than the average candidate, and so for all of them where there is a single candidate.
 
     The task identifier is `"zero-shot-attribute-classification"`.
     """
@@ -84,6 +87,9 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 How many labels are returned at most.
             top_attributes (`int`, *optional*, defaults to 10):
                 How many attributes are returned at most.
+            attributes_by (`str`, *optional*, defaults to `"score"`):
+                What chooses and sorts the attributes: `"score"` for what the image shows most, `"contribution"` for
+                what speaks most for the first label.
             threshold (`float`, *optional*, defaults to 0.0):
                 The lowest score with which a label is returned. Scores are not changed by what is left out.
             return_attention (`bool`, *optional*, defaults to `False`):
@@ -95,11 +101,11 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
 
         Returns:
             `dict`, or for several images a `list` or iterator of them. Each has `"labels"`, a list of
-            `{"label", "score", "seen"}` (`seen`: whether the model was trained on this class), and `"attributes"`, a
-            list of `{"label", "group", "score"}`, both by descending score. With `return_attention` an attribute also
-            has `"attention"`: a `torch.Tensor` of shape `(height, width)` of the image (upright, as its EXIF tag says)
-            whose values are each pixel's share of the attention, experts mixed as their scores are. It sums to 1 and
-            is 0 where the image was cropped away.
+            `{"label", "score", "seen"}` (`seen`: whether the model was trained on this class) by descending score, and
+            `"attributes"`, a list of `{"label", "group", "score", "contribution"}` by descending `attributes_by`. With
+            `return_attention` an attribute also has `"attention"`: a `torch.Tensor` of shape `(height, width)` of the
+            image (upright, as its EXIF tag says) whose values are each pixel's share of the attention, experts mixed
+            as their scores are. It sums to 1 and is 0 where the image was cropped away.
 
         Raises:
             ValueError: If a class or attribute is unknown (names the closest), a description or parameter is not as it
@@ -115,6 +121,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         return_attention=None,
         top_k=None,
         top_attributes=None,
+        attributes_by=None,
         threshold=None,
         timeout=None,
     ):
@@ -125,6 +132,8 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             raise ValueError(f"`threshold` is for scores from 0 to 1, but it is {threshold}.")
         if unnamed_attributes not in (None, "mean", "zero"):
             raise ValueError(f"`unnamed_attributes` must be 'mean' or 'zero', but it is {unnamed_attributes!r}.")
+        if attributes_by not in (None, "score", "contribution"):
+            raise ValueError(f"`attributes_by` must be 'score' or 'contribution', but it is {attributes_by!r}.")
 
         def given(**parameters):
             return {name: value for name, value in parameters.items() if value is not None}
@@ -135,7 +144,10 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             calibration=calibration,
             return_attention=return_attention,
         )
-        return given(timeout=timeout), forward, given(top_k=top_k, top_attributes=top_attributes, threshold=threshold)
+        postprocess = given(
+            top_k=top_k, top_attributes=top_attributes, attributes_by=attributes_by, threshold=threshold
+        )
+        return given(timeout=timeout), forward, postprocess
 
     # A call goes through one of these two, once, with the parameters of the pipeline and of the call together.
 
@@ -158,9 +170,12 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
     ) -> tuple[dict, dict]:
         """Parameters of `_forward`, and those of `postprocess` that tell the candidates."""
         config = self.model.config
+        forward = {"calibration": calibration, "return_attention": return_attention}
         if candidate_labels is None:
-            descriptions = dict.fromkeys(config.id2label.values())
-        elif isinstance(candidate_labels, dict):
+            names = [config.id2label[index] for index in range(config.num_labels)]
+            seen = [index in config.seen_class_ids for index in range(config.num_labels)]
+            return forward | {"class_attributes": None, "seen": None}, {"names": names, "seen": seen}
+        if isinstance(candidate_labels, dict):
             descriptions = candidate_labels
         else:
             names = [candidate_labels] if isinstance(candidate_labels, str) else list(candidate_labels)
@@ -184,14 +199,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                     f"The model has no class {name!r}; {_closest(name, config.label2id)}. To add a class, describe "
                     f"it: `candidate_labels={{{name!r}: [attributes it has]}}`."
                 )
-        if calibration is None:
-            calibration = 2 * config.class_bias if config.calibration is None else config.calibration
-        forward = {
-            "class_attributes": torch.stack(rows),
-            # The model takes the classes of one call for unseen ones.
-            "class_bias": -calibration * torch.tensor(seen, dtype=torch.float32, device=rows[0].device),
-            "return_attention": return_attention,
-        }
+        forward |= {"class_attributes": torch.stack(rows), "seen": torch.tensor(seen)}
         return forward, {"names": list(descriptions), "seen": seen}
 
     def _class_row(self, name: str, description, unnamed_attributes: str) -> torch.Tensor:
@@ -250,24 +258,27 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         inputs["size"] = loaded.size
         return inputs
 
-    def _forward(self, model_inputs, class_attributes, class_bias, return_attention):
-        output = self.model(
+    def _forward(self, model_inputs, class_attributes, seen, calibration, return_attention):
+        prediction = self.model.predict(
             pixel_values=model_inputs["pixel_values"],
             class_attributes=class_attributes,
+            seen=seen,
+            calibration=calibration,
             output_attentions=return_attention,
         )
         results = {
-            "logits": output.logits.float() + class_bias,
-            "attribute_scores": self.model.attribute_probabilities(output.attribute_scores),
+            "logits": prediction.logits,
+            "score": prediction.attribute_probabilities,
+            "contribution": prediction.contributions,
             "size": model_inputs["size"],
         }
         if return_attention:
-            share = self.model.config.coarse_mix
-            attention = share * output.attentions["coarse"] + (1 - share) * output.attentions["fine"]
-            results["attention"] = attention.float()
+            results["attention"] = prediction.attentions["mixed"]
         return results
 
-    def postprocess(self, model_outputs, names, seen, top_k=5, top_attributes=10, threshold=0.0):
+    def postprocess(
+        self, model_outputs, names, seen, top_k=5, top_attributes=10, attributes_by="score", threshold=0.0
+    ):
         config = self.model.config
         scores, order = model_outputs["logits"][0].softmax(dim=-1).sort(descending=True, stable=True)
         labels = [
@@ -275,11 +286,16 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             for score, index in zip(scores[:top_k].tolist(), order[:top_k].tolist())
             if score >= threshold
         ]
-        scores, order = model_outputs["attribute_scores"][0].sort(descending=True, stable=True)
-        order = order[:top_attributes]
+        order = model_outputs[attributes_by][0].argsort(descending=True, stable=True)[:top_attributes]
+        scores, contributions = (model_outputs[name][0, order].tolist() for name in ("score", "contribution"))
         attributes = [
-            {"label": config.attribute_names[index], "group": self.group_of_attribute[index], "score": score}
-            for score, index in zip(scores.tolist(), order.tolist())
+            {
+                "label": config.attribute_names[index],
+                "group": self.group_of_attribute[index],
+                "score": score,
+                "contribution": contribution,
+            }
+            for index, score, contribution in zip(order.tolist(), scores, contributions)
         ]
         if "attention" in model_outputs and attributes:
             width, height = model_outputs["size"]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from datasets import concatenate_datasets
 from PIL import Image
-from transformers import CLIPImageProcessor, ResNetConfig, ResNetModel
+from transformers import CLIPImageProcessorPil, ResNetConfig, ResNetModel
 
 import dedn_hf.data
 from dedn_hf import DednModel
@@ -100,7 +100,7 @@ def test_evaluation_from_images(run, birds, tmp_path, capsys):
 def test_evaluation_from_feature_maps(run, birds, tmp_path):
     backbone = ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"))
     backbone.save_pretrained(tmp_path / "backbone")
-    CLIPImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(tmp_path / "backbone")
+    CLIPImageProcessorPil(image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(tmp_path / "backbone")
     images = concatenate_datasets([birds.splits["test_seen"], birds.splits["test_unseen"]])
     extract_feature_maps(
         images, str(tmp_path / "backbone"), 64, tmp_path / "store", "synthetic_birds", batch_size=50, num_workers=0
@@ -145,7 +145,7 @@ def test_evaluation_from_feature_maps(run, birds, tmp_path):
 def test_errors_before_long_work(run, birds, tmp_path, monkeypatch, capsys):
     import dedn_hf.evaluation.report as report
 
-    monkeypatch.setattr(report, "predict_expert_scores", None)  # nothing may be computed
+    monkeypatch.setattr(report, "predict_examples", None)  # nothing may be computed
     with pytest.raises(SystemExit, match=r"error: .*nowhere"):
         run(tmp_path / "nowhere", tmp_path / "out")
     torch.manual_seed(0)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_extraction import make_state_dict
-from transformers import CLIPImageProcessor, ResNetConfig, ResNetModel
+from transformers import CLIPImageProcessorPil, ResNetConfig, ResNetModel
 
 from dedn_hf.features import extraction, store_writer
 from dedn_hf.features.store import FeatureMapStore
@@ -34,7 +34,7 @@ def run(tmp_path, monkeypatch):
     ResNetModel(
         ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     ).save_pretrained(backbone)
-    CLIPImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(backbone)
+    CLIPImageProcessorPil(image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(backbone)
     monkeypatch.setattr(store_writer, "SHARD_ROWS", 2)
     spec = importlib.util.spec_from_file_location("extract_features", SCRIPT)
     script = importlib.util.module_from_spec(spec)

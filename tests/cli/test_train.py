@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from transformers import AutoModel, CLIPImageProcessor, ResNetConfig, ResNetModel
+from transformers import AutoModel, CLIPImageProcessorPil, ResNetConfig, ResNetModel
 
 from dedn_hf.data import load
 from dedn_hf.data.synthetic_birds import load as load_synthetic_birds
@@ -182,7 +182,7 @@ def test_own_folder_end_to_end(tmp_path):
     (tmp_path / "own/classes.csv").write_text("".join(",".join(map(str, row)) + "\n" for row in rows))
     config = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     ResNetModel(config).save_pretrained(tmp_path / "backbone")
-    CLIPImageProcessor(image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(tmp_path / "backbone")
+    CLIPImageProcessorPil(image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(tmp_path / "backbone")
 
     def run(name, *arguments):
         command = [sys.executable, str(SCRIPT.with_name(f"{name}.py")), "--dataset", "folder", "--data_dir", "own"]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPImageProcessor
+from transformers import CLIPImageProcessorPil
 
 from dedn_hf.data.folder import load as load_folder
 from dedn_hf.data.folder import load_images as load_folder_images
@@ -228,7 +228,7 @@ def test_odd_images(tree, load):
     Image.new("RGBA", (6, 6), (255, 0, 0, 255)).save(folder / "alpha.png")
     replace_line(tree / "split.csv", 3, "Amsel,unseen")
     assert check_folder(tree, "random")[1] == []
-    processor = CLIPImageProcessor(
+    processor = CLIPImageProcessorPil(
         size={"shortest_edge": 4}, crop_size=4, resample=2, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
     split = load().splits["test_unseen"].filter(lambda label: label == 1, input_columns="label")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from PIL import Image
 from real_data import DATA_DIR
 from tiny_model import make_tiny_config
-from transformers import CLIPImageProcessor
+from transformers import CLIPImageProcessorPil
 
 from dedn_hf.data import GzslDataset
 from dedn_hf.data.cub import load_cub
@@ -19,14 +19,13 @@ from dedn_hf.evaluation.localisation import attribute_parts, image_sizes
 from dedn_hf.pipeline_dedn import crop_in_image
 
 
-def make_localisation(points, parts, grid_size=3, boxes=None, has_attribute=None, coarse_mix=0.5, **groups):
+def make_localisation(points, parts, grid_size=3, boxes=None, has_attribute=None, **groups):
     """Of images of 30 × 30 pixels that the model sees whole: a cell of a grid of 3 is 10 pixels wide."""
     points, num_images = np.array(points, dtype=float), len(points)
     if has_attribute is None:
         has_attribute = np.ones((num_images, len(parts)), dtype=bool)
     config = make_tiny_config(
         grid_size=grid_size,
-        coarse_mix=coarse_mix,
         attribute_names=[f"attribute {index}" for index in range(len(parts))],
         attribute_groups=groups or {"every": list(range(len(parts)))},
     )
@@ -43,12 +42,17 @@ def peaks(*cells, grid_size=3):
     return attention.unflatten(2, (grid_size, grid_size))
 
 
+def looks(coarse, fine, share=0.5):
+    """What a model gives, with the coarse expert's share in the mix."""
+    return {"coarse": coarse, "fine": fine, "mixed": share * coarse + (1 - share) * fine}
+
+
 def test_hits_worked_by_hand():
     # Two parts: one in the cell at the upper left (0), one at the lower right (8).
     localisation = make_localisation([[[5, 5, 1], [25, 29, 1]]], parts=[[0], [1], [0, 1], []], grid_size=3)
     coarse = peaks(0, 7, 8, 4)  # on the part; beside it; on one of two; of the whole body
     fine = peaks(8, 8, [0, 1], [2, 6])  # far off; on it; one of two tied cells on it; in two corners
-    localisation.add(slice(0, 1), {"coarse": coarse, "fine": fine})
+    localisation.add(slice(0, 1), looks(coarse, fine))
     figures = localisation.figures()
     part, near = figures["part"]["all"], figures["part_within_one_cell"]["all"]
     # Attributes 0 to 2; the last one names no part.
@@ -67,7 +71,7 @@ def test_hits_worked_by_hand():
 def test_box_worked_by_hand():
     # Of the cells' centres at 5, 15 and 25, the box has those of the two cells 1 and 2.
     localisation = make_localisation([[[5, 5, 0]]] * 2, parts=[[0]], boxes=[[14, 2, 12, 4], [0, 0, 4, 30]])
-    localisation.add(slice(0, 2), {name: torch.cat([peaks([0, 1]), peaks(4)]) for name in ("coarse", "fine")})
+    localisation.add(slice(0, 2), looks(torch.cat([peaks([0, 1]), peaks(4)]), torch.cat([peaks([0, 1]), peaks(4)])))
     figures = localisation.figures()
     # Half a hit, and a miss.
     assert figures["box"]["all"]["coarse"] == pytest.approx(100 * (1 / 2 + 0) / 2)
@@ -80,13 +84,11 @@ def test_box_worked_by_hand():
 def test_images_are_averaged_per_attribute_and_then_attributes():
     points = [[[5, 5, 1], [25, 25, 1]]] * 4
     has_attribute = np.array([[True, True], [True, False], [True, False], [False, False]])
-    localisation = make_localisation(
-        points, parts=[[0], [1]], has_attribute=has_attribute, left=[0], right=[1], coarse_mix=0.9
-    )
+    localisation = make_localisation(points, parts=[[0], [1]], has_attribute=has_attribute, left=[0], right=[1])
     on, off = peaks(0, 8), peaks(3, 3)
     # In two steps; the last image is of neither attribute, and its perfect attention counts for nothing.
-    localisation.add(slice(0, 3), {"coarse": torch.cat([on, off, off]), "fine": torch.cat([off, on, off])})
-    localisation.add(slice(3, 4), {"coarse": on, "fine": on})
+    localisation.add(slice(0, 3), looks(torch.cat([on, off, off]), torch.cat([off, on, off]), 0.9))
+    localisation.add(slice(3, 4), looks(on, on))
     part = localisation.figures()["part"]
     assert part["left"]["coarse"] == pytest.approx(100 / 3) and part["left"]["images"] == 3
     assert part["right"]["coarse"] == 100 and part["right"]["images"] == 1
@@ -99,12 +101,12 @@ def test_images_are_averaged_per_attribute_and_then_attributes():
 def test_hidden_parts_and_those_outside_of_the_crop_are_left_out():
     inside, hidden, left, below = [5, 5, 1], [5, 5, 0], [-0.1, 5, 1], [5, 30, 1]
     localisation = make_localisation([[point] for point in (inside, hidden, left, below)], parts=[[0]])
-    localisation.add(slice(0, 4), {name: torch.cat([peaks(0)] * 4) for name in ("coarse", "fine")})
+    localisation.add(slice(0, 4), looks(torch.cat([peaks(0)] * 4), torch.cat([peaks(0)] * 4)))
     part = localisation.figures()["part"]["all"]
     assert part["images"] == 1 and part["coarse"] == 100
     # Of a pair of parts the visible one is enough.
     localisation = make_localisation([[hidden, [15, 15, 1]]], parts=[[0, 1]])
-    localisation.add(slice(0, 1), {"coarse": peaks(4), "fine": peaks(0)})
+    localisation.add(slice(0, 1), looks(peaks(4), peaks(0)))
     part = localisation.figures()["part"]["all"]
     assert (part["coarse"], part["fine"]) == (100, 0)
 
@@ -119,7 +121,7 @@ def test_uniform_attention_is_the_uniform_baseline_and_the_centre_the_middle(gri
     middle = torch.zeros(60, 4, grid_size, grid_size)
     low, high = math.ceil(grid_size / 2) - 1, grid_size // 2 + 1
     middle[:, :, low:high, low:high] = 1
-    localisation.add(slice(0, 60), {"coarse": uniform, "fine": middle})
+    localisation.add(slice(0, 60), looks(uniform, middle))
     for measure, groups in localisation.figures().items():
         figures = groups["all"]
         assert figures["coarse"] == pytest.approx(figures["uniform"]), measure
@@ -129,7 +131,7 @@ def test_uniform_attention_is_the_uniform_baseline_and_the_centre_the_middle(gri
 
 @pytest.mark.parametrize("size", [(90, 61), (61, 90), (48, 48), (200, 30)])
 def test_a_point_lies_in_the_cell_where_the_image_processor_shows_it(size):
-    processor = CLIPImageProcessor(size={"shortest_edge": 24}, crop_size=24, resample=2)
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size=24, resample=2)
     left, top, right, bottom = crop_in_image(processor, *size)
     for x_share, y_share in ((0.5, 0.5), (0.2, 0.85), (0.9, 0.15)):
         x, y = left + x_share * (right - left), top + y_share * (bottom - top)
@@ -145,7 +147,7 @@ def test_a_point_lies_in_the_cell_where_the_image_processor_shows_it(size):
             np.ones((1, 1), dtype=bool),
             make_tiny_config(grid_size=3, attribute_names=["a"], attribute_groups={"a": [0]}),
         )
-        localisation.add(slice(0, 1), {"coarse": attention, "fine": attention.flip(2, 3)})
+        localisation.add(slice(0, 1), looks(attention, attention.flip(2, 3)))
         part = localisation.figures()["part"]["all"]
         assert part["coarse"] == 100 and (part["fine"] == 0 or x_share == 0.5)
 
@@ -221,7 +223,7 @@ def test_real_cub(tmp_path):
     sizes, points = image_sizes(images), np.array(images["part_points"])
     visible = points[..., 2] > 0
     assert ((points[..., :2] >= 0) & (points[..., :2] <= sizes[:, None])).all(axis=2)[visible].all()
-    processor = CLIPImageProcessor(size={"shortest_edge": 224}, crop_size=224)
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 224}, crop_size=224)
     has_attribute = np.ones((len(images), 312), dtype=bool)
     config = make_tiny_config(
         grid_size=7, attribute_names=dataset.attribute_names, attribute_groups=dataset.attribute_groups

@@ -7,18 +7,19 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 from sklearn.metrics import roc_auc_score
-from transformers import CLIPImageProcessor
+from transformers import CLIPImageProcessorPil
 
 from dedn_hf.data import GzslDataset
 from dedn_hf.evaluation import gzsl_metrics, top_confusions
 from dedn_hf.evaluation.report import (
     EvaluationReport,
+    Predictions,
     attribute_ranking,
     check_output_dir,
     costliest_confusions,
     evaluate_model,
     match_classes,
-    predict_expert_scores,
+    predict_examples,
     seen_unseen_auroc,
 )
 
@@ -210,7 +211,7 @@ def test_table(tiny_model, dataset, examples):
 
 def test_localisation_is_gathered_while_images_are_read_once(tiny_model, dataset, examples, tmp_path):
     """Parts lie where the coarse expert's attention peaks, of all images of the seen classes and of no others."""
-    processor = CLIPImageProcessor(size={"shortest_edge": 30}, crop_size=30)
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 30}, crop_size=30)
     tiny_model.set_classes(
         list(tiny_model.config.id2label.values()),
         np.eye(5, 7) + np.eye(5, 7, 5),
@@ -261,23 +262,24 @@ def test_localisation_is_gathered_while_images_are_read_once(tiny_model, dataset
 
 
 def test_no_localisation_without_part_points(tiny_model, dataset, examples, tmp_path):
-    processor = CLIPImageProcessor(size={"shortest_edge": 30}, crop_size=30)
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 30}, crop_size=30)
     report = evaluate_model(tiny_model, dataset, examples, image_processor=processor)
     assert "localisation" not in report.figures and "attention" not in str(report).split("attribute ranking")[1]
 
 
 def test_report_without_unseen_images_says_what_is_missing(tiny_model):
-    scores = np.zeros((3, 2, 2, 7))
+    predictions = Predictions(np.zeros((3, 5)), np.zeros((3, 7)), np.zeros((3, 2, 2, 7)), np.array([0, 1, 3]))
     with pytest.raises(ValueError, match="0 of unseen"):
-        EvaluationReport(tiny_model.config, tiny_model.class_attributes.numpy(), scores, np.array([0, 1, 3]))
+        EvaluationReport(tiny_model.config, tiny_model.class_attributes.numpy(), predictions)
 
 
-def test_expert_scores_do_not_depend_on_the_batch(tiny_model, examples):
-    one, _ = predict_expert_scores(tiny_model, examples["test_seen"], batch_size=1)
-    all_at_once, labels = predict_expert_scores(tiny_model, examples["test_seen"], batch_size=50)
-    assert one.shape == (18, 2, 2, 7)
-    np.testing.assert_allclose(one, all_at_once, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(labels, examples["test_seen"].labels)
+def test_predictions_do_not_depend_on_the_batch(tiny_model, examples):
+    one = predict_examples(tiny_model, examples["test_seen"], batch_size=1)
+    all_at_once = predict_examples(tiny_model, examples["test_seen"], batch_size=50)
+    assert one.expert_scores.shape == (18, 2, 2, 7)
+    for name in ("logits", "attribute_scores", "expert_scores"):
+        np.testing.assert_allclose(getattr(one, name), getattr(all_at_once, name), rtol=1e-4, atol=1e-5)
+    np.testing.assert_array_equal(one.labels, examples["test_seen"].labels)
 
 
 def test_other_results_are_not_overwritten(tmp_path):

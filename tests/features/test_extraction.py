@@ -7,7 +7,13 @@ from datasets import Dataset
 from datasets import Image as ImageFeature
 from PIL import Image
 from tiny_extraction import GRID, IMAGE_SIZE, MEAN, NUM_IMAGES, STD, contents, make_state_dict
-from transformers import CLIPImageProcessor, Dinov2WithRegistersConfig, Dinov2WithRegistersModel, ViTConfig, ViTModel
+from transformers import (
+    CLIPImageProcessorPil,
+    Dinov2WithRegistersConfig,
+    Dinov2WithRegistersModel,
+    ViTConfig,
+    ViTModel,
+)
 
 from dedn_hf.features import extraction, store_writer
 from dedn_hf.features.store import fingerprint_weights
@@ -76,7 +82,7 @@ def test_other_request_is_refused(extract, backbone, dataset, tmp_path, finished
     with torch.no_grad():
         next(model.parameters())[0] += 1
     model.save_pretrained(other)
-    CLIPImageProcessor(image_mean=[0, 0, 0], image_std=STD).save_pretrained(other)
+    CLIPImageProcessorPil(image_mean=[0, 0, 0], image_std=STD).save_pretrained(other)
     message = (
         r"backbone_sha256 is '\w+', where '\w+' .*processor is {'image_mean': \[0\.4.*where {'image_mean': \[0, 0"
     )
@@ -235,7 +241,7 @@ def save_token_backbone(folder, kind):
         sizes["num_register_tokens"] = 3
         model = Dinov2WithRegistersModel(Dinov2WithRegistersConfig(**sizes))
     model.save_pretrained(folder)
-    CLIPImageProcessor(image_mean=MEAN, image_std=STD).save_pretrained(folder)
+    CLIPImageProcessorPil(image_mean=MEAN, image_std=STD).save_pretrained(folder)
     return model.eval()
 
 
@@ -245,7 +251,7 @@ def test_tokens_are_stored_as_a_grid(extract, dataset, tmp_path, kind, special):
     store = extract(backbone=str(tmp_path / "backbone"))
     assert store.shape == (12, 4, 4)
     row = dataset[0]
-    processor = CLIPImageProcessor(**store.metadata["processor"])
+    processor = CLIPImageProcessorPil(**store.metadata["processor"])
     pixel_values = processor(row["image"].convert("RGB"), return_tensors="pt")["pixel_values"]
     with torch.inference_mode():
         tokens = model(pixel_values).last_hidden_state[0, special:]

@@ -232,6 +232,12 @@ def test_the_check_comes_before_anything_is_made_on_the_hub(api, hub, model_fold
     assert "\n" not in str(refusal.value) and not hub.repositories
 
 
+def test_code_that_the_model_imports_must_be_there(model_folder):
+    (model_folder / "attentive_pooling_dedn.py").unlink()
+    with pytest.raises(PublishingError, match=r"does not load without this package: .*attentive_pooling_dedn"):
+        check_loading(model_folder)
+
+
 def test_a_model_over_feature_maps_loads_too(tiny_model, tmp_path):
     tiny_model.save_pretrained(tmp_path / "model")
     report = check_loading(tmp_path / "model")

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import CLIPImageProcessor
+from transformers import CLIPImageProcessorPil
 
 from dedn_hf.training import ClassSubset, PixelValueDataset
 
@@ -20,7 +20,7 @@ def pixel_values():
         }
     )
     table = datasets.Dataset.from_dict({"image": images, "label": [2, 0, 2, 1], "image_id": [5, 6, 7, 9]}, features)
-    processor = CLIPImageProcessor(
+    processor = CLIPImageProcessorPil(
         size={"shortest_edge": 4}, crop_size=4, image_mean=[0.0] * 3, image_std=[1.0] * 3, do_convert_rgb=False
     )
     return PixelValueDataset(table, processor)

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny_training import TinyFeatureMaps, make_tiny_arguments, make_tiny_inputs
-from transformers import CLIPImageProcessor, ResNetConfig, ResNetModel
+from transformers import CLIPImageProcessorPil, ResNetConfig, ResNetModel
 
 from dedn_hf.features.extraction import extract_feature_maps
 from dedn_hf.features.hdf5 import import_hdf5
@@ -20,7 +20,7 @@ def save_backbone(folder, seed):
     ResNetModel(
         ResNetConfig(embedding_size=8, hidden_sizes=[8, CHANNELS], depths=[1, 1], layer_type="basic")
     ).save_pretrained(folder)
-    CLIPImageProcessor(image_mean=[0.4] * 3, image_std=[0.2] * 3).save_pretrained(folder)
+    CLIPImageProcessorPil(image_mean=[0.4] * 3, image_std=[0.2] * 3).save_pretrained(folder)
     return str(folder)
 
 

@@ -12,7 +12,7 @@ from tiny_training import (
     make_tiny_dataset,
     make_trainval_model,
 )
-from transformers import CLIPImageProcessor
+from transformers import CLIPImageProcessorPil
 
 from dedn_hf.evaluation import gzsl_metrics
 from dedn_hf.hub import write_model_card
@@ -100,7 +100,7 @@ def test_last_output_is_the_expert_scores(tmp_path):
 @pytest.mark.parametrize("where", ["model", "checkpoint"])
 def test_what_is_saved_is_complete(tmp_path, where):
     trainer = make_trainer(tmp_path, save_strategy="steps", save_steps=1, max_steps=1)
-    trainer.processing_class = CLIPImageProcessor(size={"shortest_edge": 8}, crop_size=8)
+    trainer.processing_class = CLIPImageProcessorPil(size={"shortest_edge": 8}, crop_size=8)
     trainer.write_card = partial(write_model_card, results=None, dataset="folder")
     trainer.train()
     trainer.save_model(tmp_path / "model")

@@ -25,7 +25,7 @@ def main(arguments: list[str]):
     if args.batch_size < 1:
         parser.error(f"--batch_size is {args.batch_size}; at least one image is needed")
 
-    from transformers import CLIPImageProcessor
+    from transformers import CLIPImageProcessorPil
     from transformers.utils import cached_file
 
     from ..data import load_gzsl_dataset
@@ -57,7 +57,7 @@ def main(arguments: list[str]):
             "trained on with --feature_maps."
         )
     else:
-        processor = CLIPImageProcessor.from_pretrained(args.model)
+        processor = CLIPImageProcessorPil.from_pretrained(args.model)
         examples = {split: PixelValueDataset(dataset.splits[split], processor) for split in TEST_SPLITS}
     report = evaluate_model(model, dataset, examples, args.batch_size, processor)
 

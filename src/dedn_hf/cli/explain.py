@@ -9,7 +9,7 @@ Says in words what a model sees in an image, and draws where.
 import argparse
 from pathlib import Path
 
-from ..registration import DEFAULT_MODEL
+from ..registration import DEFAULT_MODEL, TASK
 from . import CommandParser
 
 SPLITS = ("test_unseen", "test_seen", "trainval", "train", "validation_seen", "validation_unseen")
@@ -63,15 +63,13 @@ def main(arguments: list[str]):
 
     import numpy as np
     from tqdm.auto import tqdm
-    from transformers import CLIPImageProcessor
+    from transformers import pipeline
     from transformers.image_utils import load_image
 
     from ..data import load_gzsl_dataset
     from ..evaluation import explain_image, plot_explanation, plot_explanations
-    from ..modeling_dedn import DednModel
 
-    model = DednModel.from_pretrained(args.model)
-    processor = CLIPImageProcessor.from_pretrained(args.model)
+    classifier = pipeline(TASK, model=args.model, device="cpu")
     truths = [None]
     if args.image is not None:
         images = [load_image(args.image)]  # upright, as its EXIF tag says
@@ -89,7 +87,7 @@ def main(arguments: list[str]):
         images = [split[index]["image"].convert("RGB") for index in indices]
         truths = [dataset.class_names[split[index]["label"]] for index in indices]
     explanations = [
-        explain_image(model, processor, image, args.top_classes, args.top_attributes)
+        explain_image(classifier, image, args.top_classes, args.top_attributes)
         for image in tqdm(images, desc="Explaining images", unit="image", disable=len(images) == 1)
     ]
 
@@ -104,7 +102,7 @@ def main(arguments: list[str]):
     (image,), (truth,), (explanation,) = images, truths, explanations
     predicted = explanation.classes[0][0]
     if truth is not None:
-        if truth not in model.config.trained_class_names:
+        if truth not in classifier.model.config.trained_class_names:
             known = "a class of which the model was never shown an image"
         elif args.split.startswith("test"):
             known = "a class that the model was trained on, but this image was not in training"

@@ -22,7 +22,6 @@ from .metrics import (
 # Imported when they are first asked for, since they need libraries that take long to import.
 _LAZY = {
     "AttributeLocalisation": ".localisation",
-    "attention_maps": ".explanation",
     "explain_image": ".explanation",
     "plot_explanation": ".explanation",
     "plot_explanations": ".explanation",
@@ -43,7 +42,6 @@ __all__ = [
     "AttributeLocalisation",
     "SeenUnseenCurve",
     "SelectedCalibration",
-    "attention_maps",
     "ausuc",
     "best_calibration",
     "choose_mixes",

@@ -1,4 +1,4 @@
-"""Where the attributes of an image were seen: region attention over its pixels, and pictures of it."""
+"""What a model sees in an image, and where: the pipeline's answer in words, and pictures of it."""
 
 import math
 import os
@@ -9,61 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..modeling_dedn import DednModel, DednOutput
-from ..pipeline_dedn import attention_in_image
+from ..pipeline_dedn import ZeroShotAttributeClassificationPipeline
 from .plots import save_figure
-
-
-@torch.inference_mode()
-def attention_maps(
-    model: DednModel, image_processor, image: Image.Image, attributes: Sequence[int | str], expert: str = "mixed"
-) -> torch.Tensor:
-    """
-    Where the region attention of some attributes looks in an image.
-
-    Args:
-        model ([`DednModel`]):
-            A model with a backbone.
-        image_processor (`CLIPImageProcessor`):
-            The model's image processor, whose resizing and centre crop are undone.
-        image (`PIL.Image.Image`):
-            The image.
-        attributes (`Sequence[int | str]` of length `n`):
-            Indices or names of attributes.
-        expert (`str`, *optional*, defaults to `"mixed"`):
-            `"coarse"`, `"fine"`, or `"mixed"`, where the maps of both are mixed as their scores are, by `coarse_mix`.
-
-    Returns:
-        `torch.Tensor` of shape `(n, height, width)` of the image, float32: each pixel's share of the attention,
-        bilinear between the centres of regions. A map sums to 1, and is 0 where the image was cropped away.
-
-    Raises:
-        ValueError: If the model has no backbone, or there is no such attribute or expert.
-    """
-    names = model.config.attribute_names
-    unknown = [entry for entry in attributes if entry not in names and entry not in range(len(names))]
-    if unknown:
-        raise ValueError(f"The model has no attributes {unknown}; `config.attribute_names` has its {len(names)}.")
-    if expert not in ("coarse", "fine", "mixed"):
-        raise ValueError(f"There is no expert {expert!r}; choose coarse, fine or mixed.")
-    indices = [names.index(name) if isinstance(name, str) else name for name in attributes]
-    output = model.eval()(pixel_values=_pixel_values(model, image_processor, image), output_attentions=True)
-    return _lay_over(model, output, image_processor, image, indices, expert)
-
-
-def _pixel_values(model: DednModel, image_processor, image: Image.Image) -> torch.Tensor:
-    pixel_values = image_processor(image.convert("RGB"), return_tensors="pt")["pixel_values"]
-    return pixel_values.to(model.device, model.dtype)
-
-
-def _lay_over(model, output, image_processor, image, indices: Sequence[int], expert: str) -> torch.Tensor:
-    coarse, fine = (output.attentions[name][0, indices].float().cpu() for name in ("coarse", "fine"))
-    share = {"coarse": 1.0, "fine": 0.0, "mixed": model.config.coarse_mix}[expert]
-    return attention_in_image(share * coarse + (1 - share) * fine, image_processor, *image.size)
 
 
 def describe_attribute(name: str) -> str:
@@ -88,17 +38,14 @@ class AttributeEvidence:
     An attribute that speaks for a class.
 
     Args:
-        index (`int`):
-            Its place among the model's attributes.
         words (`str`):
             What it is, see [`describe_attribute`].
         contribution (`float`):
-            What it adds to the score of the class, over what it adds to that of the average class.
+            What it adds to the score of the class over what it adds to that of the average candidate.
         attention (`torch.Tensor` of shape `(height, width)`):
-            Where it was seen, see [`attention_maps`].
+            Each pixel's share of the region attention.
     """
 
-    index: int
     words: str
     contribution: float
     attention: torch.Tensor
@@ -111,7 +58,7 @@ class Explanation:
 
     Args:
         classes (`list[tuple[str, float, bool]]`):
-            Name, score (share of the softmax over the model's logits) and whether seen, of the best classes first.
+            Name, score and whether seen, of the best classes first.
         attributes (`list[AttributeEvidence]`):
             What speaks most for the first of them.
     """
@@ -132,69 +79,46 @@ class Explanation:
         return f"{name}, {100 * score:.0f} %{verdict}"
 
 
-def attribute_contributions(model: DednModel, output: DednOutput) -> torch.Tensor:
-    """
-    What each attribute adds to the score of the predicted class, over what it adds to the average class's.
-
-    Raw attribute scores cannot be compared with each other: each has a level of its own. These can: they are parts of
-    one class score, `(a_k − mean a) ⊙ p`, and sum to its lead over the mean of all classes' scores (without bias).
-    What the class has less of than the average class, and so speaks for it by its absence, counts as 0.
-
-    Args:
-        model ([`DednModel`]):
-            The model.
-        output ([`DednOutput`]):
-            What it gave for images.
-
-    Returns:
-        `torch.Tensor` of shape `(B, A)`.
-    """
-    class_rows = F.normalize(model.class_attributes.float(), dim=-1)
-    excess = class_rows[output.logits.argmax(dim=-1)] - class_rows.mean(dim=0)
-    return excess.clamp(min=0) * output.attribute_scores.float()
-
-
-@torch.inference_mode()
 def explain_image(
-    model: DednModel, image_processor, image: Image.Image, top_classes: int = 5, top_attributes: int = 5
+    classifier: ZeroShotAttributeClassificationPipeline,
+    image: Image.Image,
+    top_classes: int = 5,
+    top_attributes: int = 5,
+    **kwargs,
 ) -> Explanation:
     """
-    Predicts the class of an image, and says by what and where.
+    Names the class of an image, and says by what and where.
 
     Args:
-        model ([`DednModel`]):
-            A model with a backbone.
-        image_processor (`CLIPImageProcessor`):
-            The model's image processor.
+        classifier ([`ZeroShotAttributeClassificationPipeline`]):
+            The pipeline, which is called once.
         image (`PIL.Image.Image`):
             The image.
         top_classes (`int`, *optional*, defaults to 5):
             How many classes to name.
         top_attributes (`int`, *optional*, defaults to 5):
-            How many attributes to show.
+            How many attributes to show, those that contribute most to the score of the first class.
+        kwargs:
+            What else the pipeline takes, such as `candidate_labels`.
 
     Returns:
         [`Explanation`].
 
     Raises:
-        ValueError: If the model has no backbone.
+        ValueError: see [`~ZeroShotAttributeClassificationPipeline.__call__`].
     """
-    model.eval()
-    config = model.config
-    output = model(pixel_values=_pixel_values(model, image_processor, image), output_attentions=True)
-
-    shares, class_ids = output.logits[0].float().softmax(dim=-1).topk(min(top_classes, config.num_labels))
-    classes = [
-        (config.id2label[index], share, bool(model.seen_classes[index]))
-        for index, share in zip(class_ids.tolist(), shares.tolist())
-    ]
-    contributions, indices = attribute_contributions(model, output)[0].topk(
-        min(top_attributes, len(config.attribute_names))
+    result = classifier(
+        image,
+        top_k=top_classes,
+        top_attributes=top_attributes,
+        attributes_by="contribution",
+        return_attention=True,
+        **kwargs,
     )
-    maps = _lay_over(model, output, image_processor, image, indices.tolist(), "mixed")
+    classes = [(label["label"], label["score"], label["seen"]) for label in result["labels"]]
     attributes = [
-        AttributeEvidence(index, describe_attribute(config.attribute_names[index]), contribution, attention)
-        for index, contribution, attention in zip(indices.tolist(), contributions.tolist(), maps)
+        AttributeEvidence(describe_attribute(row["label"]), row["contribution"], row["attention"])
+        for row in result["attributes"]
     ]
     return Explanation(classes, attributes)
 
@@ -290,8 +214,6 @@ def _draw_attention(axes, pixels: np.ndarray, attribute: AttributeEvidence):
 __all__ = [
     "AttributeEvidence",
     "Explanation",
-    "attention_maps",
-    "attribute_contributions",
     "describe_attribute",
     "explain_image",
     "plot_explanation",

@@ -114,7 +114,7 @@ class AttributeLocalisation:
         has_attribute (`np.ndarray` of shape `(N, A)`, bool):
             Whether the class of an image has an attribute.
         config ([`DednConfig`]):
-            Config of the model: its `grid_size`, `coarse_mix` and `attribute_groups`.
+            Config of the model: its `grid_size` and `attribute_groups`.
     """
 
     def __init__(
@@ -126,7 +126,7 @@ class AttributeLocalisation:
         has_attribute: np.ndarray,
         config: DednConfig,
     ):
-        self.grid_size, self.coarse_mix, self.groups = config.grid_size, config.coarse_mix, config.attribute_groups
+        self.grid_size, self.groups = config.grid_size, config.attribute_groups
         corner, extent = crops[:, None, :2], crops[:, None, 2:] - crops[:, None, :2]
         # In cells of the grid, from its upper left corner.
         cells = np.floor((part_points[..., :2] - corner) / extent * self.grid_size).astype(np.int64)
@@ -198,7 +198,7 @@ class AttributeLocalisation:
             rows (`slice`):
                 Which of the N images they are.
             attentions (`Mapping[str, torch.Tensor]`):
-                `"coarse"` and `"fine"` → region weights `(B, A, H, W)`, as in [`DednOutput`].
+                `"coarse"`, `"fine"` and `"mixed"` → region weights `(B, A, H, W)`, as in [`DednPrediction`].
         """
         cells, has_attribute = self.cells[rows], self.has_attribute[rows]
         side = self.grid_size
@@ -210,8 +210,7 @@ class AttributeLocalisation:
         counted = has_attribute[:, None] & torch.stack([is_shown, is_shown, torch.ones_like(is_shown)], dim=1)
         self.counts += counted.sum(dim=0)
 
-        coarse, fine = (attentions[name].flatten(2).float() for name in ("coarse", "fine"))
-        looks = {"coarse": coarse, "fine": fine, "mixed": self.coarse_mix * coarse + (1 - self.coarse_mix) * fine}
+        looks = {name: attentions[name].flatten(2) for name in ("coarse", "fine", "mixed")}
         for name, weights in (looks | self.baselines).items():
             peaks = (weights == weights.amax(dim=-1, keepdim=True)).float()
             share = peaks / peaks.sum(dim=-1, keepdim=True)

@@ -1,16 +1,17 @@
 """
-All that is said of one model on one data set. The test images are read once, for their expert scores: attribute scores
-of [coarse, fine] expert × [region, channel] attention. Every figure follows from them in NumPy, for any mix and γ.
+All that is said of one model on one data set. The test images are read once, for what the model predicts and for its
+expert scores: attribute scores of [coarse, fine] expert × [region, channel] attention. What is said of the model as it
+is follows from its predictions, and for any other mix or γ from the expert scores, in NumPy.
 """
 
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import datasets
 import numpy as np
-import torch
 from scipy.special import softmax
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
@@ -77,12 +78,33 @@ def _some(names: list[str]) -> str:
     return f"{len(names)} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else "none"
 
 
-@torch.inference_mode()
-def predict_expert_scores(
-    model: DednModel, examples: Dataset, batch_size: int = 100, localisation: AttributeLocalisation | None = None
-) -> tuple[np.ndarray, np.ndarray]:
+@dataclass
+class Predictions:
     """
-    Reads each example once.
+    What a model predicts for N images, see [`DednPrediction`]; float32.
+
+    Args:
+        logits (`np.ndarray` of shape `(N, K)`):
+            Class scores after calibration.
+        attribute_scores (`np.ndarray` of shape `(N, A)`):
+            Attribute scores of both experts, mixed.
+        expert_scores (`np.ndarray` of shape `(N, 2, 2, A)`):
+            Attribute scores apart, [coarse, fine] × [region, channel].
+        labels (`np.ndarray` of shape `(N,)`):
+            True classes.
+    """
+
+    logits: np.ndarray
+    attribute_scores: np.ndarray
+    expert_scores: np.ndarray
+    labels: np.ndarray
+
+
+def predict_examples(
+    model: DednModel, examples: Dataset, batch_size: int = 100, localisation: AttributeLocalisation | None = None
+) -> Predictions:
+    """
+    Reads each example once, with the model in evaluation mode.
 
     Args:
         model ([`DednModel`]):
@@ -95,20 +117,21 @@ def predict_expert_scores(
             Of these N examples: it is given their region attention.
 
     Returns:
-        `tuple[np.ndarray, np.ndarray]`: the expert scores `(N, 2, 2, A)`, float32, and the labels `(N,)`.
+        [`Predictions`], with the labels of the examples.
     """
     model.eval()
-    scores, labels = [], []
+    batches, labels = [], []
     with tqdm(total=len(examples), desc="Reading test images", unit="image") as progress:
         for batch in DataLoader(examples, batch_size=batch_size):
             labels.append(batch.pop("labels").numpy())
             inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            output = model(**inputs, output_attentions=localisation is not None)
-            scores.append(output.expert_scores.float().cpu().numpy())
+            prediction = model.predict(**inputs, output_attentions=localisation is not None)
+            scores = (prediction.logits, prediction.attribute_scores, prediction.expert_scores)
+            batches.append([tensor.cpu().numpy() for tensor in scores])
             if localisation is not None:
-                localisation.add(slice(progress.n, progress.n + len(labels[-1])), output.attentions)
+                localisation.add(slice(progress.n, progress.n + len(labels[-1])), prediction.attentions)
             progress.update(len(labels[-1]))
-    return np.concatenate(scores), np.concatenate(labels)
+    return Predictions(*map(np.concatenate, zip(*batches)), np.concatenate(labels))
 
 
 def attribute_ranking(
@@ -221,17 +244,15 @@ def costliest_confusions(
 
 class EvaluationReport:
     """
-    The figures of a model, from its expert scores.
+    The figures of a model, from its predictions.
 
     Args:
         config ([`DednConfig`]):
             Config of the model: its mixes, calibration, classes and attribute groups.
         class_attributes (`np.ndarray` of shape `(K, A)`):
             The model's class attributes.
-        expert_scores (`np.ndarray` of shape `(N, 2, 2, A)`):
-            From [`predict_expert_scores`].
-        labels (`np.ndarray` of shape `(N,)`):
-            True classes, as ids of the model.
+        predictions ([`Predictions`]):
+            From [`predict_examples`], with labels that are ids of the model.
         localisation ([`AttributeLocalisation`], *optional*):
             What it gathered, where the data set has part points.
 
@@ -255,27 +276,24 @@ class EvaluationReport:
         self,
         config: DednConfig,
         class_attributes: np.ndarray,
-        expert_scores: np.ndarray,
-        labels: np.ndarray,
+        predictions: Predictions,
         localisation: AttributeLocalisation | None = None,
     ):
         self.class_names = [config.id2label[index] for index in range(config.num_labels)]
         self.seen_class_ids = seen = list(config.seen_class_ids)
-        self.calibration = 2 * config.class_bias if config.calibration is None else config.calibration
-        logits = mix_expert_scores(expert_scores, class_attributes, config.region_mix, config.coarse_mix)
-        self.curve = seen_unseen_curve(logits, labels, seen)
-        self.best_calibration, best = best_calibration(logits, labels, seen)
+        self.calibration = config.gamma
+        labels, expert_scores = predictions.labels, predictions.expert_scores
+        logits, _, is_seen = check_gzsl_inputs(predictions.logits, labels, seen)
+        predicted = logits.argmax(axis=1)
+        self.accuracies = per_class_accuracy(predicted, labels, len(self.class_names))
+        self.confidences = softmax(logits, axis=1).max(axis=1)
+        self.correct = predicted == labels
 
-        _, _, is_seen = check_gzsl_inputs(logits, labels, seen)
-        calibrated = logits - self.calibration * is_seen
-        predictions = calibrated.argmax(axis=1)
-        self.accuracies = per_class_accuracy(predictions, labels, len(self.class_names))
-        self.confidences = softmax(calibrated, axis=1).max(axis=1)
-        self.correct = predictions == labels
-
-        attention = config.region_mix * expert_scores[:, :, 0] + (1 - config.region_mix) * expert_scores[:, :, 1]
-        attribute_scores = config.coarse_mix * attention[:, 0] + (1 - config.coarse_mix) * attention[:, 1]
-        test = gzsl_metrics(logits, labels, seen, self.calibration) | {"AUSUC": ausuc(self.curve)}
+        # Before calibration, for every γ.
+        mixed = mix_expert_scores(expert_scores, class_attributes, config.region_mix, config.coarse_mix)
+        self.curve = seen_unseen_curve(mixed, labels, seen)
+        self.best_calibration, best = best_calibration(mixed, labels, seen)
+        test = gzsl_metrics(logits, labels, seen) | {"AUSUC": ausuc(self.curve)}
         counts = np.bincount(labels, minlength=len(self.class_names))
         self.figures = {
             "test": test,
@@ -284,17 +302,17 @@ class EvaluationReport:
                 "best_in_hindsight": {"calibration": self.best_calibration, **best},
             },
             "experts": self._experts(config, class_attributes, expert_scores, labels),
-            "seen_unseen_auroc": seen_unseen_auroc(logits, labels, seen),
+            "seen_unseen_auroc": seen_unseen_auroc(mixed, labels, seen),
             "expected_calibration_error": expected_calibration_error(self.confidences, self.correct),
             "attribute_ranking": attribute_ranking(
-                attribute_scores, labels, class_attributes, config.attribute_groups
+                predictions.attribute_scores, labels, class_attributes, config.attribute_groups
             ),
             **({} if localisation is None else {"localisation": localisation.figures()}),
             "classes": {
                 name: {"accuracy": float(accuracy) if count else None, "images": int(count), "seen": bool(of_seen)}
                 for name, accuracy, count, of_seen in zip(self.class_names, self.accuracies, counts, is_seen)
             },
-            "confusions": costliest_confusions(predictions, labels, self.class_names, seen),
+            "confusions": costliest_confusions(predicted, labels, self.class_names, seen),
         }
 
     def _experts(self, config, class_attributes, expert_scores, labels) -> dict[str, dict[str, dict[str, float]]]:
@@ -393,7 +411,7 @@ def evaluate_model(
             The data set that it was trained for.
         examples (`Mapping[str, Dataset]`):
             `"test_seen"` and `"test_unseen"` → the images of the split as items for the model, in its order, see
-            [`predict_expert_scores`].
+            [`predict_examples`].
         batch_size (`int`, *optional*, defaults to 100):
             Images in the model at once.
         image_processor (`CLIPImageProcessor`, *optional*):
@@ -414,8 +432,9 @@ def evaluate_model(
         has_attribute = (class_attributes > class_attributes.mean())[place[np.asarray(images["label"])]]
         localisation = AttributeLocalisation.of_images(dataset, images, has_attribute, image_processor, model.config)
     inputs = ConcatDataset([examples[split] for split in TEST_SPLITS])
-    expert_scores, labels = predict_expert_scores(model, inputs, batch_size, localisation)
-    return EvaluationReport(model.config, class_attributes, expert_scores, place[labels], localisation)
+    predictions = predict_examples(model, inputs, batch_size, localisation)
+    predictions.labels = place[predictions.labels]
+    return EvaluationReport(model.config, class_attributes, predictions, localisation)
 
 
 def check_output_dir(output_dir: str | os.PathLike, model: str, dataset: str):
@@ -449,11 +468,12 @@ def check_output_dir(output_dir: str | os.PathLike, model: str, dataset: str):
 __all__ = [
     "TEST_SPLITS",
     "EvaluationReport",
+    "Predictions",
     "attribute_ranking",
     "check_output_dir",
     "costliest_confusions",
     "evaluate_model",
     "match_classes",
-    "predict_expert_scores",
+    "predict_examples",
     "seen_unseen_auroc",
 ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset, Image
-from transformers import AutoImageProcessor, CLIPImageProcessor, PreTrainedModel
+from transformers import AutoImageProcessor, CLIPImageProcessorPil, PreTrainedModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..modeling_dedn import backbone_feature_map, load_backbone
@@ -151,7 +151,7 @@ class _PixelValues(torch.utils.data.Dataset):
     def __init__(self, dataset: Dataset, order: np.ndarray, processor: dict):
         self.dataset = dataset.cast_column("image", Image(decode=False))
         self.order = order
-        self.processor = CLIPImageProcessor(**processor)
+        self.processor = CLIPImageProcessorPil(**processor)
 
     def __len__(self) -> int:
         return len(self.order)
@@ -187,5 +187,5 @@ def _save_backbone(model: PreTrainedModel, processor: dict, folder: Path):
         return
     temporary = folder.with_name(f"{folder.name}.tmp")
     model.save_pretrained(temporary)
-    CLIPImageProcessor(**processor).save_pretrained(temporary)
+    CLIPImageProcessorPil(**processor).save_pretrained(temporary)
     os.replace(temporary, folder)

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from tqdm.auto import tqdm
-from transformers import CLIPImageProcessor
+from transformers import CLIPImageProcessorPil
 
 FORMAT_VERSION = 1
 # Columns of a shard.
@@ -157,10 +157,10 @@ class FeatureMapStore:
             mapped.madvise(mmap.MADV_WILLNEED, page, first + row_bytes - page)
 
     @property
-    def image_processor(self) -> CLIPImageProcessor | None:
+    def image_processor(self) -> CLIPImageProcessorPil | None:
         """What the images went through before the backbone; `None` where nobody knows, as of an HDF5 file."""
         arguments = self.metadata["processor"]
-        return None if arguments is None else CLIPImageProcessor(**arguments)
+        return None if arguments is None else CLIPImageProcessorPil(**arguments)
 
     def verify(self):
         """

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import datasets
 from torch.utils.data import Dataset
-from transformers import CLIPImageProcessor, PreTrainedModel
+from transformers import CLIPImageProcessorPil, PreTrainedModel
 
 from ..data import GzslDataset
 from ..features.store import FeatureMapStore, fingerprint_weights
@@ -33,7 +33,7 @@ class ModelInputs:
     """
 
     make: Callable[[datasets.Dataset], Dataset]
-    image_processor: CLIPImageProcessor | None
+    image_processor: CLIPImageProcessorPil | None
     config: dict = field(default_factory=dict)
     backbone: PreTrainedModel | None = None
     source: dict = field(default_factory=dict)
@@ -76,7 +76,7 @@ def prepare_inputs(
                 f"× {height} pixels. Train on stored feature maps instead, see --feature_maps."
             )
         half = [0.5] * 3
-        processor = CLIPImageProcessor(
+        processor = CLIPImageProcessorPil(
             size={"shortest_edge": size}, crop_size=size, resample=2, image_mean=half, image_std=half
         )
         return ModelInputs(lambda images: PixelValueDataset(images, processor, keep_in_memory=True), processor, config)
