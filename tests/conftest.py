@@ -4,11 +4,15 @@ import os
 
 # Before transformers is imported: no test may depend on the internet.
 os.environ["HF_HUB_OFFLINE"] = "1"
+# As a command does where nobody watches.
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = os.environ["HF_DATASETS_DISABLE_PROGRESS_BARS"] = "1"
 
 import gc
+from functools import partial
 from pathlib import Path
 
 import pytest
+from command_line import run_command
 from launching import launch_script
 from tiny_model import make_tiny_config, make_tiny_model
 
@@ -22,6 +26,12 @@ def _short_garbage_collection():
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture
+def dedn(capsys, monkeypatch):
+    """Runs a command, see [`run_command`]."""
+    return partial(run_command, capsys, monkeypatch)
 
 
 @pytest.fixture

@@ -1,4 +1,3 @@
-import importlib.util
 import json
 import os
 import subprocess
@@ -7,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import CommandFailed
 from golden_cases import VARIANTS, check_agreement, golden_model, golden_settings, load_case, original_state
 from safetensors.torch import load_file, save_file
 from transformers import MobileNetV2Config, MobileNetV2Model, ResNetBackbone, ResNetConfig
@@ -19,15 +19,6 @@ from dedn_hf.convert_original_checkpoint import (
 )
 
 SEEN = [0, 1, 3, 4, 6, 7, 9, 10]
-SCRIPT = Path(__file__).parents[1] / "scripts" / "convert_original_checkpoint.py"
-
-
-@pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("convert_original_checkpoint_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
@@ -65,7 +56,7 @@ model.eval().save_pretrained(folder / "once more")
 """
 
 
-def test_converted_checkpoints_give_the_golden_numbers_without_the_package(script, tmp_path):
+def test_converted_checkpoints_give_the_golden_numbers_without_the_package(dedn, tmp_path):
     for variant in VARIANTS:
         state = original_state(variant)
         if variant == "sun":
@@ -75,7 +66,7 @@ def test_converted_checkpoints_give_the_golden_numbers_without_the_package(scrip
         original = tmp_path / ("sun.pt" if variant == "sun" else f"{variant}.safetensors")
         arguments = ["--original", original, "--variant", variant, "--seen_classes", ",".join(map(str, SEEN))]
         arguments += ["--output_dir", tmp_path / variant, "--config_overrides", json.dumps(golden_settings(variant))]
-        script.main([str(argument) for argument in arguments])
+        dedn("convert", *arguments)
     subprocess.run(
         [sys.executable, "-c", LOAD_WITHOUT_THE_PACKAGE, str(Path(__file__).parent), str(tmp_path)],
         env=os.environ | {"HF_HOME": str(tmp_path / "hf_home"), "HF_HUB_OFFLINE": "1"},
@@ -136,14 +127,14 @@ def test_weight_ce_is_not_needed(checkpoint, tmp_path):
     assert (tmp_path / "out" / "model.safetensors").is_file()
 
 
-def test_written_files(script, checkpoint, tmp_path, capsys):
+def test_written_files(dedn, checkpoint, tmp_path, capsys):
     names = [f"animal {index}" for index in range(12)]
     (tmp_path / "names.txt").write_text("\n".join(names) + "\n")
     out = tmp_path / "deep" / "out"
     overrides = {"attribute_names": [f"trait {index}" for index in range(85)], "calibration": 1.5}
     arguments = ["--original", checkpoint(), "--variant", "awa2", "--seen_classes", ",".join(map(str, SEEN))]
     arguments += ["--output_dir", out, "--class_names", tmp_path / "names.txt"]
-    script.main([*map(str, arguments), "--config_overrides", json.dumps(overrides)])
+    dedn("convert", *arguments, "--config_overrides", json.dumps(overrides))
     assert {file.name for file in out.iterdir()} >= {
         "config.json",
         "model.safetensors",
@@ -353,14 +344,14 @@ def test_output_folder_that_is_not_empty(checkpoint, tmp_path):
         (["--seen_classes", "0,one"], "invalid class_ids value: '0,one'"),
         (["--config_overrides", "[1]"], "invalid json_object value: '[1]'"),
         (["--config_overrides", "{'a'"], "invalid json_object value"),
-        (["--variant", "flo"], "invalid choice: 'flo'"),
+        (["--variant", "flo"], "no released variant 'flo'; choose one of cub, sun"),
         (["--class_names", "nowhere.txt"], "nowhere.txt"),
     ],
 )
-def test_script_tells_errors_in_one_line(script, checkpoint, tmp_path, capsys, arguments, message):
+def test_command_tells_errors_in_one_line(dedn, checkpoint, tmp_path, arguments, message):
     usual = ["--original", str(checkpoint()), "--variant", "awa2", "--seen_classes", ",".join(map(str, SEEN))]
-    with pytest.raises(SystemExit) as exit:
-        script.main([*usual, "--output_dir", str(tmp_path / "out"), *arguments])
-    assert exit.value.code == 2
-    assert message in capsys.readouterr().err
+    with pytest.raises(CommandFailed) as error:
+        dedn("convert", *usual, "--output_dir", tmp_path / "out", *arguments)
+    assert error.value.status == 2
+    assert message in str(error.value) and str(error.value).count("\n") == 1
     assert not (tmp_path / "out").exists()

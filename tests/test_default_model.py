@@ -11,6 +11,7 @@ import dedn_hf
 from dedn_hf import DednModel
 from dedn_hf.data import load_gzsl_dataset
 from dedn_hf.evaluation.report import TEST_SPLITS, evaluate_model
+from dedn_hf.recipes import read_recipe
 from dedn_hf.training.inputs import prepare_inputs
 
 FOLDER = Path(dedn_hf.__file__).with_name("default_model")
@@ -28,7 +29,7 @@ def test_its_figures_are_those_of_its_card(tmp_path):
     dataset = load_gzsl_dataset("synthetic_birds")
     results = json.loads(RESULTS.read_text(encoding="utf-8"))
     assert results["split"]["sha256"] == dataset.split_sha256
-    inputs = prepare_inputs(dataset)
+    inputs = prepare_inputs(dataset, config=read_recipe("synthetic_birds").model)
     examples = {split: inputs.make(dataset.splits[split]) for split in TEST_SPLITS}
     report = evaluate_model(DednModel.from_pretrained(FOLDER), dataset, examples)
     # Another machine's rounding may move an image over a border: of 800 and 900, one is about 0.1 points.

@@ -373,22 +373,3 @@ def test_default_is_what_the_folder_in_the_package_holds(folder, images, expecte
     shutil.copytree(folder, tmp_path / "model", ignore=shutil.ignore_patterns("*.py"))
     monkeypatch.setitem(task, "default", {"model": (str(tmp_path / "model"), None)})
     assert pipeline("zero-shot-attribute-classification", device="cpu")(images) == expected["own"]
-
-
-def test_what_takes_long_to_import_is_imported_when_it_is_needed():
-    code = "import sys, dedn_hf; print(*sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    assert "dedn_hf.modeling_dedn" in loaded
-    for module in ("datasets", "evaluate", "matplotlib", "transformers.trainer", "dedn_hf.training", "dedn_hf.data"):
-        assert module not in loaded
-
-
-def test_names_of_the_package():
-    from dedn_hf.training import DednTrainer
-
-    assert dedn_hf.DednTrainer is DednTrainer
-    assert set(dedn_hf.__all__) <= set(dir(dedn_hf))
-    for name in dedn_hf.__all__:
-        assert getattr(dedn_hf, name) is not None
-    with pytest.raises(AttributeError, match="'dedn_hf' has no attribute 'DednTokenizer'"):
-        _ = dedn_hf.DednTokenizer

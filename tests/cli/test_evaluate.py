@@ -1,10 +1,9 @@
-import importlib.util
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from command_line import CommandFailed
 from datasets import concatenate_datasets
 from PIL import Image
 from transformers import CLIPImageProcessorPil, ResNetConfig, ResNetModel
@@ -14,11 +13,12 @@ from dedn_hf import DednModel
 from dedn_hf.data.synthetic_birds import load as load_synthetic_birds
 from dedn_hf.evaluation import gzsl_metrics
 from dedn_hf.features.extraction import extract_feature_maps
+from dedn_hf.recipes import read_recipe
 from dedn_hf.training import DednTrainingArguments, PixelValueDataset
 from dedn_hf.training.inputs import prepare_inputs
 from dedn_hf.training.protocol import build_model, run_protocol
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
+RECIPE = read_recipe("synthetic_birds").model
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def birds(tmp_path_factory):
 
 def make_model(birds, folder, **changes):
     torch.manual_seed(0)
-    inputs = prepare_inputs(birds)
+    inputs = prepare_inputs(birds, config=RECIPE)
     settings = {
         "backbone_config": {
             "model_type": "resnet",
@@ -44,22 +44,18 @@ def make_model(birds, folder, **changes):
         "grid_size": 8,
         "calibration": 0.02,
     }
-    model = build_model(birds, range(110), birds.unseen_class_ids, **settings | changes)
+    model = build_model(birds, range(110), birds.unseen_class_ids, **RECIPE | settings | changes)
     model.save_pretrained(folder)
     inputs.image_processor.save_pretrained(folder)
     return model.eval(), inputs.image_processor
 
 
 @pytest.fixture
-def run(birds, monkeypatch):
+def run(birds, dedn, monkeypatch):
     monkeypatch.setattr(dedn_hf.data, "load_gzsl_dataset", lambda *args, **kwargs: birds)
-    spec = importlib.util.spec_from_file_location("evaluate_script", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
 
     def run(model, output_dir, *more):
-        arguments = ["--model", model, "--dataset", "synthetic_birds", "--output_dir", output_dir, *more]
-        script.main([str(argument) for argument in arguments])
+        dedn("evaluate", "--model", model, "--dataset", "synthetic_birds", "--output_dir", output_dir, *more)
 
     return run
 
@@ -93,7 +89,7 @@ def test_evaluation_from_images(run, birds, tmp_path, capsys):
     assert "210 test images" in printed and "best γ in hindsight" in printed
     # What was there remains.
     assert json.loads((tmp_path / "model/results.json").read_text()) == record
-    with pytest.raises(SystemExit, match="other results"):
+    with pytest.raises(CommandFailed, match="other results"):
         run(tmp_path / "model", tmp_path / "model")
 
 
@@ -105,12 +101,15 @@ def test_evaluation_from_feature_maps(run, birds, tmp_path):
     extract_feature_maps(
         images, str(tmp_path / "backbone"), 64, tmp_path / "store", "synthetic_birds", batch_size=50, num_workers=0
     )
-    inputs = prepare_inputs(birds)
+    inputs = prepare_inputs(birds, config=RECIPE)
     model = build_model(
-        birds, range(110), birds.unseen_class_ids, backbone_config=None, feature_channels=16, grid_size=8
+        birds,
+        range(110),
+        birds.unseen_class_ids,
+        **RECIPE | {"backbone_config": None, "feature_channels": 16, "grid_size": 8},
     )
     model.save_pretrained(tmp_path / "maps only")
-    with pytest.raises(SystemExit, match=r"no backbone .* with --feature_maps"):
+    with pytest.raises(CommandFailed, match=r"no backbone .* with --feature_maps"):
         run(tmp_path / "maps only", tmp_path / "out")
     run(tmp_path / "maps only", tmp_path / "out", "--feature_maps", tmp_path / "store")
     results = json.loads((tmp_path / "out/results.json").read_text())
@@ -135,30 +134,29 @@ def test_evaluation_from_feature_maps(run, birds, tmp_path):
 
     other, _ = make_model(birds, tmp_path / "other")
     assert isinstance(other, DednModel)
-    with pytest.raises(SystemExit, match="backbone_sha256"):
+    with pytest.raises(CommandFailed, match="backbone_sha256"):
         run(tmp_path / "other", tmp_path / "out 2", "--feature_maps", tmp_path / "store")
     make_model(birds, tmp_path / "wide", backbone_config=None, feature_channels=32)
-    with pytest.raises(SystemExit, match=r"shape is \[16, 8, 8\], where \[32, 8, 8\] is asked for"):
+    with pytest.raises(CommandFailed, match=r"shape is \[16, 8, 8\], where \[32, 8, 8\] is asked for"):
         run(tmp_path / "wide", tmp_path / "out 3", "--feature_maps", tmp_path / "store")
 
 
-def test_errors_before_long_work(run, birds, tmp_path, monkeypatch, capsys):
+def test_errors_before_long_work(run, birds, tmp_path, monkeypatch):
     import dedn_hf.evaluation.report as report
 
     monkeypatch.setattr(report, "predict_examples", None)  # nothing may be computed
-    with pytest.raises(SystemExit, match=r"error: .*nowhere"):
+    with pytest.raises(CommandFailed, match=r"error: .*nowhere"):
         run(tmp_path / "nowhere", tmp_path / "out")
     torch.manual_seed(0)
-    model = build_model(birds, birds.seen_class_ids, birds.validation_class_ids, feature_channels=16)
+    model = build_model(birds, birds.seen_class_ids, birds.validation_class_ids, **RECIPE)
     model.save_pretrained(tmp_path / "chooser")
-    with pytest.raises(SystemExit, match=r"classes of the model and of synthetic_birds differ: none only"):
+    with pytest.raises(CommandFailed, match=r"classes of the model and of synthetic_birds differ: none only"):
         run(tmp_path / "chooser", tmp_path / "out")
     (tmp_path / "file").write_text("")
-    with pytest.raises(SystemExit, match="is a file"):
+    with pytest.raises(CommandFailed, match="is a file"):
         run(tmp_path / "chooser", tmp_path / "file")
-    with pytest.raises(SystemExit):
+    with pytest.raises(CommandFailed, match="--batch_size is 0"):
         run(tmp_path / "chooser", tmp_path / "out", "--batch_size", "0")
-    assert "--batch_size is 0" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -172,7 +170,7 @@ def test_figures_are_those_of_the_training_run(run, birds, tmp_path):
         use_cpu=True,
         report_to=[],
     )
-    inputs = prepare_inputs(birds)
+    inputs = prepare_inputs(birds, config=RECIPE)
     inputs.config["grid_size"] = 4  # of images of 64 pixels
     trained = run_protocol("validated", birds, inputs, args, [0])
     run(tmp_path / "run", tmp_path / "evaluation")

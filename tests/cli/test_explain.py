@@ -1,16 +1,17 @@
-import importlib.util
 from pathlib import Path
 
 import pytest
 import torch
+from command_line import CommandFailed
 from PIL import Image
 
 import dedn_hf.data
 from dedn_hf.data.synthetic_birds import load as load_synthetic_birds
+from dedn_hf.recipes import read_recipe
 from dedn_hf.training.inputs import prepare_inputs
 from dedn_hf.training.protocol import build_model
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "explain.py"
+RECIPE = read_recipe("synthetic_birds").model
 
 
 @pytest.fixture(scope="module")
@@ -23,22 +24,19 @@ def birds(tmp_path_factory):
 def model_folder(birds, tmp_path_factory):
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("model")
-    model = build_model(birds, range(110), birds.unseen_class_ids, grid_size=4)
+    model = build_model(birds, range(110), birds.unseen_class_ids, **RECIPE | {"grid_size": 4})
     model.save_pretrained(folder)
-    prepare_inputs(birds).image_processor.save_pretrained(folder)
+    prepare_inputs(birds, config=RECIPE).image_processor.save_pretrained(folder)
     return folder
 
 
 @pytest.fixture
-def run(birds, model_folder, tmp_path, monkeypatch, capsys):
+def run(birds, model_folder, dedn, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(dedn_hf.data, "load_gzsl_dataset", lambda *args, **kwargs: birds)
     monkeypatch.chdir(tmp_path)
-    spec = importlib.util.spec_from_file_location("explain_script", SCRIPT)
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
 
     def run(*arguments, model=model_folder):
-        script.main(["--model", str(model), *map(str, arguments)])
+        dedn("explain", "--model", model, *arguments)
         return capsys.readouterr().out
 
     return run
@@ -116,26 +114,28 @@ def test_sheet_of_images_drawn_by_a_seed(run, birds):
         (["bird.png", "--num_images", "2"], "--num_images draws images of a --dataset"),
     ],
 )
-def test_bad_arguments(birds, model_folder, tmp_path, monkeypatch, capsys, arguments, message, run):
-    with pytest.raises(SystemExit) as error:
+def test_bad_arguments(run, arguments, message):
+    with pytest.raises(CommandFailed) as error:
         run(*arguments)
-    assert error.value.code == 2 and message in capsys.readouterr().err
+    assert error.value.status == 2 and message in str(error.value) and str(error.value).count("\n") == 1
 
 
 def test_other_errors_without_traceback(run, birds, tmp_path):
-    with pytest.raises(SystemExit, match=r"error: test_unseen has images from 0 to 119, and no 120"):
+    with pytest.raises(CommandFailed, match=r"error: test_unseen has images from 0 to 119, and no 120"):
         run("--dataset", "synthetic_birds", "--index", 120)
-    with pytest.raises(SystemExit, match=r"error: test_unseen has 120 images, fewer than --num_images 121"):
+    with pytest.raises(CommandFailed, match=r"error: test_unseen has 120 images, fewer than --num_images 121"):
         run("--dataset", "synthetic_birds", "--num_images", 121)
     Path("text.jpg").write_text("no image")
-    with pytest.raises(SystemExit, match="error: "):
+    with pytest.raises(CommandFailed, match="error: "):
         run("text.jpg")
     Image.new("RGB", (64, 64)).save("bird.png")
-    with pytest.raises(SystemExit):
+    with pytest.raises(CommandFailed):
         run("bird.png", "--output", "./bird.png")
     with Image.open("bird.png") as image:
         assert image.size == (64, 64)
-    build_model(birds, range(110), birds.unseen_class_ids, backbone_config=None).save_pretrained(tmp_path / "maps")
-    prepare_inputs(birds).image_processor.save_pretrained(tmp_path / "maps")
-    with pytest.raises(SystemExit, match="error: This model has no backbone"):
+    build_model(birds, range(110), birds.unseen_class_ids, **RECIPE | {"backbone_config": None}).save_pretrained(
+        tmp_path / "maps"
+    )
+    prepare_inputs(birds, config=RECIPE).image_processor.save_pretrained(tmp_path / "maps")
+    with pytest.raises(CommandFailed, match="error: This model has no backbone"):
         run("bird.png", model=tmp_path / "maps")

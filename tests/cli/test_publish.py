@@ -1,6 +1,5 @@
-"""The script against a Hub on loopback, and what was published loaded again by somebody without this package."""
+"""The command against a Hub on loopback, and what was published loaded again by somebody without this package."""
 
-import importlib.util
 import json
 import os
 import re
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import CommandFailed
 from PIL import Image
 from safetensors.torch import load_file
 from transformers import AutoImageProcessor
@@ -17,7 +17,6 @@ from transformers import AutoImageProcessor
 from dedn_hf import DednModel
 
 ROOT = Path(__file__).parents[2]
-SCRIPT = ROOT / "scripts" / "push_to_hub.py"
 sys.path.insert(0, str(ROOT / "tests" / "hub"))
 
 from loopback_hub import LoopbackHub  # noqa: E402
@@ -86,7 +85,17 @@ for code in codes:
 
 def test_publish_and_load_without_the_package(run, hub, model_folder, tmp_path):
     (model_folder / "optimizer.pt").write_bytes(b"0")
-    push = run(SCRIPT, "--model", model_folder, "--repo_id", "org/dedn-birds", home="publisher", HF_TOKEN=TOKEN)
+    push = run(
+        "-m",
+        "dedn_hf",
+        "publish",
+        "--model",
+        model_folder,
+        "--repo_id",
+        "org/dedn-birds",
+        home="publisher",
+        HF_TOKEN=TOKEN,
+    )
     assert push.returncode == 0, push.stderr
     (sha,) = set(re.findall(r"\b[0-9a-f]{40}\b", push.stdout))
     repository = hub.repositories["org/dedn-birds"]
@@ -120,18 +129,10 @@ def test_publish_and_load_without_the_package(run, hub, model_folder, tmp_path):
     assert "attributes" in answers and name in answers and "Garden Lantern" in described
 
 
-@pytest.fixture
-def script():
-    spec = importlib.util.spec_from_file_location("push_to_hub_script", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_dry_run_lists_what_would_go_and_asks_the_hub_nothing(script, hub, model_folder, capsys):
+def test_dry_run_lists_what_would_go_and_asks_the_hub_nothing(dedn, hub, model_folder, capsys):
     (model_folder / "seed_0").mkdir()
     (model_folder / "optimizer.pt").write_bytes(b"0")
-    script.main(["--model", str(model_folder), "--repo_id", "org/dedn-birds", "--dry_run"])
+    dedn("publish", "--model", model_folder, "--repo_id", "org/dedn-birds", "--dry_run")
     out = capsys.readouterr().out
     listed = dict(reversed(line.split("  ")) for line in map(str.strip, out.splitlines()) if re.match(r"\d", line))
     assert set(listed) == NEEDED
@@ -143,15 +144,17 @@ def test_dry_run_lists_what_would_go_and_asks_the_hub_nothing(script, hub, model
 
 def test_a_wrong_token_is_told_in_one_line(run, hub, model_folder):
     wrong = "hf_" + "wrong" * 6
-    process = run(SCRIPT, "--model", model_folder, "--repo_id", "org/dedn-birds", HF_TOKEN=wrong)
-    assert process.returncode == 1 and process.stdout == ""
+    process = run("-m", "dedn_hf", "publish", "--model", model_folder, "--repo_id", "org/dedn-birds", HF_TOKEN=wrong)
+    assert process.returncode == 2 and process.stdout == ""
     (line,) = process.stderr.strip().splitlines()
-    assert line.startswith("push_to_hub.py: error: ") and "does not accept the token (401)" in line
+    assert line.startswith("error: ") and "does not accept the token (401)" in line
     assert wrong not in line and not hub.repositories
 
 
-def test_an_incomplete_folder_is_told_in_one_line(script, hub, tmp_path):
+def test_an_incomplete_folder_is_told_in_one_line(dedn, hub, tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"auto_map": {"AutoConfig": "a.B", "AutoModel": "a.C"}}))
-    with pytest.raises(SystemExit, match=r"error: .* is not complete, it has no README.md, model.safetensors, a.py"):
-        script.main(["--model", str(tmp_path), "--repo_id", "org/dedn-birds"])
+    with pytest.raises(
+        CommandFailed, match=r"error: .* is not complete, it has no README.md, model.safetensors, a.py"
+    ):
+        dedn("publish", "--model", tmp_path, "--repo_id", "org/dedn-birds")
     assert not hub.requests

@@ -3,37 +3,42 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from command_line import CommandFailed
 from transformers import AutoModel, CLIPImageProcessorPil, ResNetConfig, ResNetModel
 
+from dedn_hf.cli import main
+from dedn_hf.cli.train import SHOWN, TrainArguments, parse_command_line
 from dedn_hf.data import load
 from dedn_hf.data.synthetic_birds import load as load_synthetic_birds
-from dedn_hf.training import CONFIG_RECIPES, RECIPES, protocol
+from dedn_hf.recipes import read_recipe
+from dedn_hf.training import protocol
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "train.py"
 
 
 @pytest.fixture
-def parse(script, monkeypatch):
-    def parse(*arguments):
-        monkeypatch.setattr(sys, "argv", ["scripts/train.py", *arguments])
-        return script.parse_arguments()
-
-    return parse
+def parse(tmp_path, monkeypatch):
+    """What the command understands of its arguments, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    return lambda *arguments: parse_command_line(
+        [*arguments], TrainArguments, "outputs/{}".format, prog="dedn train", description="Trains."
+    )
 
 
 def test_defaults(parse):
-    script, training = parse()
-    assert script.dataset == "synthetic_birds" and script.protocol == "validated" and script.seeds == [0]
+    command, training, recipe = parse()
+    assert command.dataset == "synthetic_birds" and command.protocol == "validated" and command.seeds == [0]
     assert training.output_dir == "outputs/synthetic_birds" and training.report_to == []
-    recipe = RECIPES["validated"]["synthetic_birds"]
-    assert {name: getattr(training, name) for name in recipe} == recipe
+    assert recipe == read_recipe("synthetic_birds")
+    assert {name: getattr(training, name) for name in recipe.training} == recipe.training
 
 
 def test_recipe_is_that_of_data_set_and_protocol(parse):
-    script, training = parse("--dataset=awa2", "--protocol", "reference", "--num_train_epochs", "3")
+    script, training, _ = parse("--dataset=awa2", "--protocol", "reference", "--num_train_epochs", "3")
     assert training.output_dir == "outputs/awa2" and script.protocol == "reference"
     assert training.optim == "rmsprop" and training.per_device_train_batch_size == 40
     assert training.num_train_epochs == 3
@@ -60,12 +65,12 @@ def test_file_is_the_same_as_the_command_line(parse, tmp_path, suffix):
             "lr_scheduler_kwargs:\n  num_cycles: 0.4\nbackbone:\nbf16: yes\nuse_cpu: true\n"
         )
     (tmp_path / f"settings.{suffix}").write_text(text)
-    script, training = parse(f"settings.{suffix}")
+    script, training, _ = parse(f"settings.{suffix}")
     assert script.dataset == "cub" and script.data_dir == "some/data" and script.seeds == [0, 1, 2]
     assert script.backbone is None and training.output_dir == "outputs/cub"
     assert training.learning_rate == 1e-3 and training.balanced_batches is False and training.bf16 is True
     assert training.lr_scheduler_kwargs == {"num_cycles": 0.4}
-    assert training.optim == RECIPES["validated"]["cub"]["optim"]
+    assert training.optim == read_recipe("cub").training["optim"]
 
 
 def test_single_seed_in_a_file(parse, tmp_path):
@@ -84,12 +89,12 @@ def test_single_seed_in_a_file(parse, tmp_path):
         (None, "settings.yaml cannot be read: .*No such file"),
     ],
 )
-def test_wrong_file(parse, tmp_path, capsys, settings, message):
+def test_wrong_file(dedn, tmp_path, monkeypatch, settings, message):
+    monkeypatch.chdir(tmp_path)
     if settings is not None:
         (tmp_path / "settings.yaml").write_text(settings)
-    with pytest.raises(SystemExit):
-        parse("settings.yaml")
-    assert re.search(message, capsys.readouterr().err)
+    with pytest.raises(CommandFailed, match=f"^error: .*{message}.*\n$"):
+        dedn("train", "settings.yaml")
 
 
 @pytest.mark.parametrize(
@@ -100,28 +105,76 @@ def test_wrong_file(parse, tmp_path, capsys, settings, message):
         (["--seed", "3"], "name seeds with --seeds"),
     ],
 )
-def test_wrong_arguments(parse, capsys, arguments, message):
+def test_wrong_arguments(dedn, arguments, message):
+    with pytest.raises(CommandFailed, match=f"^error: .*{message}.*\n$"):
+        dedn("train", *arguments)
+
+
+@pytest.fixture
+def mine(tmp_path):
+    """A recipe of one's own for CUB."""
+    file = tmp_path / "mine.yaml"
+    file.write_text("dataset: cub\nmodel: {class_bias: 0.5, coarse_mix: 0.2}\ntraining: {max_steps: 7, optim: sgd}\n")
+    return str(file)
+
+
+def test_flags_go_over_the_recipe_and_the_recipe_over_defaults(parse, mine):
+    command, training, recipe = parse("--recipe", mine, "--optim", "adafactor", "--config_overrides", "class_bias=2")
+    assert command.dataset == recipe.dataset == "cub" and training.output_dir == "outputs/cub"
+    assert (training.max_steps, training.optim, training.num_train_epochs) == (7, "adafactor", 3)
+    assert recipe.model == {"class_bias": 2.0, "coarse_mix": 0.2}
+    command, training, recipe = parse("--recipe", mine, "--dataset", "sun")
+    assert command.dataset == recipe.dataset == "sun" and training.output_dir == "outputs/sun"
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("training: {learning_rates: 1}", "sets 'learning_rates' under `training`.*did you mean 'learning_rate'"),
+        ("model: {grid: 1}", "sets 'grid' under `model`"),
+        ("model: {region_mixes: 1}", "sets 'region_mixes' under `model`.*did you mean 'region_mix'"),
+    ],
+)
+def test_wrong_names_in_a_recipe(dedn, mine, text, message):
+    Path(mine).write_text(f"dataset: cub\n{text}\n")
+    with pytest.raises(CommandFailed, match=message):
+        dedn("train", "--recipe", mine)
+
+
+def test_short_help_shows_what_there_is(capsys):
+    """Every option of --help is one of --help_all, and what is said of it is said there, or it is the Trainer's."""
+    assert main(["train", "--help"]) == 0
+    short = capsys.readouterr().out
     with pytest.raises(SystemExit):
-        parse(*arguments)
-    assert message in capsys.readouterr().err
+        main(["train", "--help_all"])
+    everything = capsys.readouterr().out
+    options = [name for group in SHOWN.values() for name in group]
+    assert 20 <= len(options) <= 30
+    for name in options:
+        assert all(re.search(rf"--{name}\b", text) for text in (short, everything)), name
+    assert {field.name for field in fields(TrainArguments)} <= set(options)
+    assert all(f"{group}:" in short for group in SHOWN)
+    assert "--adam_beta2" in everything and "--adam_beta2" not in short
 
 
-def test_run(main, tmp_path, capsys):
-    asked = main(
+def test_run(train, tmp_path, capsys):
+    asked = train(
         "--dataset", "cub", "--data_dir", "D", "--feature_maps", "F", "--backbone", "B", "--num_train_epochs", "1"
     )
     # Image files need not exist where their feature maps do.
-    assert asked == [("cub", "D", None, None, {"check_files": False}), ("F", "B", CONFIG_RECIPES["validated"]["cub"])]
+    model = read_recipe("cub").model
+    options = {"check_files": False, "attribute_groups": model.pop("attribute_groups")}
+    assert asked == [("cub", "D", None, None, options), ("F", "B", model)]
     results = json.loads((tmp_path / "outputs/cub/results.json").read_text())
     output = capsys.readouterr().out
     assert f"{results['test']['H']:.1f}" in output and "outputs/cub" in output
     assert AutoModel.from_pretrained(tmp_path / "outputs/cub", local_files_only=True).config.num_labels == 10
-    assert results["command"].startswith("python scripts/train.py --use_cpu")
+    assert results["command"].startswith("dedn train --use_cpu")
 
 
-def test_validation_leaves_no_model(main, tmp_path, capsys):
-    asked = main("--protocol", "validation", "--num_train_epochs", "1", "--config_overrides", "distillation_weight=0")
-    assert asked[1][-1] == CONFIG_RECIPES["validation"]["synthetic_birds"] | {"distillation_weight": 0.0}
+def test_validation_leaves_no_model(train, tmp_path, capsys):
+    asked = train("--protocol", "validation", "--num_train_epochs", "1", "--config_overrides", "distillation_weight=0")
+    assert asked[1][-1] == read_recipe("synthetic_birds").model | {"distillation_weight": 0.0}
     folder = tmp_path / "outputs/synthetic_birds"
     assert {file.name for file in folder.iterdir()} == {"results.json", "training_log.json"}
     output = capsys.readouterr().out
@@ -129,39 +182,26 @@ def test_validation_leaves_no_model(main, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("problems", [[], ["line 3 is odd"]])
-def test_check_runs_nothing(script, monkeypatch, capsys, problems):
+def test_check_runs_nothing(dedn, monkeypatch, capsys, problems):
     asked = []
     monkeypatch.setattr(load, "check_gzsl_dataset", lambda *names: asked.append(names) or (["10 birds"], problems))
     monkeypatch.setattr(load, "load_gzsl_dataset", None)
-    options = [
-        "--use_cpu",
-        "--dataset",
-        "folder",
-        "--data_dir",
-        "D",
-        "--word_vectors",
-        "random",
-        "--num_groups",
-        "3",
-        "--check",
-    ]
-    monkeypatch.setattr(sys, "argv", ["scripts/train.py", *options])
-    with pytest.raises(SystemExit) as end:
-        script.main()
-    assert asked == [("folder", "D", "random", 3)]
+    options = ["--dataset", "folder", "--data_dir", "D", "--word_vectors", "random", "--num_groups", "3", "--check"]
+    status = main(["train", "--use_cpu", *options])
+    assert asked == [("folder", "D", "random", 3)] and status == bool(problems)
     assert capsys.readouterr().out.splitlines() == (
-        ["10 birds", "WRONG: line 3 is odd"] if problems else ["10 birds", "Nothing wrong was found."]
+        ["10 birds", "WRONG: line 3 is odd", "Found wrong: 1"]
+        if problems
+        else ["10 birds", "Nothing wrong was found."]
     )
-    # A message as the code of SystemExit is exit status 1.
-    assert end.value.code == ("Found wrong: 1" if problems else None)
 
 
 @pytest.mark.parametrize("flags", [[], ["--overwrite_output_dir"]])
-def test_overwriting_is_asked_for(main, monkeypatch, flags):
+def test_overwriting_is_asked_for(train, monkeypatch, flags):
     taken = {}
     results = {"seeds": [2, 5], "test": {}}
     monkeypatch.setattr(protocol, "run_protocol", lambda *args, **kwargs: taken.update(args=args, **kwargs) or results)
-    main("--output_dir", "out", "--seeds", "2", "5", "--protocol", "reference", *flags)
+    train("--output_dir", "out", "--seeds", "2", "5", "--protocol", "reference", *flags)
     assert taken["overwrite"] == bool(flags)
     name, dataset, _, training, seeds = taken["args"]
     assert (name, dataset.name, training.output_dir, seeds) == ("reference", "folder", "out", [2, 5])
@@ -185,7 +225,7 @@ def test_own_folder_end_to_end(tmp_path):
     CLIPImageProcessorPil(image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(tmp_path / "backbone")
 
     def run(name, *arguments):
-        command = [sys.executable, str(SCRIPT.with_name(f"{name}.py")), "--dataset", "folder", "--data_dir", "own"]
+        command = [sys.executable, "-m", "dedn_hf", name, "--dataset", "folder", "--data_dir", "own"]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         return subprocess.run([*command, *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True)
 
@@ -195,7 +235,7 @@ def test_own_folder_end_to_end(tmp_path):
     assert "10 classes, 62 attributes" in check.stdout and "Nothing wrong was found." in check.stdout
     assert run("train", "--use_cpu", "--check").returncode == 1
     extraction = ["--backbone", "backbone", "--image_size", "64", "--output_dir", "store"]
-    extracted = run("extract_features", *extraction, "--num_workers", "0", "--device", "cpu")
+    extracted = run("features", *extraction, "--num_workers", "0", "--device", "cpu")
     assert extracted.returncode == 0 and "store: 80 feature maps" in extracted.stdout, extracted.stderr
     stored = ["--feature_maps", "store"]
     trained = run("train", *own, *stored, "--backbone", "backbone", "--num_train_epochs", "2")

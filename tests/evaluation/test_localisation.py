@@ -12,7 +12,7 @@ from tiny_model import make_tiny_config
 from transformers import CLIPImageProcessorPil
 
 from dedn_hf.data import GzslDataset
-from dedn_hf.data.cub import load_cub
+from dedn_hf.data.cub import load as load_cub
 from dedn_hf.data.synthetic_birds import ATTRIBUTE_NAMES, PART_NAMES
 from dedn_hf.evaluation import AttributeLocalisation
 from dedn_hf.evaluation.localisation import attribute_parts, image_sizes

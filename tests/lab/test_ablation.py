@@ -10,7 +10,7 @@ from ablation import DEFAULT_VARIANTS, VARIANTS, run_ablation
 from tiny_training import CHANNELS, GRID, NUM_ATTRIBUTES, make_tiny_arguments, make_tiny_dataset, make_tiny_inputs
 from transformers import AutoModel
 
-from dedn_hf.data.folder import cluster_attributes
+from dedn_hf.data.load import cluster_attributes
 from dedn_hf.recipes import read_recipe
 from dedn_hf.training import DednTrainer, protocol
 from dedn_hf.training.protocol import build_model, run_protocol

@@ -150,7 +150,7 @@ def test_what_stands_under_a_protocol_goes_over_what_stands_above(tmp_path):
         ("dataset: cub\nprotocols: {reference: {optim: x}}\n", "has optim at reference"),
         ("dataset: cub\nprotocols: [a]\n", "no names and values at protocols"),
         ("dataset: cub\nmodel: 3\n", "no names and values at model"),
-        ("dataset: cub\nmodel: {attribute_groups: {a: 1-x}}\n", "'1-x'"),
+        ("dataset: cub\nmodel: {attribute_groups: {a: 1-x}}\n", "no ranges such as 1-9,95"),
         ("a: [\n", "cannot be read"),
         (None, "cannot be read: .*No such file"),
     ],

@@ -53,11 +53,11 @@ def main(arguments: list[str] | None = None) -> int:
         for library in ("HF_HUB", "HF_DATASETS"):
             os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
     try:
-        if name not in COMMANDS:
-            return _no_command(name)
-        status = import_module(f".{name}", __name__).main(rest)
-        sys.stdout.flush()
-        return status or 0
+        try:
+            command = import_module(f".{name}", __name__).main if name in COMMANDS else _no_command
+            return command(rest if name in COMMANDS else name) or 0
+        finally:  # help ends the program
+            sys.stdout.flush()
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
