@@ -9,9 +9,9 @@ OUTPUT = outputs/synthetic_birds
 .PHONY: demo default-model test test-all lint format clean
 
 demo: .venv/installed
-	$(BIN)/python scripts/train.py --output_dir $(OUTPUT) --overwrite_output_dir
-	$(BIN)/python scripts/evaluate.py --model $(OUTPUT) --dataset synthetic_birds --output_dir $(OUTPUT)/evaluation
-	$(BIN)/python scripts/explain.py --model $(OUTPUT) --dataset synthetic_birds --split test_unseen --index 200 \
+	$(BIN)/dedn train --output_dir $(OUTPUT) --overwrite_output_dir
+	$(BIN)/dedn evaluate --model $(OUTPUT) --dataset synthetic_birds --output_dir $(OUTPUT)/evaluation
+	$(BIN)/dedn explain --model $(OUTPUT) --dataset synthetic_birds --split test_unseen --index 200 \
 		--output $(OUTPUT)/evaluation/explanation.png
 
 # The demo's model becomes the one that travels with the package, and its figures those of its card.

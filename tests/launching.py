@@ -17,7 +17,7 @@ _LOOPBACK = next((name for _, name in socket.if_nameindex() if name.startswith("
 
 
 def run_script(
-    script: Path,
+    script: Path | str,
     *arguments: str,
     num_processes: int,
     folder: Path,
@@ -25,7 +25,7 @@ def run_script(
     timeout: float = TIMEOUT,
 ) -> tuple[int | None, str]:
     """
-    Runs a script with this Python until it ends or `until` holds, upon which all its processes are killed. Gives its
+    Runs a script (or `"-m"` and a module) with this Python until it ends or `until` holds, upon which all its processes are killed. Gives its
     exit status (`None` if it was killed) and what it printed, which is kept in `folder`. Fails if it takes longer than
     `timeout` seconds.
     """
@@ -62,7 +62,7 @@ def run_script(
     return status, printed
 
 
-def launch_script(script: Path, *arguments: str, **options) -> str:
+def launch_script(script: Path | str, *arguments: str, **options) -> str:
     """As [`run_script`], for a script that must end well; gives what it printed."""
     status, printed = run_script(script, *arguments, **options)
     assert status == 0, printed[-5000:]

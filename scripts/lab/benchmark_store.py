@@ -182,7 +182,7 @@ def run_store_benchmark(
         dataset_arguments (`Sequence[str]` of length 2):
             Name and folder of the data set.
         training_arguments (`Sequence[str]`):
-            Further arguments of scripts/train.py.
+            Further arguments of `dedn train`.
         shape (`Sequence[int]`):
             `(C, H, W)` of a map.
         every (`Sequence[int]`):

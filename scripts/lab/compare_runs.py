@@ -136,7 +136,7 @@ def plot_learning_curves(curves: Mapping[str, Sequence[Sequence[tuple[int, float
 
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="output folders of scripts/train.py")
+    parser.add_argument("runs", nargs="+", metavar="RUN", help="output folders of `dedn train`")
     parser.add_argument("--figure", help="PNG file to draw H over steps into")
     args = parser.parse_args(arguments)
 

@@ -7,7 +7,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import torch
 from command_line import CommandFailed
+from launching import launch_script
+from safetensors.torch import load_file
 from transformers import AutoModel, CLIPImageProcessorPil, ResNetConfig, ResNetModel
 
 from dedn_hf.cli import main
@@ -265,3 +268,19 @@ def test_synthetic_birds_end_to_end(tmp_path):
     assert (folder / "preprocessor_config.json").is_file()
     again = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True).stdout
     assert again.splitlines()[-4:] == output.splitlines()[-4:] and "training" not in again
+
+
+@pytest.mark.slow
+def test_the_script_and_the_module_are_the_same_run_in_two_processes(two_processes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    routes = {"script": (SCRIPT,), "module": ("-m", "dedn_hf", "train")}
+    options = ["--use_cpu", "--max_steps", "2", "--per_device_train_batch_size", "4", "--seeds", "0"]
+    for name, route in routes.items():
+        launch_script(*route, *options, "--output_dir", name, num_processes=2, folder=tmp_path / f"log of {name}")
+    results = {name: json.loads((tmp_path / name / "results.json").read_text()) for name in routes}
+    commands = [result.pop("command") for result in results.values()]
+    assert commands[0].startswith("accelerate launch --num_processes 2 ") and "scripts/train.py" in commands[0]
+    assert commands[1].startswith("accelerate launch --num_processes 2 -m dedn_hf train --use_cpu")
+    assert results["script"] == results["module"] and results["script"]["settings"]["world_size"] == 2
+    weights = [load_file(tmp_path / name / "model.safetensors") for name in routes]
+    assert all(torch.equal(weights[1][key], value) for key, value in weights[0].items())
