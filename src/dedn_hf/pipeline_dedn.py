@@ -2,7 +2,7 @@
 
 import difflib
 import re
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from typing import Any, NamedTuple
 
 import torch
@@ -112,6 +112,41 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 should be, or an image cannot be read (names which one).
         """
         return super().__call__(inputs, candidate_labels=candidate_labels, **kwargs)
+
+    def prepare_call(self, **parameters: Any) -> Callable[[list], list[dict]]:
+        """
+        A call that is made again and again: candidates are prepared once.
+
+        Args:
+            parameters:
+                Those of a call.
+
+        Returns:
+            `Callable[[list], list[dict]]`: a function of images, as [`preprocess`] made them ready, that go through
+            the model together. It gives a result for each, and several threads may call it.
+
+        Raises:
+            ValueError: as a call does.
+        """
+        _, forward, postprocess = self._sanitize_parameters(**parameters)
+        forward, candidates = self._prepare(**(self._forward_params | forward))
+        postprocess = self._postprocess_params | postprocess | candidates
+
+        def classify(inputs: list) -> list[dict]:
+            batch = {"pixel_values": torch.cat([image["pixel_values"] for image in inputs])}
+            outputs = self.forward(batch | {"size": [image["size"] for image in inputs]}, **forward)
+            return [
+                self.postprocess(
+                    {
+                        name: value[index : index + 1] if isinstance(value, torch.Tensor) else value[index]
+                        for name, value in outputs.items()
+                    },
+                    **postprocess,
+                )
+                for index in range(len(inputs))
+            ]
+
+        return classify
 
     def _sanitize_parameters(
         self,

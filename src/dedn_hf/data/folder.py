@@ -7,7 +7,6 @@ Your own images, attributes and classes, from a folder:
     split.csv             class,split: seen, validation or unseen; optional, else drawn
 """
 
-import csv
 import os
 import unicodedata
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from datasets import Dataset
 from PIL import Image
 from tqdm.auto import tqdm
 
+from .class_table import normalize, read_class_table, read_csv
 from .dataset import DatasetCard, GzslDataset, describe_groups
 from .proposed_split import SplitBuilder, image_features
 from .splits import draw, fifth, fingerprint_split, image_id_of
@@ -138,8 +138,7 @@ def load_images(data_dir: str | os.PathLike, check_files: bool = True) -> Datase
         ValueError: If there are no images, or the classes do not fit them; names what is wrong.
     """
     contents = FolderContents(Path(data_dir).resolve())
-    header, rows = _read_csv(contents, "classes.csv")
-    contents.class_names = _read_class_names(contents, header, rows)
+    _read_classes(contents, names_only=True)
     _find_images(contents)
     contents.require_sound()
     features = image_features(contents.class_names)
@@ -238,9 +237,7 @@ def read_folder(data_dir: str | os.PathLike, seed: int = 0) -> FolderContents:
     if not contents.folder.is_dir():
         contents.problems.append(f"{contents.folder} is no folder")
         return contents
-    header, rows = _read_csv(contents, "classes.csv")
-    contents.class_names = _read_class_names(contents, header, rows)
-    _read_strengths(contents, header, rows)
+    _read_classes(contents)
     if (contents.folder / "attributes.csv").exists():
         _read_attributes(contents)
     _find_images(contents)
@@ -262,96 +259,16 @@ def _make_rows(contents: FolderContents) -> dict[int, dict]:
     }
 
 
-def _read_csv(contents: FolderContents, name: str) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Header and, with their line numbers, rows as long as the header; all normalised."""
-    file = contents.folder / name
-    try:
-        # Spreadsheet programs begin UTF-8 with a mark.
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            reader = csv.reader(lines)
-            rows = [(reader.line_num, [_normalize(cell) for cell in row]) for row in reader]
-    except FileNotFoundError:
-        contents.problems.append(f"{name} is missing")
-        return [], []
-    except UnicodeDecodeError:
-        contents.problems.append(f"{name} is not UTF-8: save it with that encoding")
-        return [], []
-    except csv.Error as error:
-        contents.problems.append(f"{name} is no CSV file: {error}")
-        return [], []
-    rows = [(number, row) for number, row in rows if any(row)]
-    if not rows:
-        contents.problems.append(f"{name} is empty")
-        return [], []
-    (_, header), *rows = rows
-    for number, row in rows:
-        if len(row) != len(header):
-            contents.problems.append(f"{name}, line {number}: {len(row)} values where the header has {len(header)}")
-    return header, [(number, row) for number, row in rows if len(row) == len(header)]
-
-
-def _read_class_names(contents: FolderContents, header: list[str], rows: list[tuple[int, list[str]]]) -> list[str]:
-    if not header:
-        return []
-    if header[0] != "class":
-        contents.problems.append(
-            f"classes.csv, line 1: the header must begin with 'class', but begins with {header[0]!r}; values must "
-            "have commas between them"
-        )
-        return []
-    first = {}
-    for number, (name, *_) in rows:
-        if not name:
-            contents.problems.append(f"classes.csv, line {number}: the class has no name")
-        elif name in first:
-            contents.problems.append(f"classes.csv, line {number}: class {name!r} is in line {first[name]} already")
-        else:
-            first[name] = number
-    return list(first)
-
-
-def _read_strengths(contents: FolderContents, header: list[str], rows: list[tuple[int, list[str]]]):
-    attributes = header[1:]
-    if not contents.class_names:
-        return
-    if not attributes:
-        contents.problems.append("classes.csv, line 1: there are no attributes after 'class'")
-        return
-    for place, name in enumerate(attributes):
-        if not name:
-            contents.problems.append(f"classes.csv, line 1: attribute {place + 1} has no name")
-        elif name in attributes[:place]:
-            contents.problems.append(f"classes.csv, line 1: attribute {name!r} is there twice")
-    contents.attribute_names = attributes
-    matrix, seen = [], set()
-    for number, (name, *cells) in rows:
-        if not name or name in seen:
-            continue
-        seen.add(name)
-        values = np.array([_number(cell) for cell in cells])
-        wrong = [place for place, value in enumerate(values) if not 0 <= value <= 100]
-        if wrong:
-            contents.problems.append(
-                f"classes.csv, line {number} ({name}): strengths must be from 0 to 1 or from 0 to 100, but "
-                f"{attributes[wrong[0]]!r} is {cells[wrong[0]]!r}"
-                + (f", and {len(wrong) - 1} more are wrong" if wrong[1:] else "")
-            )
-        elif not values.any():
-            contents.problems.append(f"classes.csv, line {number} ({name}): the class has no attribute above 0")
-        matrix.append(values)
-    matrix = np.array(matrix)
-    if contents.problems:
-        return
-    percent = matrix.max() > 1
-    contents.class_attributes = (matrix / 100 if percent else matrix).astype(np.float32)
-    contents.understood.append(
-        f"classes.csv: {len(matrix)} classes, {len(attributes)} attributes, strengths up to {matrix.max():g} taken as "
-        + ("per cent" if percent else "fractions")
-    )
+def _read_classes(contents: FolderContents, names_only: bool = False):
+    table = read_class_table(contents.folder / "classes.csv", names_only)
+    contents.class_names, contents.attribute_names = table.class_names, table.attribute_names
+    contents.class_attributes = table.class_attributes
+    contents.understood += table.understood
+    contents.problems += table.problems
 
 
 def _read_attributes(contents: FolderContents):
-    header, rows = _read_csv(contents, "attributes.csv")
+    header, rows = read_csv(contents.folder / "attributes.csv", contents.problems)
     if not header:
         return
     if header[0] != "attribute" or set(header[1:]) - {"group", "description"} or len(set(header)) != len(header):
@@ -404,7 +321,7 @@ def _find_images(contents: FolderContents):
         if not place.is_dir():
             ignored.append(place)
             continue
-        name, images = _normalize(place.name), []
+        name, images = normalize(place.name), []
         for file in sorted(place.iterdir()):
             if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file() and not file.name.startswith("."):
                 images.append((f"{name}/{unicodedata.normalize('NFC', file.name)}", file))
@@ -436,7 +353,7 @@ def _find_images(contents: FolderContents):
 
 
 def _read_split(contents: FolderContents):
-    header, rows = _read_csv(contents, "split.csv")
+    header, rows = read_csv(contents.folder / "split.csv", contents.problems)
     if not header:
         return
     if header != ["class", "split"]:
@@ -486,14 +403,3 @@ def _tell_split(contents: FolderContents, source: str):
         names = names if len(names) <= 20 else [*names[:20], "…"]
         count = sum(other == split for other in contents.class_splits.values())
         contents.understood.append(f"{source}: {count} {split}{': ' if names else ''}{', '.join(names)}{note}")
-
-
-def _number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return float("nan")
-
-
-def _normalize(text: str) -> str:
-    return unicodedata.normalize("NFC", text).strip()

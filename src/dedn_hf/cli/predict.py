@@ -1,0 +1,397 @@
+"""
+Names what photos show: in a table to read, or in a file with a row for each image.
+
+    dedn predict photos/
+    dedn predict photos/ --output birds.csv --top_k 3 --attributes 5
+    find . -name "*.jpg" | dedn predict - --classes my_birds.csv --output birds.jsonl --resume
+
+A file has the columns image, label, score, seen and error, and with more labels label_2, score_2, seen_2 and so on.
+An image that cannot be read has a row, too, which says why.
+"""
+
+import argparse
+import ctypes
+import itertools
+import os
+import re
+import sys
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+from ..prediction_file import PredictionFile
+from ..registration import DEFAULT_MODEL
+from . import CommandParser
+
+# On a CPU few images, so that activations are small beside its caches.
+CPU_BATCH_SIZE, BATCH_SIZE = 8, 32
+
+
+def parse_arguments(arguments: list[str]) -> argparse.Namespace:
+    parser = CommandParser("dedn predict", description=__doc__)
+    parser.add_argument(
+        "images", nargs="+", metavar="IMAGES", help="files, folders to search through, or - for a path a line on stdin"
+    )
+    parser.add_argument(
+        "--model", default=str(DEFAULT_MODEL), help="folder or Hub id (default: a model of synthetic birds, built in)"
+    )
+    parser.add_argument(
+        "--classes", metavar="FILE.csv", help="classes to choose among, by their attributes: class,<attribute>,…"
+    )
+    parser.add_argument(
+        "--top_k", type=_at_least_one, metavar="N", help="labels for an image (default: 3 in a table, 1 in a file)"
+    )
+    parser.add_argument(
+        "--attributes", type=_number_or_all, default=0, metavar="N|all", help="also its N strongest attributes, or all"
+    )
+    parser.add_argument("--output", metavar="OUT.csv|OUT.jsonl", help="a file instead of a table")
+    parser.add_argument("--resume", action="store_true", help="go on with a file that was not finished")
+    parser.add_argument(
+        "--batch_size",
+        type=_at_least_one,
+        metavar="N",
+        help=f"images at a time (default: {CPU_BATCH_SIZE}, on a GPU {BATCH_SIZE})",
+    )
+    parser.add_argument("--device", help="cpu, cuda, … (default: an accelerator if there is one)")
+    args = parser.parse_intermixed_args(arguments)
+    if args.resume and args.output is None:
+        parser.error("--resume goes on with a file: name it with --output")
+    if args.top_k is None:
+        args.top_k = 1 if args.output else 3
+    return args
+
+
+def main(arguments: list[str]) -> int:
+    args = parse_arguments(arguments)
+    if args.output:
+        PredictionFile.check(args.output, args.resume)
+    classes = None
+    if args.classes:
+        from ..data.class_table import load_class_descriptions
+
+        classes = load_class_descriptions(args.classes)
+    images = ImageSearch(args.images)
+    paths = iter(images)
+    first = next(paths, None)
+    if first is None:
+        raise ValueError(f"there are no images in {', '.join(args.images)}{images.left_out()}")
+
+    classifier = load_classifier(args.model, args.device)
+    attributes = args.attributes
+    if attributes == "all":
+        attributes = classifier.model.config.attribute_names
+    classify = classifier.prepare_call(
+        candidate_labels=classes,
+        top_k=args.top_k,
+        top_attributes=len(attributes) if args.attributes == "all" else attributes,
+    )
+    done, failed = Counter(), 0
+    if args.output is None:
+        target = _Table()
+    else:
+        target = PredictionFile(args.output, args.top_k, attributes)
+        if args.resume:
+            done, failed = target.reopen(classes or classifier.model.config.label2id)
+        else:
+            target.open()
+    count = done.total()
+    watched = sys.stderr.isatty() and not (args.output is None and sys.stdout.isatty())
+
+    from tqdm.auto import tqdm
+
+    total = sum(1 for _ in ImageSearch(args.images)) if watched and "-" not in args.images else None
+    batch_size = args.batch_size or (CPU_BATCH_SIZE if classifier.device.type == "cpu" else BATCH_SIZE)
+    run = closing(predict(classifier, classify, itertools.chain([first], paths), batch_size, done))
+    progress = tqdm(desc="Predicting", unit="image", total=total, initial=count, disable=not watched)
+    with target, progress, run as batches:
+        for answers in batches:
+            target.write(answers)
+            count += len(answers)
+            failed += sum(isinstance(answer, str) for _, answer in answers)
+            progress.update(len(answers))
+    if images.num_left_out:
+        print(images.left_out().removeprefix("; "), file=sys.stderr)
+    print(_tell(count, failed, args.output), file=sys.stderr)
+    return 0 if failed < count else 1
+
+
+class ImageSearch:
+    """
+    The image files among paths, one after the other: files, and what folders hold, sorted by name and searched
+    through once each. What Pillow knows neither by its suffix nor by how it begins is no image and left out, and so
+    are names in a folder that begin with a dot.
+
+    Args:
+        paths (`Sequence[str]`):
+            Files and folders; `-` stands for the lines of stdin. A path that does not exist is given, too.
+    """
+
+    def __init__(self, paths: Sequence[str]):
+        from PIL import Image
+
+        self.paths = paths
+        known = Image.registered_extensions()  # fills Image.OPEN, too
+        self.suffixes = {suffix for suffix, format in known.items() if format in Image.OPEN}
+        self.num_left_out, self.example = 0, None
+
+    def left_out(self) -> str:
+        if not self.num_left_out:
+            return ""
+        if self.num_left_out == 1:
+            return f"; left out a file that is no image: {self.example}"
+        return f"; left out {self.num_left_out:,} files that are no images, such as {self.example}"
+
+    def __iter__(self) -> Iterator[str]:
+        for path in self.paths:
+            for line in _lines_of_stdin() if path == "-" else [path]:
+                if os.path.isdir(line):
+                    yield from self._search(line, set())
+                elif not os.path.lexists(line) or self._is_image(line):
+                    yield line
+
+    def _search(self, folder: str, searched: set[tuple[int, int]]) -> Iterator[str]:
+        status = os.stat(folder)
+        place = (status.st_dev, status.st_ino)
+        if place in searched:
+            return
+        searched.add(place)
+        try:
+            names = sorted(os.listdir(folder))
+        except OSError:  # reading it as an image will say why
+            yield folder
+            return
+        for name in names:
+            path = os.path.join(folder, name)
+            if name.startswith("."):
+                self._leave_out(path)
+            elif os.path.isdir(path):
+                yield from self._search(path, searched)
+            elif self._is_image(path):
+                yield path
+
+    def _is_image(self, path: str) -> bool:
+        from PIL import Image
+
+        if os.path.isfile(path) or not os.path.exists(path):  # a pipe would be waited for
+            if os.path.splitext(path)[1].lower() in self.suffixes:
+                return True
+            try:
+                Image.open(path).close()
+                return True
+            except Exception:  # whatever the first bytes lead to
+                pass
+        self._leave_out(path)
+        return False
+
+    def _leave_out(self, path: str):
+        self.num_left_out += 1
+        self.example = self.example or path
+
+
+def _lines_of_stdin() -> Iterator[str]:
+    for line in sys.stdin.buffer:
+        path = os.fsdecode(line.rstrip(b"\r\n"))
+        if path:
+            yield path
+
+
+def load_classifier(model: str, device: str | None = None):
+    """
+    The pipeline of a model, ready to classify images.
+
+    Args:
+        model (`str`):
+            Folder or Hub id.
+        device (`str`, *optional*, defaults to an accelerator if there is one):
+            Where it computes.
+
+    Returns:
+        `ZeroShotAttributeClassificationPipeline`.
+
+    Raises:
+        ValueError: If it is another kind of model or has no backbone, or there is no such device.
+        OSError: If there is no such model.
+    """
+    import torch
+    from transformers import AutoConfig, AutoImageProcessor, logging
+
+    from ..modeling_dedn import DednModel
+    from ..pipeline_dedn import ZeroShotAttributeClassificationPipeline
+
+    logging.set_verbosity_error()
+    try:
+        if device is not None:
+            torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ValueError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
+    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
+    if config.model_type != "dedn":
+        raise ValueError(f"{model} is a model of type {config.model_type!r}, but dedn predict needs one of DEDN")
+    return ZeroShotAttributeClassificationPipeline(
+        model=DednModel.from_pretrained(model),
+        image_processor=AutoImageProcessor.from_pretrained(model),
+        device=device,
+    )
+
+
+def keep_freed_memory():
+    """
+    Has the GNU allocator keep for the next layer what a layer gives back, in this process and from now on. By default
+    it returns big activations to the system, and every page of the next one is asked for anew: a MobileNetV2 then
+    takes half as long again. Other allocators are left alone.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mmap_threshold, trim_threshold, arena_max = -3, -1, -8  # as malloc.h numbers them
+    mallopt(mmap_threshold, 2**30)
+    mallopt(trim_threshold, 2**31 - 1)
+    mallopt(arena_max, 1)  # an arena of a thread's own has no room for big tensors
+
+
+def predict(
+    classifier, classify, paths: Iterable[str], batch_size: int, done: Counter | None = None
+) -> Iterator[list[tuple[str, dict | str]]]:
+    """
+    What a model says of images, batch by batch in their order.
+
+    There are as many threads as torch would take for a batch, and each of them reads and classifies whole batches on
+    its own: while one decodes, others compute, and none waits for the others' share of a layer.
+
+    Args:
+        classifier ([`ZeroShotAttributeClassificationPipeline`]):
+            What images are prepared with.
+        classify (`Callable`):
+            See [`ZeroShotAttributeClassificationPipeline.prepare_call`].
+        paths (`Iterable[str]`):
+            The images.
+        batch_size (`int`):
+            Images that go through the model together.
+        done (`Counter`, *optional*):
+            Images that need no answer, and how often. Others of their batch are answered beside them all the same:
+            what a number is rounded to may depend on the batch.
+
+    Yields:
+        `list[tuple[str, dict | str]]`: of each image of a batch its path, and its answer or why it cannot be read.
+    """
+    import torch
+
+    done = Counter(done)
+    batches = _batches(paths, batch_size)
+    num_cores = torch.get_num_threads()
+    first = list(itertools.islice(batches, num_cores))
+    num_threads = max(1, len(first))
+
+    def answer(batch: list[str], wanted: list[bool]) -> list[tuple[str, dict | str]]:
+        answers, inputs = {}, {}
+        for place, path in enumerate(batch):
+            try:
+                inputs[place] = read_image(classifier, path)
+            except Exception as error:  # Pillow raises whatever a damaged byte leads to
+                answers[place] = _reason(error)
+        if inputs:
+            answers.update(zip(inputs, classify(list(inputs.values()))))
+        return [(path, answers[place]) for place, path in enumerate(batch) if wanted[place]]
+
+    keep_freed_memory()
+    pool = ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=[num_cores // num_threads])
+    pending = deque()
+    try:
+        for batch in itertools.chain(first, batches):
+            wanted = []
+            for path in batch:
+                wanted.append(done[path] == 0)
+                done[path] -= not wanted[-1]
+            if any(wanted):
+                pending.append(pool.submit(answer, batch, wanted))
+            if len(pending) > 2 * num_threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(num_cores)
+
+
+def _batches(paths: Iterable[str], batch_size: int) -> Iterator[list[str]]:
+    paths = iter(paths)
+    while batch := list(itertools.islice(paths, batch_size)):
+        yield batch
+
+
+def read_image(classifier, path: str) -> dict:
+    """An image file as [`ZeroShotAttributeClassificationPipeline.preprocess`] makes it ready for the model."""
+    from PIL import Image
+
+    with Image.open(path) as image:
+        image.load()
+        return classifier.preprocess(image)
+
+
+def _reason(error: Exception) -> str:
+    text = getattr(error, "strerror", None) or re.sub(r" at 0x[0-9a-fA-F]+", "", str(error))
+    return " ".join(text.split()) or type(error).__name__
+
+
+class _Table:
+    """Answers as lines for a person."""
+
+    def __init__(self):
+        self.width = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def write(self, answers: Sequence[tuple[str, dict | str]]):
+        if not self.width:
+            self.width = max(len(_printable(path)) for path, _ in answers)
+        for path, answer in answers:
+            if isinstance(answer, str):
+                lines = [f"cannot be read: {answer}"]
+            else:
+                lines = [
+                    f"{_percent(label)}  {'seen' if label['seen'] else 'unseen':6}  {label['label']}"
+                    for label in answer["labels"]
+                ]
+                shown = [f"{attribute['label']} {_percent(attribute).lstrip()}" for attribute in answer["attributes"]]
+                lines += [f"attributes: {', '.join(shown)}"] * bool(shown)
+            for name, line in zip(itertools.chain([path], itertools.repeat("")), lines):
+                print(f"{_printable(name):{self.width}}  {_printable(line)}")
+        sys.stdout.flush()
+
+
+def _percent(entry: dict) -> str:
+    return f"{100 * entry['score']:5.1f} %"
+
+
+def _printable(text: str) -> str:
+    """Text that a terminal can show: a file name may hold anything."""
+    text = "".join(character if character.isprintable() else "�" for character in text)
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, errors="replace").decode(encoding)
+
+
+def _tell(count: int, failed: int, output: str | None) -> str:
+    text = f"{count:,} image{'s' * (count != 1)}"
+    if failed:
+        text += f", {failed:,} could not be read"
+    return text if output is None else f"{text}: {output}"
+
+
+def _at_least_one(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = 0
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
+    return number
+
+
+def _number_or_all(text: str) -> int | str:
+    return text if text == "all" else _at_least_one(text)

@@ -1,0 +1,392 @@
+import csv
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+from transformers import pipeline
+
+import dedn_hf.cli.predict
+from dedn_hf.cli import main
+from dedn_hf.cli.predict import ImageSearch
+from dedn_hf.registration import DEFAULT_MODEL
+
+TASK = "zero-shot-attribute-classification"
+COMMAND = [sys.executable, "-m", "dedn_hf", "predict"]
+
+
+def save_photo(file, seed=0, width=30, height=20):
+    pixels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(file)
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    """Seven photos, one of them in a folder below, and one that is none; the folder above is the working directory."""
+    folder = tmp_path / "photos"
+    (folder / "more").mkdir(parents=True)
+    for index in range(6):
+        save_photo(folder / f"{index}.png", index, 30 + index)
+    save_photo(folder / "more" / "6.jpg", 6)
+    (folder / "4b.jpg").write_text("<html><title>404</title></html>")
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return pipeline(TASK, device="cpu")
+
+
+def read_csv(path):
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def read_jsonl(path):
+    return [json.loads(line) for line in open(path, encoding="utf-8")]
+
+
+def run(*arguments):
+    return main(["predict", *map(str, arguments)])
+
+
+def test_file_says_what_the_pipeline_says(photos, classifier):
+    assert run("photos", "--output", "birds.csv", "--top_k", 2, "--attributes", 2, "--batch_size", 3) == 0
+    rows = read_csv("birds.csv")
+    assert list(rows[0]) == [
+        *("image", "label", "score", "seen", "error", "label_2", "score_2", "seen_2"),
+        *("attribute", "attribute_score", "attribute_2", "attribute_score_2"),
+    ]
+    assert [row["image"] for row in rows] == [
+        *(f"photos/{name}" for name in ("0.png", "1.png", "2.png", "3.png", "4.png", "4b.jpg", "5.png", "more/6.jpg"))
+    ]
+    for row in rows:
+        if row["error"]:
+            continue
+        answer = classifier(row["image"], top_k=2, top_attributes=2)
+        for suffix, label in zip(("", "_2"), answer["labels"]):
+            assert row[f"label{suffix}"] == label["label"]
+            assert float(row[f"score{suffix}"]) == pytest.approx(label["score"], abs=2e-6)
+            assert row[f"seen{suffix}"] == ("true" if label["seen"] else "false")
+        for suffix, attribute in zip(("", "_2"), answer["attributes"]):
+            assert row[f"attribute{suffix}"] == attribute["label"]
+            assert float(row[f"attribute_score{suffix}"]) == pytest.approx(attribute["score"], abs=2e-6)
+
+
+def test_json_lines_have_the_same_keys(photos):
+    assert run("photos", "--output", "birds.csv", "--top_k", 2) == 0
+    assert run("photos", "--output", "birds.jsonl", "--top_k", 2) == 0
+    for of_csv, of_json in zip(read_csv("birds.csv"), read_jsonl("birds.jsonl"), strict=True):
+        assert list(of_csv) == list(of_json)
+        assert of_csv["score"] == ("" if of_json["score"] is None else str(of_json["score"]))
+        assert (of_json["seen"] in (True, False, None) and of_json["error"] is None) or of_json["label"] is None
+
+
+def test_all_attributes_have_a_column_each(photos, classifier):
+    assert run("photos/0.png", "--output", "birds.csv", "--attributes", "all") == 0
+    (row,) = read_csv("birds.csv")
+    names = classifier.model.config.attribute_names
+    assert list(row) == ["image", "label", "score", "seen", "error", *names]
+    for attribute in classifier("photos/0.png", top_attributes=len(names))["attributes"]:
+        assert float(row[attribute["label"]]) == pytest.approx(attribute["score"], abs=2e-6)
+
+
+def test_unreadable_images_have_a_row_that_says_why(photos, capsys):
+    whole = (photos / "0.png").read_bytes()
+    (photos / "1.png").write_bytes(whole[: len(whole) // 2])
+    (photos / "2.png").write_bytes(b"")
+    assert run("photos", "missing.jpg", "--output", "birds.csv") == 0
+    errors = {row["image"]: row["error"] for row in read_csv("birds.csv") if row["error"]}
+    assert list(errors) == ["photos/1.png", "photos/2.png", "photos/4b.jpg", "missing.jpg"]
+    assert "truncated" in errors["photos/1.png"] and errors["missing.jpg"] == "No such file or directory"
+    assert not any("0x" in error or "\n" in error for error in errors.values())
+    for row in read_csv("birds.csv"):
+        assert bool(row["error"]) == (row["label"] == row["score"] == row["seen"] == "")
+    assert capsys.readouterr().err.splitlines() == ["9 images, 4 could not be read: birds.csv"]
+
+
+def test_status_if_no_image_could_be_read(photos, capsys):
+    assert run("photos/4b.jpg", "missing.jpg") == 1
+    out, err = capsys.readouterr()
+    assert "cannot be read: No such file or directory" in out
+    assert err.splitlines()[-1] == "2 images, 2 could not be read"
+
+
+def test_table_for_a_person(photos, classifier, capsys):
+    assert run("photos/0.png", "--top_k", 2, "--attributes", 1) == 0
+    out, err = capsys.readouterr()
+    answer = classifier("photos/0.png", top_k=2, top_attributes=1)
+    lines = out.splitlines()
+    assert lines[0].startswith("photos/0.png  ") and len(lines) == 3
+    for line, label in zip(lines, answer["labels"]):
+        seen = "seen" if label["seen"] else "unseen"
+        assert line.removeprefix("photos/0.png").split() == [
+            f"{100 * label['score']:.1f}", "%", seen, *label["label"].split()
+        ]  # fmt: skip
+    assert lines[2].strip().startswith(f"attributes: {answer['attributes'][0]['label']} ")
+    assert err == "1 image\n"
+
+
+def test_what_is_no_image_is_counted_and_has_no_row(photos, capsys):
+    (photos / "notes.txt").write_text("seven birds")
+    (photos / ".hidden.png").write_bytes((photos / "0.png").read_bytes())
+    (photos / "without_suffix").write_bytes((photos / "0.png").read_bytes())
+    os.mkfifo(photos / "pipe.png")
+    (photos / "link.png").symlink_to("nowhere.png")
+    assert run("photos", "--output", "birds.csv") == 0
+    images = [row["image"] for row in read_csv("birds.csv")]
+    assert len(images) == 10 and {"photos/link.png", "photos/without_suffix"} < set(images)
+    assert capsys.readouterr().err.splitlines() == [
+        "left out 3 files that are no images, such as photos/.hidden.png",
+        "10 images, 2 could not be read: birds.csv",
+    ]
+
+
+def test_folders_are_searched_once_each(photos):
+    (photos / "more" / "loop").symlink_to(photos)
+    (photos / "again").symlink_to(photos / "more")
+    found = list(ImageSearch(["photos"]))
+    assert (len(found) == 8 and found[-1] == "photos/again/6.jpg") or found[-1] == "photos/more/6.jpg"
+    assert list(ImageSearch(["photos/1.png", "photos/1.png"])) == ["photos/1.png"] * 2
+
+
+def test_paths_from_stdin(photos, monkeypatch):
+    lines = io.TextIOWrapper(io.BytesIO(b"photos/1.png\n\nphotos/more\r\nphotos/0.png"))
+    monkeypatch.setattr("sys.stdin", lines)
+    assert run("-", "--output", "birds.csv") == 0
+    assert [row["image"] for row in read_csv("birds.csv")] == ["photos/1.png", "photos/more/6.jpg", "photos/0.png"]
+
+
+def test_no_images_at_all(photos, capsys):
+    (photos.parent / "empty").mkdir()
+    (photos.parent / "empty" / "notes.txt").write_text("none")
+    assert run("empty", "--output", "birds.csv") == 2
+    assert capsys.readouterr().err == (
+        "error: there are no images in empty; left out a file that is no image: empty/notes.txt\n"
+    )
+    assert not os.path.exists("birds.csv")
+
+
+@pytest.mark.parametrize(
+    "name", ["line\nbreak.png", 'quo"te,comma.png', "=1+1.png", "ünï.png", os.fsdecode(b"\xe9.png")]
+)
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_odd_names_are_kept_and_gone_on_after(photos, name, suffix):
+    (photos / "0.png").rename(photos / name)
+    file = f"birds.{suffix}"
+    assert run("photos", "--output", file) == 0
+    whole = open(file, "rb").read()
+    if suffix == "csv":
+        with open(file, encoding="utf-8", errors="surrogateescape", newline="") as lines:
+            images = [row["image"] for row in csv.DictReader(lines)]
+    else:
+        images = [row["image"] for row in read_jsonl(file)]
+    assert sorted(images) == sorted(ImageSearch(["photos"])) and f"photos/{name}" in images
+    for length in range(0, len(whole) + 1, 97):
+        with open(file, "wb") as part:
+            part.write(whole[:length])
+        assert run("photos", "--output", file, "--resume") == 0
+        assert open(file, "rb").read() == whole
+    assert run("photos/" + name) == 0
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl"])
+def test_resumed_file_is_that_of_one_run(photos, suffix, capsys, monkeypatch):
+    options = ["--batch_size", 3, "--top_k", 2, "--attributes", 3]
+    assert run("photos", "photos/1.png", "--output", f"whole.{suffix}", *options) == 0
+    whole = open(f"whole.{suffix}", "rb").read()
+    read = []
+    read_image = dedn_hf.cli.predict.read_image
+    monkeypatch.setattr(dedn_hf.cli.predict, "read_image", lambda *args: read.append(args[1]) or read_image(*args))
+    for length in range(0, len(whole) + 1, 151):
+        with open(f"part.{suffix}", "wb") as part:
+            part.write(whole[:length])
+        assert run("photos", "photos/1.png", "--output", f"part.{suffix}", *options, "--resume") == 0
+        assert open(f"part.{suffix}", "rb").read() == whole
+        assert capsys.readouterr().err.endswith(f"9 images, 1 could not be read: part.{suffix}\n")
+    read.clear()
+    inode = os.stat(f"whole.{suffix}").st_ino
+    assert run("photos", "photos/1.png", "--output", f"whole.{suffix}", *options, "--resume") == 0
+    assert read == [] and os.stat(f"whole.{suffix}").st_ino == inode
+
+
+def test_new_photos_are_added_to_a_finished_file(photos):
+    assert run("photos", "--output", "birds.csv") == 0
+    before = open("birds.csv").read()
+    save_photo(photos / "00.png", 9)
+    assert run("photos", "--output", "birds.csv", "--resume") == 0
+    after = open("birds.csv").read()
+    assert after.startswith(before) and after[len(before) :].startswith("photos/00.png,")
+
+
+def check_refused(capsys, match, *arguments):
+    before = open("birds.csv", "rb").read() if os.path.isfile("birds.csv") else None
+    assert run("photos", *arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith("error: ") and err.count("\n") == 1 and match in err
+    if before is not None:
+        assert open("birds.csv", "rb").read() == before
+
+
+def test_what_cannot_be_gone_on_with_is_left_as_it_is(photos, capsys):
+    assert run("photos", "--output", "birds.csv", "--top_k", 2) == 0
+    capsys.readouterr()
+    resume = ["--output", "birds.csv", "--resume"]
+    check_refused(capsys, "birds.csv exists: go on with it by --resume", "--output", "birds.csv")
+    check_refused(capsys, "other columns than this run (has 'label_2')", *resume)
+    check_refused(capsys, "other columns than this run (lacks 'label_3')", *resume, "--top_k", 3)
+    check_refused(capsys, "other columns than this run (lacks 'attribute')", *resume, "--top_k", 2, "--attributes", 1)
+    write_classes("mine.csv", 1)
+    check_refused(capsys, "which is no candidate now", *resume, "--top_k", 2, "--classes", "mine.csv")
+    open("birds.csv", "a").write("photos/9.png,only two\n")
+    check_refused(capsys, "row 10 of birds.csv is no prediction", *resume, "--top_k", 2)
+    open("birds.csv", "w").write("my notes")
+    check_refused(capsys, "birds.csv is no file of predictions", *resume)
+
+
+def test_json_lines_of_another_run_are_left_as_they_are(photos, capsys):
+    for content, match in (
+        ('{"a": 1}\n', "lacks 'image', has 'a'"),
+        ("[1]\n", "row 1 of birds.jsonl is no prediction"),
+        ("{\n", "is no prediction"),
+        ("x", "is no file of predictions"),
+    ):
+        open("birds.jsonl", "w").write(content)
+        check_refused(capsys, match, "--output", "birds.jsonl", "--resume")
+        assert open("birds.jsonl").read() == content
+
+
+def test_output_is_checked_before_anything_is_loaded(photos, capsys, monkeypatch):
+    monkeypatch.setattr(dedn_hf.cli.predict, "load_classifier", None)
+    check_refused(capsys, "birds.xlsx must end in .csv or .jsonl", "--output", "birds.xlsx")
+    check_refused(capsys, "there is no folder nowhere", "--output", "nowhere/birds.csv")
+    (photos.parent / "folder.csv").mkdir()
+    check_refused(capsys, "folder.csv is a folder", "--output", "folder.csv")
+    monkeypatch.setattr(os, "access", lambda *args: False)
+    check_refused(capsys, "birds.csv cannot be written", "--output", "birds.csv")
+
+
+def write_classes(file, scale):
+    rows = [
+        "class,has_wing_color::blue,has_wing_color::red",
+        f"blue one,{scale},0",
+        f"red one,{0.2 * scale:g},{scale}",
+    ]
+    with open(file, "w") as table:
+        table.write("\n".join(rows) + "\n")
+
+
+@pytest.mark.parametrize("scale", [1, 100])
+def test_classes_of_a_table_are_the_candidates(photos, classifier, scale):
+    names = classifier.model.config.attribute_names[:2]
+    with open("mine.csv", "w") as table:
+        table.write(f"class,{names[0]},{names[1]}\none,{scale},0\nother,{0.25 * scale:g},{scale}\n")
+    assert run("photos/0.png", "--classes", "mine.csv", "--output", "birds.csv", "--top_k", 3) == 0
+    (row,) = read_csv("birds.csv")
+    candidates = {"one": {names[0]: 1, names[1]: 0}, "other": {names[0]: 0.25, names[1]: 1}}
+    answer = classifier("photos/0.png", candidate_labels=candidates)
+    assert [row["label"], row["label_2"], row["label_3"]] == [*(label["label"] for label in answer["labels"]), ""]
+    assert float(row["score"]) == pytest.approx(answer["labels"][0]["score"], abs=2e-6)
+    assert row["seen"] == "false" and row["score_3"] == row["seen_3"] == ""
+
+
+def test_wrong_table_of_classes(photos, capsys, monkeypatch):
+    open("mine.csv", "w").write("class,no such thing\none,1\n")
+    check_refused(capsys, "no such thing", "--classes", "mine.csv", "--output", "birds.csv")
+    assert not os.path.exists("birds.csv")
+    monkeypatch.setattr(dedn_hf.cli.predict, "load_classifier", None)
+    open("mine.csv", "w").write("class,a\none,high\n")
+    check_refused(capsys, "mine.csv cannot be used: - mine.csv, line 2 (one)", "--classes", "mine.csv")
+    open("mine.csv", "w").write("class,a\n")
+    check_refused(capsys, "it has no classes", "--classes", "mine.csv")
+    check_refused(capsys, "other.csv is missing", "--classes", "other.csv")
+
+
+def test_wrong_model_and_device(photos, capsys, tmp_path):
+    check_refused(capsys, "--device abc cannot be used", "--device", "abc")
+    (tmp_path / "config.json").write_text('{"model_type": "resnet"}')
+    check_refused(capsys, "is a model of type 'resnet'", "--model", str(tmp_path))
+    (tmp_path / "config.json").unlink()
+    assert run("photos", "--model", str(tmp_path)) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "match"),
+    [
+        ([], "IMAGES"),
+        (["a.png", "--top_k", "0"], "'0' is no number from 1 on"),
+        (["a.png", "--attributes", "some"], "'some' is no number from 1 on"),
+        (["a.png", "--batch_size", "-1"], "'-1' is no number from 1 on"),
+        (["a.png", "--resume"], "name it with --output"),
+        (["a.png", "--topk", "3"], "--topk"),
+    ],
+)
+def test_wrong_arguments(arguments, match, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main(["predict", *arguments])
+    err = capsys.readouterr().err
+    assert exit.value.code == 2 and match in err and err.count("\n") == 1 and err.startswith("error: ")
+
+
+def test_images_may_stand_on_both_sides_of_an_option(photos):
+    assert run("photos/0.png", "--output", "birds.csv", "photos/1.png") == 0
+    assert len(read_csv("birds.csv")) == 2
+
+
+def test_help_and_wrong_calls_import_nothing_heavy(photos):
+    (photos.parent / "mine.csv").write_text("class,a\none,high\n")
+    code = (
+        "import sys\n"
+        "from dedn_hf.cli import main\n"
+        "for arguments in (['--help'], ['photos', '--top_k', '0'], ['photos', '--output', 'a.txt'], ['photos/more/x/'],"
+        " ['photos', '--classes', 'mine.csv']):\n"
+        "    try:\n"
+        "        main(['predict', *arguments]) if arguments != ['photos/more/x/'] else None\n"
+        "    except SystemExit:\n"
+        "        pass\n"
+        "    assert not {'torch', 'transformers', 'datasets'} & set(sys.modules), arguments\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_reader_that_stops_early(photos):
+    for index in range(40):
+        save_photo(photos / f"{index:03}.png", index)
+    with subprocess.Popen(
+        [*COMMAND, "photos", "--batch_size", "1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout.readline().startswith(b"photos/")
+        process.stdout.close()
+        assert process.stderr.read() == b"" and process.wait() == 141
+
+
+@pytest.mark.slow
+def test_killed_run_goes_on(photos):
+    for index in range(150):
+        save_photo(photos / f"{index:03}.png", index, 400, 300)
+    assert subprocess.run([*COMMAND, "photos", "--output", "whole.csv"], capture_output=True).returncode == 0
+    process = subprocess.Popen([*COMMAND, "photos", "--output", "part.csv"], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not os.path.exists("part.csv") or open("part.csv").read().count("\n") < 30:
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    whole, part = open("whole.csv", "rb").read(), open("part.csv", "rb").read()
+    assert whole.startswith(part) and len(part) < len(whole)
+    assert subprocess.run([*COMMAND, "photos", "--output", "part.csv", "--resume"]).returncode == 0
+    assert open("part.csv", "rb").read() == whole
+
+
+def test_default_model_is_the_one_that_travels_with_the_package():
+    assert dedn_hf.cli.predict.parse_arguments(["a.png"]).model == str(DEFAULT_MODEL)
