@@ -85,7 +85,16 @@ GARDEN = {
 
 
 def prepare_folder(folder: Path):
-    """`bird.png`, `photos/`, images for `my_folder`, `outputs/synthetic_birds`, and what stands for a backbone."""
+    """
+    `bird.png`, `photos/`, `my_folder` with its images, `outputs/synthetic_birds`, what stands for a backbone, and the
+    files that are on the pages.
+    """
+    for page in PAGES:
+        for block in blocks(page):
+            if block.file:
+                file = folder / block.file
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(block.text, encoding="utf-8")
     draw(folder / "bird.png", 0)
     for seed in range(1, 5):
         draw(folder / "photos" / f"{seed}.png", seed)
@@ -104,13 +113,6 @@ def prepare_folder(folder: Path):
     backbone = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     ResNetModel(backbone).save_pretrained(folder / "backbone")
     CLIPImageProcessor().save_pretrained(folder / "backbone")
-
-
-def write(block: Block, folder: Path):
-    file = folder / block.file
-    assert file.resolve().is_relative_to(folder.resolve()), block.file
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(block.text, encoding="utf-8")
 
 
 def slug(heading: str) -> str:

@@ -9,10 +9,10 @@ import subprocess
 import sys
 import tomllib
 from contextlib import redirect_stdout
-from pathlib import Path
 
 import doc_pages
 import pytest
+import yaml
 from doc_pages import FILES, PAGES, ROOT, SHELL, SHOWN, STAND_INS
 
 from dedn_hf.cli import COMMANDS, main
@@ -45,9 +45,7 @@ def run_command(command: str):
 def run_page(page, slow: bool):
     namespace = {"__name__": page.stem}
     for block in doc_pages.blocks(page):
-        if block.file:
-            doc_pages.write(block, Path())
-        elif not is_run(block, "", *(["slow"] if slow else [])):
+        if not is_run(block, "", *(["slow"] if slow else [])):
             continue
         elif block.language == "python":
             # Lines of a traceback are those of the page.
@@ -148,6 +146,15 @@ def test_options_exist(page, options):
             # Without its command: then some command has it.
             (option, *_) = text.split()
             assert option in set().union(OTHERS_OPTIONS, *options.values()), f"{page.name}: {text}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_name)
+def test_settings_in_files_exist(page, options):
+    for block in doc_pages.blocks(page):
+        if block.language == "yaml":
+            assert {f"--{name}" for name in yaml.safe_load(block.text)} <= options["train"], (
+                f"{page.name}: {block.file}"
+            )
 
 
 @pytest.mark.parametrize("page", LINKED, ids=page_name)
