@@ -25,8 +25,8 @@ def run_script(
     timeout: float = TIMEOUT,
 ) -> tuple[int | None, str]:
     """
-    Runs a script (or `"-m"` and a module) with this Python until it ends or `until` holds, upon which all its processes are killed. Gives its
-    exit status (`None` if it was killed) and what it printed, which is kept in `folder`. Fails if it takes longer than
+    Runs a script (or `"-m"` and a module) with this Python until it ends or `until` holds, upon which all its
+    processes are killed. Gives its exit status (`None` if it was killed) and what it printed, which is kept in `folder`. Fails if it takes longer than
     `timeout` seconds.
     """
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(num_processes)]

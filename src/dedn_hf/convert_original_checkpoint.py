@@ -296,6 +296,3 @@ def _copy_heads(state: dict, model: DednModel, groups: dict[str, list[int]], ent
                     f"{tuple(parameter.shape)}: the checkpoint is damaged."
                 )
             parameter.copy_(state[key])
-
-
-__all__ = ["convert_original_checkpoint", "convert_state_dict", "load_original_state_dict", "read_class_names"]

@@ -50,6 +50,3 @@ def format_results(results: dict) -> str:
 def format_figure(value: float | None, spread: float | None) -> str:
     """A figure to one decimal, with its spread over seeds if there is one; a dash where there is no figure."""
     return "–" if value is None else f"{value:.1f}" + (f" ± {spread:.1f}" if spread is not None else "")
-
-
-__all__ = ["format_figure", "format_results", "provenance"]

@@ -4,12 +4,12 @@ import os
 from pathlib import Path
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from datasets import Dataset, Features, List, Value
 
 from ..recipes import read_recipe
 from .dataset import DatasetCard, GzslDataset
 from .official_files import check_attribute_count, find_files, read_class_attributes, read_numbered, read_table
-from .proposed_split import PROPOSED_SPLIT_NAME, SPLIT_CITATION, SplitBuilder, read_proposed_split
+from .proposed_split import PROPOSED_SPLIT_NAME, SPLIT_CITATION, SplitBuilder, image_features, read_proposed_split
 
 _CITATION = """@techreport{WahCUB_200_2011,
   title       = {The {Caltech-UCSD} {Birds-200-2011} Dataset},
@@ -73,13 +73,7 @@ def load_images(data_dir: str | os.PathLike, check_files: bool = True) -> Datase
         ValueError: If the files contradict each other.
     """
     class_names, images = _read_images(Path(data_dir) / "CUB_200_2011", check_files)
-    columns = {
-        "image": [str(path) for path, _ in images.values()],
-        "label": [label for _, label in images.values()],
-        "image_id": list(images),
-    }
-    features = Features({"image": Image(), "label": ClassLabel(names=class_names), "image_id": Value("int64")})
-    return Dataset.from_dict(columns, features=features)
+    return Dataset.from_list(list(images.values()), features=image_features(class_names))
 
 
 def load(
@@ -142,29 +136,19 @@ def load(
         )
 
     split = read_proposed_split(data_dir, "CUB", CARD.split_sha256)
-    class_of_image = {image_id: class_names[label] for image_id, (_, label) in images.items()}
+    class_of_image = {image_id: class_names[row["label"]] for image_id, row in images.items()}
     split.check(class_of_image)
 
     rows = {
-        image_id: {
-            "image": str(path),
-            "label": label,
-            "image_id": image_id,
-            "part_points": points[image_id],
-            "box": boxes[image_id],
-        }
-        for image_id, (path, label) in images.items()
+        image_id: {**row, "part_points": points[image_id], "box": boxes[image_id]} for image_id, row in images.items()
     }
     features = Features(
         {
-            "image": Image(),
-            "label": ClassLabel(names=class_names),
-            "image_id": Value("int64"),
+            **image_features(class_names),
             "part_points": List(List(Value("float32"), length=3), length=len(part_names)),
             "box": List(Value("float32"), length=4),
         }
     )
-    label_of = {name: label for label, name in enumerate(class_names)}
     return GzslDataset(
         name="cub",
         splits=SplitBuilder("cub", features, rows, split.partition(class_of_image), cache_dir).build(),
@@ -172,16 +156,13 @@ def load(
         attribute_names=attribute_names,
         attribute_groups=groups,
         class_attributes=(percentages / 100).astype(np.float32),
-        seen_class_ids=sorted(label_of[name] for name in split.train_classes + split.validation_classes),
-        validation_class_ids=sorted(label_of[name] for name in split.validation_classes),
-        split_name=split.name,
-        split_sha256=split.sha256,
         part_names=part_names,
+        **split.facts(class_names),
     )
 
 
-def _read_images(folder: Path, check_files: bool) -> tuple[list[str], dict[int, tuple[Path, int]]]:
-    """Class names in official order, and image id → (path, label), in the order of the ids."""
+def _read_images(folder: Path, check_files: bool) -> tuple[list[str], dict[int, dict]]:
+    """Class names in official order, and image id → row of the image, in the order of the ids."""
     files = find_files(folder, "classes.txt", "images.txt", "image_class_labels.txt", help=CUB_HELP)
     class_file, image_file, label_file = files
     class_names = read_numbered(class_file, CUB_HELP)
@@ -196,12 +177,12 @@ def _read_images(folder: Path, check_files: bool) -> tuple[list[str], dict[int, 
                 f"{label_file} puts image {image_id} into class {class_id}, but {class_file.name} has "
                 f"{len(class_names)} classes and {image_file.name} has the image in {path.split('/')[0]}. {CUB_HELP}"
             )
-        images[image_id] = (image_folder / path, class_id - 1)
-    absent = [path for path, _ in images.values() if check_files and not path.is_file()]
+        images[image_id] = {"image": str(image_folder / path), "label": class_id - 1, "image_id": image_id}
+    absent = [row["image"] for row in images.values() if check_files and not os.path.isfile(row["image"])]
     if absent:
         raise FileNotFoundError(
             f"{len(absent)} of the {len(images)} images in {image_file} do not exist: "
-            f"{', '.join(map(str, absent[:3]))}{', …' if len(absent) > 3 else ''}. {CUB_HELP}"
+            f"{', '.join(absent[:3])}{', …' if len(absent) > 3 else ''}. {CUB_HELP}"
         )
     return class_names, images
 

@@ -1,8 +1,9 @@
-"""The text files of benchmarks in their official layouts. Every error ends with where to get a good one."""
+"""The files of benchmarks in their official layouts. Every error ends with where to get a good one."""
 
 from pathlib import Path
 
 import numpy as np
+import scipy.io
 
 
 def find_files(folder: Path, *names: str, help: str) -> list[Path]:
@@ -32,6 +33,20 @@ def read_numbered(file: Path, help: str) -> list[str]:
     if [number for number, _ in rows] != list(range(1, len(rows) + 1)) or len(set(names)) != len(names):
         raise ValueError(f"{file} must number different names from 1 on, without gaps. {help}")
     return names
+
+
+def read_mat(file: Path, *variables: str, help: str, optional: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
+    """Variables of a MATLAB file, and optional ones if it has them; others are not read."""
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing. {help}")
+    try:
+        content = scipy.io.loadmat(file, variable_names=[*variables, *optional])
+    except Exception as error:  # scipy raises whatever a damaged byte leads to
+        raise ValueError(f"{file} cannot be read as a MATLAB file: {error}. {help}") from error
+    missing = [name for name in variables if name not in content]
+    if missing:
+        raise ValueError(f"{file} lacks {', '.join(missing)}. {help}")
+    return content
 
 
 def read_class_attributes(file: Path, num_classes: int, num_attributes: int, help: str) -> np.ndarray:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 from datasets import (
     ClassLabel,
     Dataset,
@@ -22,6 +21,7 @@ from datasets import (
 )
 
 from .dataset import GzslDataset
+from .official_files import find_files, read_mat
 from .splits import fingerprint_split
 
 XLSA17_HELP = (
@@ -79,6 +79,15 @@ class ProposedSplit:
     def name(self) -> str:
         """`"Proposed Split v2 (xlsa17)"` where the fingerprint is the known one, else `"unknown split"`."""
         return PROPOSED_SPLIT_NAME if self.sha256 == self.known_sha256 else "unknown split"
+
+    def facts(self, class_names: Sequence[str]) -> dict:
+        """Fields of a [`GzslDataset`] with these classes that follow from the split alone."""
+        return {
+            "seen_class_ids": sorted(map(class_names.index, self.train_classes + self.validation_classes)),
+            "validation_class_ids": sorted(map(class_names.index, self.validation_classes)),
+            "split_name": self.name,
+            "split_sha256": self.sha256,
+        }
 
     def check(self, class_of_image: Mapping[int, str]):
         """
@@ -211,18 +220,10 @@ def read_proposed_split(data_dir: str | os.PathLike, name: str, known_sha256: st
     """
     folder = Path(data_dir) / "xlsa17" / "data" / name
     lists = {key: f"{key}.txt" for key in ("trainclasses1", "valclasses1", "testclasses", "trainvalclasses")}
-    missing = [file for file in ("att_splits.mat", *lists.values()) if not (folder / file).is_file()]
-    if missing:
-        raise FileNotFoundError(f"{folder} lacks {', '.join(missing)}. {XLSA17_HELP}")
-    file = folder / "att_splits.mat"
-    try:
-        content = scipy.io.loadmat(file)
-    except Exception as error:  # scipy raises whatever a damaged byte leads to
-        raise ValueError(f"{file} cannot be read as a MATLAB file: {error}. {XLSA17_HELP}") from error
+    file, *_ = find_files(folder, "att_splits.mat", *lists.values(), help=XLSA17_HELP)
     parts = ("trainval", "test_seen", "test_unseen")
-    missing = [key for key in ("allclasses_names", *(f"{part}_loc" for part in parts)) if key not in content]
-    if missing:
-        raise ValueError(f"{file} lacks {', '.join(missing)}. {XLSA17_HELP}")
+    variables = ("allclasses_names", *(f"{part}_loc" for part in parts))
+    content = read_mat(file, *variables, help=XLSA17_HELP, optional=("original_att",))
 
     class_names = [str(cell.item()).strip() for cell in content["allclasses_names"].ravel()]
     attributes = content.get("original_att")
@@ -275,13 +276,8 @@ def read_image_files(folder: Path) -> list[str]:
             f"{file} is missing. The split counts images in the order of its `image_files` (its features are not "
             f"read), and att_splits.mat cannot prove that order: it says nothing of single images. {XLSA17_HELP}"
         )
-    try:
-        content = scipy.io.loadmat(file, variable_names=["image_files"])
-    except Exception as error:  # scipy raises whatever a damaged byte leads to
-        raise ValueError(f"{file} cannot be read as a MATLAB file: {error}. {XLSA17_HELP}") from error
-    if "image_files" not in content:
-        raise ValueError(f"{file} lacks image_files. {XLSA17_HELP}")
-    return [str(cell.item()) for cell in content["image_files"].ravel()]
+    image_files = read_mat(file, "image_files", help=XLSA17_HELP)["image_files"]
+    return [str(cell.item()) for cell in image_files.ravel()]
 
 
 def match_image_files(image_files: Sequence[str], known: Collection[str]) -> list[str | None]:
@@ -373,7 +369,6 @@ def load_with_proposed_split(
     id_of_loc = {loc: images[path]["image_id"] for loc, path in enumerate(paths, start=1)}
     parts = {part: [id_of_loc[loc] for loc in locs] for part, locs in split.partition(class_of_loc).items()}
     rows = {row["image_id"]: row for row in images.values()}
-    label_of = {name: label for label, name in enumerate(class_names)}
     return GzslDataset(
         name=name,
         splits=SplitBuilder(name, image_features(class_names), rows, parts, cache_dir).build(),
@@ -381,10 +376,7 @@ def load_with_proposed_split(
         attribute_names=list(attribute_names),
         attribute_groups={group: list(indices) for group, indices in attribute_groups.items()},
         class_attributes=class_attributes.astype(np.float32),
-        seen_class_ids=sorted(label_of[name] for name in split.train_classes + split.validation_classes),
-        validation_class_ids=sorted(label_of[name] for name in split.validation_classes),
-        split_name=split.name,
-        split_sha256=split.sha256,
+        **split.facts(class_names),
     )
 
 

@@ -4,12 +4,11 @@ import os
 from pathlib import Path
 
 import numpy as np
-import scipy.io
 from datasets import Dataset
 
 from ..recipes import read_recipe
 from .dataset import DatasetCard, GzslDataset
-from .official_files import check_attribute_count, check_no_empty_class
+from .official_files import check_attribute_count, check_no_empty_class, read_mat
 from .proposed_split import PROPOSED_SPLIT_NAME, SPLIT_CITATION, image_features, load_with_proposed_split
 
 _CITATION = """@article{patterson2014sun,
@@ -105,7 +104,7 @@ def load(
     groups = read_recipe("sun").model["attribute_groups"]
     expected = sum(map(len, groups.values()))
     check_attribute_count(folder / "attributes.mat", attribute_names, expected, "SUN", SUN_HELP)
-    votes = _read_mat(label_file, "labels_cv")
+    votes = read_mat(label_file, "labels_cv", help=SUN_HELP)["labels_cv"]
     class_names, images = _read_images(Path(data_dir), check_files)
     if votes.shape != (len(images), len(attribute_names)):
         raise ValueError(
@@ -174,20 +173,8 @@ def _read_images(data_dir: Path, check_files: bool) -> tuple[list[str], dict[str
 
 
 def _read_names(file: Path, variable: str) -> list[str]:
-    names = [str(cell.item()).strip() for cell in _read_mat(file, variable).ravel()]
+    names = [str(cell.item()).strip() for cell in read_mat(file, variable, help=SUN_HELP)[variable].ravel()]
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) != len(names) else []
     if twice:
         raise ValueError(f"{variable} in {file} must be different, but {twice[0]} is there twice. {SUN_HELP}")
     return names
-
-
-def _read_mat(file: Path, variable: str) -> np.ndarray:
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing. {SUN_HELP}")
-    try:
-        content = scipy.io.loadmat(file, variable_names=[variable])
-    except Exception as error:  # scipy raises whatever a damaged byte leads to
-        raise ValueError(f"{file} cannot be read as a MATLAB file: {error}. {SUN_HELP}") from error
-    if variable not in content:
-        raise ValueError(f"{file} lacks {variable}. {SUN_HELP}")
-    return content[variable]

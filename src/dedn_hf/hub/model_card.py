@@ -177,6 +177,3 @@ def write_model_card(folder: Path, results: dict | None, dataset: str):
 def save_model_card(card: ModelCard, path: str | os.PathLike):
     """Writes a card under a temporary name and moves it, so that it is there whole or not at all."""
     write_text(path, str(card).rstrip("\n") + "\n")
-
-
-__all__ = ["render_model_card", "save_model_card", "validate_model_card", "write_model_card"]

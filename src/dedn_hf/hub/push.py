@@ -242,6 +242,3 @@ def _hub_errors_in_one_line(api: HfApi, repo_id: str):
         raise PublishingError(f"{api.endpoint} cannot be reached: {error}") from error
     except (ValueError, RuntimeError) as error:
         raise PublishingError(f"{error} {error.__cause__ or ''}") from error
-
-
-__all__ = ["PublishingError", "check_loading", "files_to_push", "push_to_hub"]

@@ -113,6 +113,3 @@ def _check(file: Path, content):
     for part in (content, *protocols.values()):
         for name in ("model", "training"):
             check(name, part.get(name, {}))
-
-
-__all__ = ["PROTOCOLS", "Recipe", "parse_indices", "read_recipe", "recipe_names"]

@@ -86,6 +86,3 @@ class DednTrainingArguments(TrainingArguments):
         # There is nothing to pin memory for, and torch would warn of it at every pass.
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False
-
-
-__all__ = ["CONFIG_SETTINGS", "DednTrainingArguments", "arguments_of_process", "parse_config_overrides"]

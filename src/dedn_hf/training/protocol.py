@@ -385,6 +385,3 @@ def mean_and_std(runs: list[dict]) -> dict:
                 name: None if None in value else float(np.std(value, ddof=1)) for name, value in values.items()
             }
     return figures
-
-
-__all__ = ["PROTOCOLS", "build_model", "describe_run", "mean_and_std", "run_protocol"]

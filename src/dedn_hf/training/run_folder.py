@@ -110,15 +110,3 @@ def leave_process_group():
     # Trainers are parts of reference cycles, and hold such a model.
     gc.collect()
     PartialState().destroy_process_group()
-
-
-__all__ = [
-    "copy_model",
-    "finish_run",
-    "from_main",
-    "last_checkpoint",
-    "leave_process_group",
-    "move_files",
-    "remove_run",
-    "start_run",
-]
