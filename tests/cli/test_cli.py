@@ -63,9 +63,14 @@ def test_help_imports_nothing_heavy(command):
         (["evaluate"], "the following arguments are required: --model"),
         (["publish", "--model", "nowhere", "--repo_id", "a/b"], "There is no folder nowhere"),
         (["export", "--model", "nowhere", "--output", "no/such/model.onnx"], "there is no folder no/such"),
+        (["export", "--model", "nowhere", "--output", "model.onnx"], "there is no model folder nowhere"),
+        (["predict", "a.jpg", "--model", "/no/such"], "there is no model folder /no/such"),
+        (["explain", "pyproject.toml", "--model", "src/no_model"], "there is no model folder src/no_model"),
+        (["evaluate", "--model", "a/b/c", "--dataset", "cub", "--output_dir", "o"], "there is no model folder a/b/c"),
     ],
 )
-def test_a_wrong_call_is_told_in_one_line(dedn, arguments, message):
+def test_a_wrong_call_is_told_in_one_line(dedn, monkeypatch, arguments, message):
+    monkeypatch.chdir(ROOT)
     with pytest.raises(CommandFailed, match=f"^error: .*{message.replace('?', '.')}.*\n$") as error:
         dedn(*arguments)
     assert error.value.status == 2 and str(error.value).count("\n") == 1

@@ -35,6 +35,13 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
+def check_model(model: str):
+    """A ValueError for what is neither a folder nor can be the id of a model on the Hub, before the Hub is asked."""
+    namespace, slash, name = model.partition("/")
+    if not os.path.isdir(model) and (not slash or "/" in name or not namespace or os.path.isdir(namespace)):
+        raise ValueError(f"there is no model folder {model}; a model on the Hub is named NAMESPACE/NAME")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """
     Runs a command.

@@ -9,7 +9,7 @@ import json
 import os
 from pathlib import Path
 
-from . import CommandParser
+from . import CommandParser, check_model
 
 
 def main(arguments: list[str]):
@@ -24,6 +24,7 @@ def main(arguments: list[str]):
     args = parser.parse_args(arguments)
     if args.batch_size < 1:
         parser.error(f"--batch_size is {args.batch_size}; at least one image is needed")
+    check_model(args.model)
 
     from transformers import CLIPImageProcessorPil
     from transformers.utils import cached_file

@@ -10,7 +10,7 @@ import argparse
 from pathlib import Path
 
 from ..registration import DEFAULT_MODEL, TASK
-from . import CommandParser
+from . import CommandParser, check_model
 
 SPLITS = ("test_unseen", "test_seen", "trainval", "train", "validation_seen", "validation_unseen")
 
@@ -60,6 +60,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]):
     args = parse_arguments(arguments)
+    check_model(args.model)
 
     import numpy as np
     from tqdm.auto import tqdm

@@ -6,7 +6,7 @@ Exports a trained model to ONNX: image in, class and attribute scores out, with 
 
 from pathlib import Path
 
-from . import CommandParser
+from . import CommandParser, check_model
 
 
 def main(arguments: list[str]):
@@ -16,6 +16,8 @@ def main(arguments: list[str]):
     args = parser.parse_args(arguments)
     if not Path(args.output).resolve().parent.is_dir():
         parser.error(f"--output {args.output}: there is no folder {Path(args.output).parent}")
+
+    check_model(args.model)
 
     from transformers import AutoImageProcessor
 

@@ -22,7 +22,7 @@ from contextlib import closing
 
 from ..prediction_file import PredictionFile
 from ..registration import DEFAULT_MODEL
-from . import CommandParser
+from . import CommandParser, check_model
 
 # On a CPU few images, so that activations are small beside its caches.
 CPU_BATCH_SIZE, BATCH_SIZE = 8, 32
@@ -64,6 +64,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> int:
     args = parse_arguments(arguments)
+    check_model(args.model)
     if args.output:
         PredictionFile.check(args.output, args.resume)
     classes = None
