@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from transformers import CLIPImageProcessor, ResNetConfig, ResNetModel
+from transformers import CLIPImageProcessorPil, ResNetConfig, ResNetModel
 
 import dedn_hf
 from dedn_hf import DednModel
@@ -105,14 +105,14 @@ def prepare_folder(folder: Path):
 
     default, model = Path(dedn_hf.__file__).with_name("default_model"), folder / "outputs" / "synthetic_birds"
     DednModel.from_pretrained(default).save_pretrained(model)
-    CLIPImageProcessor.from_pretrained(default).save_pretrained(model)
+    CLIPImageProcessorPil.from_pretrained(default).save_pretrained(model)
     card = (ROOT / "model_cards" / "dedn-synthetic-birds.md").read_text(encoding="utf-8")
     (model / "README.md").write_text(card, encoding="utf-8")
 
     torch.manual_seed(0)
     backbone = ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic")
     ResNetModel(backbone).save_pretrained(folder / "backbone")
-    CLIPImageProcessor().save_pretrained(folder / "backbone")
+    CLIPImageProcessorPil().save_pretrained(folder / "backbone")
 
 
 def slug(heading: str) -> str:

@@ -54,15 +54,16 @@ def main(arguments: list[str] | None = None) -> int:
         `int`: the exit status; 2 for a wrong call or wrong data, with one line on stderr (`DEDN_DEBUG=1` shows where
         it comes from), 130 when interrupted.
     """
-    name, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    command, *rest = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     if not sys.stderr.isatty():
-        # Read when these libraries are imported.
-        for library in ("HF_HUB", "HF_DATASETS"):
-            os.environ.setdefault(f"{library}_DISABLE_PROGRESS_BARS", "1")
+        # Nobody watches the bars of these libraries, which read this when they are imported.
+        for variable in ("TQDM_DISABLE", "HF_HUB_DISABLE_PROGRESS_BARS", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
+            os.environ.setdefault(variable, "1")
     try:
         try:
-            command = import_module(f".{name}", __name__).main if name in COMMANDS else _no_command
-            return command(rest if name in COMMANDS else name) or 0
+            if command not in COMMANDS:
+                return _no_command(command)
+            return import_module(f".{command}", __name__).main(rest) or 0
         finally:  # help ends the program
             sys.stdout.flush()
     except KeyboardInterrupt:
