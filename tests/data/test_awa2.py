@@ -7,7 +7,6 @@ from PIL import Image
 
 from dedn_hf.data.awa2 import load as load_awa2
 from dedn_hf.data.awa2 import load_images as load_awa2_images
-from dedn_hf.data.proposed_split import SplitBuilder
 from dedn_hf.data.splits import image_id_of
 from dedn_hf.recipes import read_recipe
 
@@ -83,8 +82,8 @@ def tree(tmp_path):
 
 
 @pytest.fixture
-def load(tree, tmp_path):
-    return lambda: load_awa2(tree, cache_dir=tmp_path / "cache")
+def load(tree):
+    return lambda: load_awa2(tree)
 
 
 def test_a_loc_is_a_place_in_image_files(load):
@@ -130,12 +129,6 @@ def test_images_need_neither_split_nor_attributes(tree):
     assert len(images) == 30 and images.features["label"].names == CLASSES
     assert images[7]["label"] == 1 and images[7]["image"].getpixel((0, 0)) == (20, 20, 0)
     assert images[7]["image_id"] == image_id_of("grizzly+bear/grizzly+bear_10002.jpg")
-
-
-def test_cache_is_used(load, monkeypatch):
-    files = load().splits["train"].cache_files
-    monkeypatch.setattr(SplitBuilder, "_generate_examples", None)  # nothing may be written again
-    assert load().splits["train"].cache_files == files
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ import scipy.io
 from PIL import Image
 from real_data import DATA_DIR
 
-from dedn_hf.data.proposed_split import SplitBuilder
 from dedn_hf.data.sun import load as load_sun
 from dedn_hf.data.sun import load_images as load_sun_images
 from dedn_hf.recipes import read_recipe
@@ -78,8 +77,8 @@ def tree(tmp_path):
 
 
 @pytest.fixture
-def load(tree, tmp_path):
-    return lambda **kwargs: load_sun(tree, cache_dir=tmp_path / "cache", **kwargs)
+def load(tree):
+    return lambda **kwargs: load_sun(tree, **kwargs)
 
 
 def change_mat(file, **changes):
@@ -144,12 +143,6 @@ def test_images_need_neither_split_nor_attributes(tree):
     images = load_sun_images(tree)
     assert list(images["image_id"]) == list(range(1, 31)) and images.features["label"].names == NAMES
     assert images[3]["image"].getpixel((0, 0)) == (4, 0, 0) and NAMES[images[3]["label"]] == "café"
-
-
-def test_cache_is_used(load, monkeypatch):
-    files = load().splits["train"].cache_files
-    monkeypatch.setattr(SplitBuilder, "_generate_examples", None)  # nothing may be written again
-    assert load().splits["train"].cache_files == files
 
 
 @pytest.mark.parametrize(
@@ -257,7 +250,7 @@ def test_real_split_over_stand_ins(tmp_path):
     votes = content["original_att"].T.repeat(20, axis=0)[::-1]
     scipy.io.savemat(folder / "attributeLabels_continuous.mat", {"labels_cv": votes})
 
-    dataset = load_sun(tmp_path, cache_dir=tmp_path / "cache")
+    dataset = load_sun(tmp_path)
     assert dataset.split_name == "Proposed Split v2 (xlsa17)"
     sizes = [len(dataset.splits[part]) for part in ("trainval", "test_seen", "test_unseen")]
     assert sizes == [10320, 2580, 1440]

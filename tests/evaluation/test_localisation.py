@@ -212,8 +212,8 @@ def test_every_attribute_of_the_birds_names_a_part_or_the_whole_body():
     not (DATA_DIR / "CUB_200_2011").is_dir(),
     reason=f"no CUB_200_2011 in {DATA_DIR}: set DEDN_DATA_DIR to the folder that holds it",
 )
-def test_real_cub(tmp_path):
-    dataset = load_cub(DATA_DIR, cache_dir=tmp_path)
+def test_real_cub():
+    dataset = load_cub(DATA_DIR)
     parts = dict(zip(dataset.attribute_names, attribute_parts(dataset)))
     nameless = {name.split("::")[0] for name, of_attribute in parts.items() if not of_attribute}
     assert nameless == {"has_size", "has_shape", "has_primary_color"}

@@ -192,7 +192,7 @@ def load_images(data_dir, check_files=True):
     raise ValueError("toys have no images")
 
 
-def load(data_dir, check_files=True, cache_dir=None):
+def load(data_dir, check_files=True):
     parts = ("train", "validation_seen", "validation_unseen", "test_seen", "test_unseen", "trainval")
     return GzslDataset(
         name="toy",

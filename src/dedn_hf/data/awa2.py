@@ -6,7 +6,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from ..recipes import read_recipe
-from .dataset import DatasetCard, GzslDataset
+from .dataset import DatasetCard, GzslDataset, image_features
 from .official_files import (
     check_attribute_count,
     check_no_empty_class,
@@ -14,7 +14,7 @@ from .official_files import (
     read_class_attributes,
     read_numbered,
 )
-from .proposed_split import PROPOSED_SPLIT_NAME, SPLIT_CITATION, image_features, load_with_proposed_split
+from .proposed_split import PROPOSED_SPLIT_NAME, SPLIT_CITATION, load_with_proposed_split
 from .splits import image_id_of
 
 CARD = DatasetCard(
@@ -68,9 +68,7 @@ def load_images(data_dir: str | os.PathLike, check_files: bool = True) -> Datase
     return Dataset.from_list(list(images.values()), features=image_features(class_names))
 
 
-def load(
-    data_dir: str | os.PathLike, check_files: bool = True, cache_dir: str | os.PathLike | None = None
-) -> GzslDataset:
+def load(data_dir: str | os.PathLike, check_files: bool = True) -> GzslDataset:
     """
     AWA2 with the Proposed Split and its continuous class-attribute matrix, in which unknown strengths (−1) are 0.
 
@@ -79,8 +77,6 @@ def load(
             The folder that holds `Animals_with_Attributes2/` and `xlsa17/` in their official layouts.
         check_files (`bool`, *optional*, defaults to `True`):
             As in [`load_images`].
-        cache_dir (`str` or `os.PathLike`, *optional*):
-            Cache of `datasets` for the table of images, which refers to the image files and does not copy them.
 
     Returns:
         `GzslDataset`: its `class_attributes` are fractions (0 to 1), its classes in the order of `classes.txt`, and it
@@ -111,7 +107,6 @@ def load(
         attribute_file=matrix_file,
         help=AWA2_HELP,
         known_sha256=CARD.split_sha256,
-        cache_dir=cache_dir,
     )
     dataset.class_attributes = dataset.class_attributes.clip(min=0) / 100
     check_no_empty_class(matrix_file, class_names, dataset.class_attributes, AWA2_HELP)

@@ -7,9 +7,9 @@ import numpy as np
 from datasets import Dataset, Features, List, Value
 
 from ..recipes import read_recipe
-from .dataset import DatasetCard, GzslDataset
+from .dataset import DatasetCard, GzslDataset, image_features, make_splits
 from .official_files import check_attribute_count, find_files, read_class_attributes, read_numbered, read_table
-from .proposed_split import PROPOSED_SPLIT_NAME, SPLIT_CITATION, SplitBuilder, image_features, read_proposed_split
+from .proposed_split import PROPOSED_SPLIT_NAME, SPLIT_CITATION, read_proposed_split
 
 _CITATION = """@techreport{WahCUB_200_2011,
   title       = {The {Caltech-UCSD} {Birds-200-2011} Dataset},
@@ -76,9 +76,7 @@ def load_images(data_dir: str | os.PathLike, check_files: bool = True) -> Datase
     return Dataset.from_list(list(images.values()), features=image_features(class_names))
 
 
-def load(
-    data_dir: str | os.PathLike, check_files: bool = True, cache_dir: str | os.PathLike | None = None
-) -> GzslDataset:
+def load(data_dir: str | os.PathLike, check_files: bool = True) -> GzslDataset:
     """
     CUB with the Proposed Split, its class-attribute matrix, part points and boxes.
 
@@ -92,8 +90,6 @@ def load(
             `CUB_200_2011/attributes/`, in `CUB_200_2011/`, or beside it, where the official archive has it.
         check_files (`bool`, *optional*, defaults to `True`):
             Whether all image files must exist.
-        cache_dir (`str` or `os.PathLike`, *optional*):
-            Cache of `datasets` for the table of images, which refers to the image files and does not copy them.
 
     Returns:
         `GzslDataset`: its `class_attributes` are the continuous class attributes as fractions (0 to 1), its validation
@@ -151,7 +147,7 @@ def load(
     )
     return GzslDataset(
         name="cub",
-        splits=SplitBuilder("cub", features, rows, split.partition(class_of_image), cache_dir).build(),
+        splits=make_splits(rows, split.partition(class_of_image), features),
         class_names=class_names,
         attribute_names=attribute_names,
         attribute_groups=groups,

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
-from datasets import DatasetDict
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
 
 
 @dataclass(frozen=True)
@@ -117,6 +117,27 @@ class GzslDataset:
     def unseen_class_ids(self) -> list[int]:
         seen = set(self.seen_class_ids)
         return [index for index in range(len(self.class_names)) if index not in seen]
+
+
+def image_features(class_names: Sequence[str]) -> Features:
+    """Columns of a data set of which no more is known than images and classes."""
+    return Features({"image": Image(), "label": ClassLabel(names=list(class_names)), "image_id": Value("int64")})
+
+
+def make_splits(rows: Mapping[int, dict], parts: Mapping[str, Sequence[int]], features: Features) -> DatasetDict:
+    """
+    The splits of a data set that is read from files: tables that refer to the image files.
+
+    Args:
+        rows (`Mapping[int, dict]`):
+            Image id → its row.
+        parts (`Mapping[str, Sequence[int]]`):
+            Name of each split → the ids of its images. An image may be in several.
+        features (`datasets.Features`):
+            Types of the columns.
+    """
+    tables = {part: {name: [rows[i][name] for i in ids] for name in features} for part, ids in parts.items()}
+    return DatasetDict({part: Dataset.from_dict(table, features=features) for part, table in tables.items()})
 
 
 def describe_groups(groups: Mapping[str, Sequence[int]]) -> str:

@@ -18,8 +18,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from .class_table import normalize, read_class_table, read_csv
-from .dataset import DatasetCard, GzslDataset, describe_groups
-from .proposed_split import SplitBuilder, image_features
+from .dataset import DatasetCard, GzslDataset, describe_groups, image_features, make_splits
 from .splits import draw, fifth, fingerprint_split, image_id_of
 
 CARD = DatasetCard(
@@ -145,12 +144,7 @@ def load_images(data_dir: str | os.PathLike, check_files: bool = True) -> Datase
     return Dataset.from_list(list(_make_rows(contents).values()), features=features)
 
 
-def load(
-    data_dir: str | os.PathLike,
-    check_files: bool = True,
-    cache_dir: str | os.PathLike | None = None,
-    seed: int = 0,
-) -> GzslDataset:
+def load(data_dir: str | os.PathLike, check_files: bool = True, seed: int = 0) -> GzslDataset:
     """
     Your own images, attributes and classes.
 
@@ -159,8 +153,6 @@ def load(
             The folder, see [`read_folder`].
         check_files (`bool`, *optional*, defaults to `True`):
             As in [`load_images`].
-        cache_dir (`str` or `os.PathLike`, *optional*):
-            Cache of `datasets` for the table of images, which refers to the image files and does not copy them.
         seed (`int`, *optional*, defaults to 0):
             Seed of what is drawn: images for test and validation and, without `split.csv`, classes.
 
@@ -174,11 +166,10 @@ def load(
     contents = read_folder(data_dir, seed)
     contents.require_sound()
     parts, label_of = contents.partition(seed), {name: label for label, name in enumerate(contents.class_names)}
-    builder = SplitBuilder("folder", image_features(contents.class_names), _make_rows(contents), parts, cache_dir)
     return GzslDataset(
         name="folder",
         attribute_groups=contents.attribute_groups,
-        splits=builder.build(),
+        splits=make_splits(_make_rows(contents), parts, image_features(contents.class_names)),
         class_names=contents.class_names,
         attribute_names=contents.attribute_names,
         class_attributes=contents.class_attributes,

@@ -1,26 +1,13 @@
 """The Proposed Splits of Xian et al. (xlsa17), which the field's data sets are evaluated on."""
 
-import hashlib
-import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from datasets import (
-    ClassLabel,
-    Dataset,
-    DatasetDict,
-    DatasetInfo,
-    Features,
-    GeneratorBasedBuilder,
-    Image,
-    SplitGenerator,
-    Value,
-)
 
-from .dataset import GzslDataset
+from .dataset import GzslDataset, image_features, make_splits
 from .official_files import find_files, read_mat
 from .splits import fingerprint_split
 
@@ -314,7 +301,6 @@ def load_with_proposed_split(
     attribute_file: Path,
     help: str,
     known_sha256: str,
-    cache_dir: str | os.PathLike | None = None,
 ) -> GzslDataset:
     """
     A data set with the Proposed Split, whose locs are places in `image_files` of `res101.mat`.
@@ -336,8 +322,6 @@ def load_with_proposed_split(
             Where to get the data set, for messages.
         known_sha256 (`str`):
             See [`ProposedSplit`].
-        cache_dir (`str` or `os.PathLike`, *optional*):
-            Cache of `datasets`.
 
     Returns:
         `GzslDataset`: with `class_attributes` as they came, and without word vectors.
@@ -371,66 +355,13 @@ def load_with_proposed_split(
     rows = {row["image_id"]: row for row in images.values()}
     return GzslDataset(
         name=name,
-        splits=SplitBuilder(name, image_features(class_names), rows, parts, cache_dir).build(),
+        splits=make_splits(rows, parts, image_features(class_names)),
         class_names=list(class_names),
         attribute_names=list(attribute_names),
         attribute_groups={group: list(indices) for group, indices in attribute_groups.items()},
         class_attributes=class_attributes.astype(np.float32),
         **split.facts(class_names),
     )
-
-
-def image_features(class_names: Sequence[str]) -> Features:
-    """Columns of a data set of which no more is known than images and classes."""
-    return Features({"image": Image(), "label": ClassLabel(names=list(class_names)), "image_id": Value("int64")})
-
-
-class SplitBuilder(GeneratorBasedBuilder):
-    """
-    Writes the rows of a data set into the `datasets` cache, one split for each part.
-
-    Args:
-        name (`str`):
-            Short name of the data set.
-        features (`datasets.Features`):
-            Types of the columns.
-        rows (`Mapping[int, dict]`):
-            Image id → its row.
-        parts (`Mapping[str, list[int]]`):
-            Name of each split → the ids of its images. An image may be in several.
-        cache_dir (`str` or `os.PathLike`, *optional*):
-            The cache; the default is that of `datasets`.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        features: Features,
-        rows: Mapping[int, dict],
-        parts: Mapping[str, list[int]],
-        cache_dir: str | os.PathLike | None = None,
-    ):
-        self._features, self._rows, self._parts = features, rows, parts
-        # Hashing the contents is what keeps a changed file from being answered out of the cache.
-        contents = json.dumps([features.to_dict(), list(rows.values()), parts])
-        super().__init__(cache_dir=cache_dir, dataset_name=name, hash=hashlib.sha256(contents.encode()).hexdigest())
-
-    def build(self) -> DatasetDict:
-        """The splits, from the cache where it has them."""
-        self.download_and_prepare()
-        # `as_dataset` raises where there is nothing to read.
-        empty = Dataset.from_dict({column: [] for column in self._features}, features=self._features)
-        return DatasetDict({part: self.as_dataset(part) if ids else empty for part, ids in self._parts.items()})
-
-    def _info(self) -> DatasetInfo:
-        return DatasetInfo(features=self._features)
-
-    def _split_generators(self, dl_manager) -> list[SplitGenerator]:
-        return [SplitGenerator(part, gen_kwargs={"image_ids": ids}) for part, ids in self._parts.items()]
-
-    def _generate_examples(self, image_ids: list[int]):
-        for image_id in image_ids:
-            yield image_id, self._rows[image_id]
 
 
 def _some(values) -> str:

@@ -7,9 +7,9 @@ import numpy as np
 from datasets import Dataset
 
 from ..recipes import read_recipe
-from .dataset import DatasetCard, GzslDataset
+from .dataset import DatasetCard, GzslDataset, image_features
 from .official_files import check_attribute_count, check_no_empty_class, read_mat
-from .proposed_split import PROPOSED_SPLIT_NAME, SPLIT_CITATION, image_features, load_with_proposed_split
+from .proposed_split import PROPOSED_SPLIT_NAME, SPLIT_CITATION, load_with_proposed_split
 
 _CITATION = """@article{patterson2014sun,
   title   = {The {SUN} Attribute Database: Beyond Categories for Deeper Scene Understanding},
@@ -73,9 +73,7 @@ def load_images(data_dir: str | os.PathLike, check_files: bool = True) -> Datase
     return Dataset.from_list(list(images.values()), features=image_features(class_names))
 
 
-def load(
-    data_dir: str | os.PathLike, check_files: bool = True, cache_dir: str | os.PathLike | None = None
-) -> GzslDataset:
+def load(data_dir: str | os.PathLike, check_files: bool = True) -> GzslDataset:
     """
     SUN with the Proposed Split. The strength of an attribute in a class is the share of votes for it over the images
     of the class.
@@ -88,8 +86,6 @@ def load(
             The folder that holds `SUNAttributeDB/`, see [`load_images`], and `xlsa17/` in their official layouts.
         check_files (`bool`, *optional*, defaults to `True`):
             Whether all image files must exist.
-        cache_dir (`str` or `os.PathLike`, *optional*):
-            Cache of `datasets` for the table of images, which refers to the image files and does not copy them.
 
     Returns:
         `GzslDataset`: its `class_attributes` are fractions (0 to 1), and it has no word vectors.
@@ -127,7 +123,6 @@ def load(
         attribute_file=label_file,
         help=SUN_HELP,
         known_sha256=CARD.split_sha256,
-        cache_dir=cache_dir,
     )
 
 
