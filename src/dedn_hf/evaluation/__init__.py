@@ -24,7 +24,6 @@ _LAZY = {
     "AttributeLocalisation": ".localisation",
     "explain_image": ".explanation",
     "plot_explanation": ".explanation",
-    "plot_explanations": ".explanation",
 }
 
 
@@ -53,7 +52,6 @@ __all__ = [
     "mix_expert_scores",
     "per_class_accuracy",
     "plot_explanation",
-    "plot_explanations",
     "reliability_bins",
     "seen_unseen_curve",
     "top_confusions",
