@@ -241,6 +241,3 @@ class AttributeLocalisation:
                     "images": float(counts[indices].double().mean()) if indices else 0.0,
                 }
         return figures
-
-
-__all__ = ["MEASURES", "PARTS", "AttributeLocalisation", "attribute_parts", "image_sizes"]

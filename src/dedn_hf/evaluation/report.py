@@ -463,17 +463,3 @@ def check_output_dir(output_dir: str | os.PathLike, model: str, dataset: str):
                 f"{results} holds other results than an evaluation of {model} on {dataset}. Choose another "
                 "--output_dir."
             )
-
-
-__all__ = [
-    "TEST_SPLITS",
-    "EvaluationReport",
-    "Predictions",
-    "attribute_ranking",
-    "check_output_dir",
-    "costliest_confusions",
-    "evaluate_model",
-    "match_classes",
-    "predict_examples",
-    "seen_unseen_auroc",
-]
