@@ -44,7 +44,7 @@ def test_sheet(tmp_path, monkeypatch):
 
 @pytest.fixture
 def run(tmp_path_factory, tmp_path, monkeypatch, capsys):
-    birds = load_synthetic_birds(images_per_class=2, image_size=64, cache_dir=str(tmp_path_factory.mktemp("cache")))
+    birds = load_synthetic_birds(images_per_class=6, image_size=64, cache_dir=str(tmp_path_factory.mktemp("cache")))
     monkeypatch.setattr(explain_sheet, "load_gzsl_dataset", lambda *args, **kwargs: birds)
     monkeypatch.chdir(tmp_path)
 
