@@ -7,7 +7,7 @@ from PIL import Image
 from tiny_model import make_tiny_model
 from transformers import CLIPImageProcessorPil, ResNetConfig, pipeline
 
-from dedn_hf.evaluation import explain_image
+from dedn_hf.evaluation.explanation import explain_image
 from dedn_hf.evaluation.report import predict_examples
 from dedn_hf.pipeline_dedn import attention_in_image
 

@@ -7,10 +7,10 @@ from dedn_hf.evaluation import (
     best_calibration,
     choose_mixes,
     gzsl_metrics,
-    harmonic_mean,
     mix_expert_scores,
     seen_unseen_curve,
 )
+from dedn_hf.evaluation.metrics import harmonic_mean
 
 # Classes 0 and 1 are seen, 2 and 3 unseen.
 SEEN = [0, 1]

@@ -6,8 +6,7 @@ from PIL import Image
 from tiny_model import make_tiny_model
 from transformers import CLIPImageProcessorPil, ResNetConfig, pipeline
 
-from dedn_hf.evaluation import explain_image, plot_explanation, plot_explanations
-from dedn_hf.evaluation.explanation import describe_attribute
+from dedn_hf.evaluation.explanation import describe_attribute, explain_image, plot_explanation
 
 RED, GREEN = 0, 1
 
@@ -102,31 +101,3 @@ def test_explanation(classifier, image, tmp_path):
     # Red and green are in the image, and red in four more, as attention leaves green out with the coarse expert's mix.
     red, green = ((np.abs(pixels - color).max(axis=2) < 40).sum() for color in ([255, 0, 0], [0, 255, 0]))
     assert 2 * green < red and green > 100
-
-
-def test_sheet(classifier, image, tmp_path, monkeypatch):
-    import dedn_hf.evaluation.explanation as module
-
-    images = [image, image.rotate(90, expand=True), image]
-    explanations = [explain_image(classifier, of_row, top_attributes=3) for of_row in images]
-    predicted = [explanation.classes[0][0] for explanation in explanations]
-    long = "bill shape: a very long description of what it is"
-    explanations[1].attributes[0].words = long
-    path = tmp_path / "out" / "sheet.png"
-    plot_explanations(explanations, images, [predicted[0], predicted[1], "emu"], path)
-    with Image.open(path) as picture:
-        picture.verify()
-        assert picture.size[0] == 1200 and picture.size[1] > 1000
-
-    figures = []
-    monkeypatch.setattr(module, "save_figure", lambda figure, path: figures.append(figure))
-    plot_explanations(explanations, images, [predicted[0], predicted[1], "emu"], path)
-    rows = figures[0].subfigs
-    headings = [row.get_suptitle() for row in rows]
-    assert headings[0] == f"✓ {predicted[0]}, {100 * explanations[0].classes[0][1]:.0f} % (right)"
-    assert headings[2].startswith(f"✗ {predicted[2]}, ") and headings[2].endswith(" % (wrong: it is emu)")
-    for row, explanation in zip(rows, explanations):
-        titles = [axes.get_title() for axes in row.axes]
-        assert titles[0] == "" and len(titles) == 4
-        words = [title.rsplit("\n", 1)[0].replace("\n", " ") for title in titles[1:]]
-        assert words == [attribute.words for attribute in explanation.attributes]

@@ -14,8 +14,7 @@ from transformers import CLIPImageProcessorPil
 from dedn_hf.data import GzslDataset
 from dedn_hf.data.cub import load as load_cub
 from dedn_hf.data.synthetic_birds import ATTRIBUTE_NAMES, PART_NAMES
-from dedn_hf.evaluation import AttributeLocalisation
-from dedn_hf.evaluation.localisation import attribute_parts, image_sizes
+from dedn_hf.evaluation.localisation import AttributeLocalisation, attribute_parts, image_sizes
 from dedn_hf.pipeline_dedn import crop_in_image
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import balanced_accuracy_score, recall_score
 
-from dedn_hf.evaluation import (
+from dedn_hf.evaluation.metrics import (
     expected_calibration_error,
     gzsl_metrics,
     harmonic_mean,

@@ -10,7 +10,7 @@ from sklearn.metrics import roc_auc_score
 from transformers import CLIPImageProcessorPil
 
 from dedn_hf.data import GzslDataset
-from dedn_hf.evaluation import gzsl_metrics, top_confusions
+from dedn_hf.evaluation.metrics import gzsl_metrics, top_confusions
 from dedn_hf.evaluation.report import (
     EvaluationReport,
     Predictions,

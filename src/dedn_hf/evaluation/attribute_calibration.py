@@ -62,6 +62,3 @@ def fit_attribute_calibration(attribute_scores, targets) -> np.ndarray:
     solution = minimize(loss, start.ravel(), jac=True, method="L-BFGS-B", bounds=bounds, options=options)
     slope, offset = solution.x.reshape(2, num_attributes)
     return np.stack([slope / std, offset - slope * mean / std]).astype(np.float32)
-
-
-__all__ = ["fit_attribute_calibration"]

@@ -72,38 +72,32 @@ class SelectedCalibration:
     metrics: dict[str, float]
 
 
-class _Sweep:
-    """What of the labels the curve needs, apart from the scores: computed once for many sets of scores."""
+def _curve(logits: np.ndarray, labels: np.ndarray, is_seen: np.ndarray) -> SeenUnseenCurve:
+    """[`seen_unseen_curve`] of what [`~metrics.check_gzsl_inputs`] gave."""
+    of_seen = is_seen[labels]
+    if of_seen.all() or not of_seen.any():
+        raise ValueError(
+            f"There are {of_seen.sum()} images of seen and {(~of_seen).sum()} of unseen classes; "
+            "calibrated stacking weighs the two against each other and needs both."
+        )
+    images = np.bincount(labels, minlength=len(is_seen))
+    classes = np.where(of_seen, np.sum(is_seen & (images > 0)), np.sum(~is_seen & (images > 0)))
+    # An image's share of its class-averaged figure: the ends of the curve are then the per-class S and U.
+    weights = 100.0 / (images[labels] * classes)
 
-    def __init__(self, labels: np.ndarray, is_seen: np.ndarray):
-        self.labels = labels
-        self.seen_ids, self.unseen_ids = np.flatnonzero(is_seen), np.flatnonzero(~is_seen)
-        self.of_seen = is_seen[labels]
-        num_seen, num_unseen = self.of_seen.sum(), (~self.of_seen).sum()
-        if not num_seen or not num_unseen:
-            raise ValueError(
-                f"There are {num_seen} images of seen and {num_unseen} of unseen classes; "
-                "calibrated stacking weighs the two against each other and needs both."
-            )
-        images = np.bincount(labels, minlength=len(is_seen))
-        classes = np.where(is_seen, np.sum(is_seen & (images > 0)), np.sum(~is_seen & (images > 0)))
-        # An image's share of its class-averaged figure: the ends of the curve are then the per-class S and U.
-        self.weights = 100.0 / (images[labels] * classes[labels])
-
-    def curve(self, seen_logits: np.ndarray, unseen_logits: np.ndarray) -> SeenUnseenCurve:
-        rows = np.arange(len(self.labels))
-        best_seen, best_unseen = seen_logits.argmax(axis=1), unseen_logits.argmax(axis=1)
-        critical = seen_logits[rows, best_seen] - unseen_logits[rows, best_unseen]
-        right = np.where(self.of_seen, self.seen_ids[best_seen], self.unseen_ids[best_unseen]) == self.labels
-        # An image whose best class of its own kind is wrong is never right, so nothing changes at its critical value.
-        calibrations, step = np.unique(critical[right], return_inverse=True)
-        of_seen, weights = self.of_seen[right], self.weights[right]
-        falls = np.bincount(step, weights=weights * of_seen, minlength=len(calibrations))
-        rises = np.bincount(step, weights=weights * ~of_seen, minlength=len(calibrations))
-        # Both are summed from their zero end, so that they end at exactly 0.
-        seen = np.append(np.cumsum(falls[::-1])[::-1], 0.0)
-        unseen = np.append(0.0, np.cumsum(rises))
-        return SeenUnseenCurve(calibrations, seen, unseen)
+    seen_logits, unseen_logits = logits[:, is_seen], logits[:, ~is_seen]
+    best_seen = np.flatnonzero(is_seen)[seen_logits.argmax(axis=1)]
+    best_unseen = np.flatnonzero(~is_seen)[unseen_logits.argmax(axis=1)]
+    critical = seen_logits.max(axis=1) - unseen_logits.max(axis=1)
+    # An image whose best class of its own kind is wrong is never right, so nothing changes at its critical value.
+    right = np.where(of_seen, best_seen, best_unseen) == labels
+    calibrations, step = np.unique(critical[right], return_inverse=True)
+    falls = np.bincount(step, weights=(weights * of_seen)[right], minlength=len(calibrations))
+    rises = np.bincount(step, weights=(weights * ~of_seen)[right], minlength=len(calibrations))
+    # Both are summed from their zero end, so that they end at exactly 0.
+    seen = np.append(np.cumsum(falls[::-1])[::-1], 0.0)
+    unseen = np.append(0.0, np.cumsum(rises))
+    return SeenUnseenCurve(calibrations, seen, unseen)
 
 
 def _best_of_curve(curve: SeenUnseenCurve, largest_logit: float) -> tuple[float, float]:
@@ -144,9 +138,7 @@ def seen_unseen_curve(logits: np.ndarray, labels: Sequence[int], seen_class_ids:
     Raises:
         ValueError: see [`~metrics.check_gzsl_inputs`]; also if either kind has no images.
     """
-    logits, labels, is_seen = check_gzsl_inputs(logits, labels, seen_class_ids)
-    sweep = _Sweep(labels, is_seen)
-    return sweep.curve(logits[:, is_seen], logits[:, ~is_seen])
+    return _curve(*check_gzsl_inputs(logits, labels, seen_class_ids))
 
 
 def ausuc(curve: SeenUnseenCurve) -> float:
@@ -164,8 +156,7 @@ def ausuc(curve: SeenUnseenCurve) -> float:
     Returns:
         `float`: 100 × the area in the unit square.
     """
-    area = np.sum(np.diff(curve.unseen) * (curve.seen[1:] + curve.seen[:-1]) / 2)
-    return float(area / 100)
+    return float(np.trapezoid(curve.seen, curve.unseen) / 100)
 
 
 def best_calibration(
@@ -299,23 +290,19 @@ def choose_mixes(
     parts = _class_scores(expert_scores, class_attributes)
     # Every mix is finite if its parts are: one check stands for the whole grid.
     _, labels, is_seen = check_gzsl_inputs(parts.sum(axis=(0, 1)), labels, seen_class_ids)
-    sweep = _Sweep(labels, is_seen)
     largest_logit = np.abs(parts).max()
-    seen_parts, unseen_parts = parts[..., is_seen], parts[..., ~is_seen]
 
     best = None
     for region_mix in region_mixes:
-        seen_coarse, seen_fine = (_mix(*expert, region_mix) for expert in seen_parts)
-        unseen_coarse, unseen_fine = (_mix(*expert, region_mix) for expert in unseen_parts)
+        coarse, fine = (_mix(*expert, region_mix) for expert in parts)
         for coarse_mix in coarse_mixes:
-            curve = sweep.curve(_mix(seen_coarse, seen_fine, coarse_mix), _mix(unseen_coarse, unseen_fine, coarse_mix))
-            calibration, height = _best_of_curve(curve, largest_logit)
+            logits = _mix(coarse, fine, coarse_mix)
+            calibration, height = _best_of_curve(_curve(logits, labels, is_seen), largest_logit)
             distance = (region_mix - 0.5) ** 2 + (coarse_mix - 0.5) ** 2
             higher = best is None or height > best[0] + _TIE
             if higher or (height >= best[0] - _TIE and distance < best[1] - _TIE):
-                best = (height, distance, region_mix, coarse_mix, calibration)
+                best = (height, distance, region_mix, coarse_mix, calibration, logits)
 
-    _, _, region_mix, coarse_mix, calibration = best
-    logits = _mix(_mix(*parts[0], region_mix), _mix(*parts[1], region_mix), coarse_mix)
+    _, _, region_mix, coarse_mix, calibration, logits = best
     metrics = gzsl_metrics(logits, labels, seen_class_ids, calibration)
     return SelectedCalibration(float(region_mix), float(coarse_mix), calibration, metrics)

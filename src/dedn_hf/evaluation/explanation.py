@@ -3,8 +3,6 @@
 import math
 import os
 import re
-import textwrap
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -143,79 +141,33 @@ def plot_explanation(explanation: Explanation, image: Image.Image, path: str | o
     rows = math.ceil((1 + len(explanation.attributes)) / columns)
     panel_height = 8 / columns * image.height / image.width
     figure = Figure(figsize=(8, 0.4 + rows * (panel_height + 0.2)), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).flat
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in panels:
         axes.set_axis_off()
-    panels = figure.axes
     panels[0].imshow(pixels)
     panels[0].set_title("image", fontsize=11)
     for axes, attribute in zip(panels[1:], explanation.attributes):
-        _draw_attention(axes, pixels, attribute)
+        draw_attention(axes, pixels, attribute)
         axes.set_title(f"{attribute.words} ({attribute.contribution:+.2f})", fontsize=11, parse_math=False)
     figure.suptitle(title, fontsize=12, parse_math=False)
     save_figure(figure, path)
 
 
-def plot_explanations(
-    explanations: Sequence[Explanation], images: Sequence[Image.Image], truths: Sequence[str], path: str | os.PathLike
-):
+def draw_attention(axes, pixels: np.ndarray, attribute: AttributeEvidence):
     """
-    A sheet of images: a row for each, with what its class was taken for, right or wrong, and its attributes as in
-    [`plot_explanation`].
+    An image as the attention of an attribute leaves it.
 
     Args:
-        explanations (`Sequence[Explanation]` of length `N`):
-            From [`explain_image`], each with the same number of attributes.
-        images (`Sequence[PIL.Image.Image]` of length `N`):
-            The images.
-        truths (`Sequence[str]` of length `N`):
-            Names of their true classes.
-        path (`str` or `os.PathLike`):
-            PNG file to write; its folder is made.
+        axes (`matplotlib.axes.Axes`):
+            Where to draw it.
+        pixels (`np.ndarray` of shape `(height, width, 3)`):
+            The image, from 0 to 1.
+        attribute ([`AttributeEvidence`]):
+            The attribute.
     """
-    columns = 1 + len(explanations[0].attributes)
-    titles = [
-        [f"{textwrap.fill(a.words, 110 // columns)}\n({a.contribution:+.2f})" for a in explanation.attributes]
-        for explanation in explanations
-    ]
-    # In inches: the panels, the lines of their titles, and the heading.
-    heights = [
-        7.6 / columns * image.height / image.width + 0.17 * max(title.count("\n") + 1 for title in of_image) + 0.45
-        for image, of_image in zip(images, titles)
-    ]
-    figure = Figure(figsize=(8, sum(heights)), layout="constrained")
-    rows = figure.subfigures(len(images), 1, squeeze=False, height_ratios=heights)[:, 0]
-    for row, explanation, image, truth, of_image in zip(rows, explanations, images, truths, titles):
-        is_right = explanation.classes[0][0] == truth
-        mark, color = ("✓", "#1b7837") if is_right else ("✗", "#b2182b")
-        heading = f"{mark} {explanation.heading(truth)}"
-        row.suptitle(heading, x=0.01, ha="left", color=color, fontsize=11, parse_math=False)
-        panels = row.subplots(1, columns, squeeze=False)[0]
-        pixels = np.asarray(image.convert("RGB")) / 255
-        panels[0].imshow(pixels)
-        for axes, attribute, title in zip(panels[1:], explanation.attributes, of_image):
-            _draw_attention(axes, pixels, attribute)
-            axes.set_title(title, fontsize=9.5, parse_math=False)
-        for axes in panels:
-            axes.set_axis_off()
-    save_figure(figure, path)
-
-
-def _draw_attention(axes, pixels: np.ndarray, attribute: AttributeEvidence):
-    """An image `(height, width, 3)`, from 0 to 1, as the attention of an attribute leaves it."""
     weights = attribute.attention.numpy()
     strength = (weights / weights.max())[..., None]
     grey = pixels.mean(axis=2, keepdims=True)
     # What attention leaves out fades to pale grey, what it looks at keeps its colours.
     axes.imshow(strength * pixels + (1 - strength) * (0.25 * grey + 0.65))
     axes.contour(weights, levels=[weights.max() / 2], colors="#d7191c", linewidths=1.2)
-
-
-__all__ = [
-    "AttributeEvidence",
-    "Explanation",
-    "describe_attribute",
-    "explain_image",
-    "plot_explanation",
-    "plot_explanations",
-]

@@ -1,42 +1,17 @@
-"""The figures of generalized zero-shot learning as an `evaluate` metric: `evaluate.load("…/gzsl_accuracy.py")`."""
+"""
+Accuracy in generalized zero-shot learning (GZSL), where an image may belong to a class that the model was trained on
+(a seen class) or to one that it knows by description only (an unseen class). All figures are averaged per class, never
+per image.
+
+An `evaluate` metric: `evaluate.load("…/gzsl_accuracy.py")`.
+"""
+
+import inspect
 
 import datasets
 import evaluate
 
 from dedn_hf.evaluation.metrics import gzsl_metrics
-
-_DESCRIPTION = """
-Accuracy in generalized zero-shot learning (GZSL), where an image may belong to a class that the model was trained on
-(a seen class) or to one that it knows by description only (an unseen class). All figures are averaged per class, never
-per image.
-"""
-
-_KWARGS_DESCRIPTION = """
-Args:
-    predictions (`list[list[float]]`):
-        One row of class scores an image, over all K classes.
-    references (`list[int]`):
-        True class of each image.
-    seen_class_ids (`list[int]`):
-        Classes that the model was trained on; all others are unseen. Not stored with the predictions: it is given to
-        `compute`, also after `add_batch`.
-    calibration (`float`, *optional*, defaults to 0.0):
-        γ, subtracted from the scores of seen classes (calibrated stacking). The logits of a DEDN model contain theirs.
-
-Returns:
-    `dict[str, float]`, in per cent:
-    - `T1`: accuracy on images of unseen classes, predicting among the unseen classes.
-    - `U`: accuracy on images of unseen classes, predicting among all classes.
-    - `S`: accuracy on images of seen classes, predicting among all classes.
-    - `H`: harmonic mean of S and U.
-    A figure is NaN where no image speaks of it.
-
-Examples:
-    >>> metric = evaluate.load("src/dedn_hf/evaluation/gzsl_accuracy.py")
-    >>> scores = [[2.0, 0.0, 1.0], [0.0, 2.0, 1.0], [1.0, 0.0, 2.0], [0.0, 2.0, 1.0]]
-    >>> metric.compute(predictions=scores, references=[0, 1, 2, 2], seen_class_ids=[0, 1])
-    {'T1': 100.0, 'U': 50.0, 'S': 100.0, 'H': 66.66666666666667}
-"""
 
 _CITATION = """
 @article{xian2019zero,
@@ -57,13 +32,40 @@ _CITATION = """
 """
 
 
-@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class GzslAccuracy(evaluate.Metric):
+    """
+    Args:
+        predictions (`list[list[float]]`):
+            One row of class scores an image, over all K classes.
+        references (`list[int]`):
+            True class of each image.
+        seen_class_ids (`list[int]`):
+            Classes that the model was trained on; all others are unseen. Not stored with the predictions: it is given
+            to `compute`, also after `add_batch`.
+        calibration (`float`, *optional*, defaults to 0.0):
+            γ, subtracted from the scores of seen classes (calibrated stacking). The logits of a DEDN model contain
+            theirs.
+
+    Returns:
+        `dict[str, float]`, in per cent:
+        - `T1`: accuracy on images of unseen classes, predicting among the unseen classes.
+        - `U`: accuracy on images of unseen classes, predicting among all classes.
+        - `S`: accuracy on images of seen classes, predicting among all classes.
+        - `H`: harmonic mean of S and U.
+        A figure is NaN where no image speaks of it.
+
+    Examples:
+        >>> metric = evaluate.load("src/dedn_hf/evaluation/gzsl_accuracy.py")
+        >>> scores = [[2.0, 0.0, 1.0], [0.0, 2.0, 1.0], [1.0, 0.0, 2.0], [0.0, 2.0, 1.0]]
+        >>> metric.compute(predictions=scores, references=[0, 1, 2, 2], seen_class_ids=[0, 1])
+        {'T1': 100.0, 'U': 50.0, 'S': 100.0, 'H': 66.66666666666667}
+    """
+
     def _info(self):
         return evaluate.MetricInfo(
-            description=_DESCRIPTION,
+            description=__doc__,
             citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
+            inputs_description=inspect.getdoc(GzslAccuracy),
             features=datasets.Features(
                 {"predictions": datasets.Sequence(datasets.Value("float64")), "references": datasets.Value("int64")}
             ),

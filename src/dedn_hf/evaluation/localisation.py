@@ -46,7 +46,7 @@ PARTS = {
     },
 }
 MEASURES = ("part", "part_within_one_cell", "box")
-_LOOKS = ("coarse", "fine", "mixed", "uniform", "centre")
+LOOKS = ("coarse", "fine", "mixed", "uniform", "centre")
 
 
 def attribute_parts(dataset: GzslDataset) -> list[list[int]]:
@@ -155,7 +155,7 @@ class AttributeLocalisation:
             "centre": middle.outer(middle).view(1, 1, -1),
         }
 
-        self.hits = {name: torch.zeros(3, len(parts), dtype=torch.float64) for name in _LOOKS}
+        self.hits = {name: torch.zeros(3, len(parts), dtype=torch.float64) for name in LOOKS}
         self.counts = torch.zeros(3, len(parts), dtype=torch.int64)
 
     @classmethod
@@ -231,16 +231,13 @@ class AttributeLocalisation:
         """
         everything = {"all": range(len(self.names_part))} | self.groups
         figures = {}
-        for measure, counts, *hits in zip(MEASURES, self.counts, *(self.hits[name] for name in _LOOKS)):
+        for measure, counts, *hits in zip(MEASURES, self.counts, *(self.hits[name] for name in LOOKS)):
             figures[measure] = {}
             for group, indices in everything.items():
                 indices = [index for index in indices if counts[index] > 0]
                 shares = [float((100 * of_name / counts)[indices].mean()) if indices else None for of_name in hits]
-                figures[measure][group] = dict(zip(_LOOKS, shares)) | {
+                figures[measure][group] = dict(zip(LOOKS, shares)) | {
                     "attributes": len(indices),
                     "images": float(counts[indices].double().mean()) if indices else 0.0,
                 }
         return figures
-
-
-__all__ = ["MEASURES", "PARTS", "AttributeLocalisation", "attribute_parts", "image_sizes"]

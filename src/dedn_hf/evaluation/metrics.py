@@ -30,9 +30,7 @@ def check_class_ids(name: str, class_ids: Sequence[int], num_classes: int) -> np
     class_ids = np.asarray(class_ids)
     if class_ids.ndim != 1:
         raise ValueError(f"`{name}` has shape {class_ids.shape}; a flat list of class ids is needed.")
-    if class_ids.size == 0:
-        return class_ids.astype(np.int64)
-    if not np.issubdtype(class_ids.dtype, np.integer):
+    if class_ids.size and not np.issubdtype(class_ids.dtype, np.integer):
         raise ValueError(f"`{name}` has dtype {class_ids.dtype}; class ids are integers.")
     outside = np.unique(class_ids[(class_ids < 0) | (class_ids >= num_classes)])
     if outside.size:
@@ -68,18 +66,26 @@ def check_gzsl_inputs(
     if len(labels) != num_images:
         raise ValueError(f"{num_images} rows of `logits`, but {len(labels)} `labels`.")
     seen_class_ids = check_class_ids("seen_class_ids", seen_class_ids, num_classes)
-    is_seen = np.zeros(num_classes, dtype=bool)
-    is_seen[seen_class_ids] = True
-    if is_seen.sum() != len(seen_class_ids):
-        ids, counts = np.unique(seen_class_ids, return_counts=True)
-        raise ValueError(f"`seen_class_ids` holds the ids {ids[counts > 1][:10].tolist()} more than once.")
+    times = np.bincount(seen_class_ids, minlength=num_classes)
+    if times.max() > 1:
+        raise ValueError(f"`seen_class_ids` holds the ids {np.flatnonzero(times > 1)[:10].tolist()} more than once.")
     broken = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     if broken.size:
         raise ValueError(
             f"{broken.size} of {num_images} rows of `logits` are not finite (the first is row {broken[0]}): "
             "a model that gives NaN or infinite scores cannot be evaluated."
         )
-    return logits, labels, is_seen
+    return logits, labels, times > 0
+
+
+def _check_predictions(
+    predictions: Sequence[int], labels: Sequence[int], num_classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    predictions = check_class_ids("predictions", predictions, num_classes)
+    labels = check_class_ids("labels", labels, num_classes)
+    if len(predictions) != len(labels):
+        raise ValueError(f"{len(predictions)} `predictions`, but {len(labels)} `labels`.")
+    return predictions, labels
 
 
 def per_class_accuracy(predictions: Sequence[int], labels: Sequence[int], num_classes: int) -> np.ndarray:
@@ -100,13 +106,11 @@ def per_class_accuracy(predictions: Sequence[int], labels: Sequence[int], num_cl
     Raises:
         ValueError: different lengths, or ids that are not integers in `[0, K)`.
     """
-    predictions = check_class_ids("predictions", predictions, num_classes)
-    labels = check_class_ids("labels", labels, num_classes)
-    if len(predictions) != len(labels):
-        raise ValueError(f"{len(predictions)} `predictions`, but {len(labels)} `labels`.")
+    predictions, labels = _check_predictions(predictions, labels, num_classes)
     images = np.bincount(labels, minlength=num_classes)
     right = np.bincount(labels[predictions == labels], minlength=num_classes)
-    return np.divide(100.0 * right, images, out=np.full(num_classes, np.nan), where=images > 0)
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        return 100.0 * right / images
 
 
 def mean_per_class_accuracy(predictions: Sequence[int], labels: Sequence[int]) -> float:
@@ -235,13 +239,9 @@ def reliability_bins(
     upper_edges = np.arange(1, bins + 1) / bins
     index = np.searchsorted(upper_edges, confidences, side="left")
     counts = np.bincount(index, minlength=bins)
-    empty = np.full(bins, np.nan)
-    confidence = np.divide(
-        100 * np.bincount(index, weights=confidences, minlength=bins), counts, out=empty.copy(), where=counts > 0
-    )
-    accuracy = np.divide(
-        100 * np.bincount(index, weights=correct, minlength=bins), counts, out=empty.copy(), where=counts > 0
-    )
+    with np.errstate(invalid="ignore"):  # 0 / 0 is NaN
+        confidence = 100 * np.bincount(index, weights=confidences, minlength=bins) / counts
+        accuracy = 100 * np.bincount(index, weights=correct, minlength=bins) / counts
     return confidence, accuracy, counts
 
 
@@ -296,10 +296,7 @@ def top_confusions(
         ValueError: different lengths, or ids that are not integers in `[0, K)`.
     """
     num_classes = len(class_names)
-    predictions = check_class_ids("predictions", predictions, num_classes)
-    labels = check_class_ids("labels", labels, num_classes)
-    if len(predictions) != len(labels):
-        raise ValueError(f"{len(predictions)} `predictions`, but {len(labels)} `labels`.")
+    predictions, labels = _check_predictions(predictions, labels, num_classes)
     images = np.bincount(labels, minlength=num_classes)
     wrong = predictions != labels
     pairs, counts = np.unique(labels[wrong] * num_classes + predictions[wrong], return_counts=True)

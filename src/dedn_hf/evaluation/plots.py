@@ -63,16 +63,8 @@ def plot_seen_unseen_curve(
         unseen = np.linspace(level / 2, limit, 400)[1:]
         seen = level * unseen / (2 * unseen - level)
         axes.plot(unseen, seen, color="0.75", linewidth=0.8, linestyle=":", zorder=1)
-        axes.annotate(
-            f"H = {level:g}",
-            (limit, level * limit / (2 * limit - level)),
-            xytext=(3, 0),
-            textcoords="offset points",
-            va="center",
-            color="0.45",
-            fontsize=9,
-            annotation_clip=False,
-        )
+        end, beside = (limit, level * limit / (2 * limit - level)), {"textcoords": "offset points", "va": "center"}
+        axes.annotate(f"H = {level:g}", end, (3, 0), color="0.45", fontsize=9, annotation_clip=False, **beside)
 
     marks = (("chosen", chosen, "o", UNSEEN_COLOR, 11), ("best on these images", best, "*", "black", 13))
     for name, calibration, marker, color, size in marks:
@@ -80,19 +72,9 @@ def plot_seen_unseen_curve(
             continue
         seen, unseen = curve.at(calibration)
         label = f"{name}: γ = {calibration:.3g}, S {seen:.1f}, U {unseen:.1f}, H {harmonic_mean(seen, unseen):.1f}"
-        axes.plot(
-            unseen,
-            seen,
-            marker,
-            color=color,
-            markersize=size,
-            markeredgecolor="white",
-            label=label,
-            clip_on=False,
-            zorder=5,
-        )
-    axes.set_xlim(0, limit)
-    axes.set_ylim(0, limit)
+        mark = {"color": color, "markeredgecolor": "white", "markersize": size}
+        axes.plot(unseen, seen, marker, label=label, clip_on=False, zorder=5, **mark)
+    axes.set(xlim=(0, limit), ylim=(0, limit))
     axes.set_xlabel("U: accuracy on unseen classes (%)", fontsize=12)
     axes.set_ylabel("S: accuracy on seen classes (%)", fontsize=12)
     axes.set_title("Seen–unseen accuracy under calibrated stacking", fontsize=13)
@@ -124,8 +106,7 @@ def plot_per_class_accuracy(
     accuracies = np.asarray(accuracies, dtype=np.float64)
     if accuracies.shape != (len(class_names),):
         raise ValueError(f"`accuracies` has shape {accuracies.shape}, but there are {len(class_names)} `class_names`.")
-    is_seen = np.zeros(len(class_names), dtype=bool)
-    is_seen[np.asarray(seen_class_ids, dtype=np.int64)] = True
+    is_seen = np.isin(np.arange(len(class_names)), seen_class_ids)
     present = np.flatnonzero(~np.isnan(accuracies))
     if not present.size:
         raise ValueError(f"None of the {len(class_names)} classes has an accuracy: all are NaN.")
@@ -138,8 +119,8 @@ def plot_per_class_accuracy(
     figure = Figure(figsize=(8, 1.1 + max(rows, 8) * 0.135), layout="constrained")
     for column, axes in enumerate(figure.subplots(1, columns, squeeze=False)[0]):
         ids = order[column * rows : (column + 1) * rows]
-        values = accuracies[ids]
-        axes.barh(range(len(ids)), values, color=np.where(is_seen[ids], SEEN_COLOR, UNSEEN_COLOR), height=0.75)
+        colors = np.where(is_seen[ids], SEEN_COLOR, UNSEEN_COLOR)
+        axes.barh(range(len(ids)), accuracies[ids], color=colors, height=0.75)
         names = [str(class_names[index]) for index in ids]
         names = [name if len(name) <= longest_name else name[: longest_name - 1] + "…" for name in names]
         axes.set_yticks(range(len(ids)), names, fontsize=8, parse_math=False)
@@ -153,13 +134,12 @@ def plot_per_class_accuracy(
     note = f"; classes without images, left out: {absent}" if absent else ""
     figure.supxlabel(f"accuracy (%){note}", fontsize=11)
 
-    handles = []
+    patches = []
     for name, color, kind in (("seen", SEEN_COLOR, is_seen), ("unseen", UNSEEN_COLOR, ~is_seen)):
-        of_kind = order[kind[order]]
-        if of_kind.size:
-            label = f"{of_kind.size} {name} classes: mean {accuracies[of_kind].mean():.1f} %"
-            handles.append(Patch(color=color, label=label))
-    figure.legend(handles=handles, loc="outside upper center", ncols=2, fontsize=11, frameon=False)
+        values = accuracies[present[kind[present]]]
+        if values.size:
+            patches.append(Patch(color=color, label=f"{values.size} {name} classes: mean {values.mean():.1f} %"))
+    figure.legend(handles=patches, loc="outside upper center", ncols=2, fontsize=11, frameon=False)
     save_figure(figure, path)
 
 
@@ -189,14 +169,8 @@ def plot_reliability(confidences: Sequence[float], correct: Sequence[bool], path
     figure = Figure(figsize=(8, 6.5), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     upper.bar(centres[filled], accuracy[filled], width=width * 0.92, color=SEEN_COLOR, label="accuracy")
-    upper.plot(
-        confidence[filled],
-        accuracy[filled],
-        "o",
-        color=UNSEEN_COLOR,
-        markeredgecolor="white",
-        label="mean confidence of the bin",
-    )
+    mark = {"color": UNSEEN_COLOR, "markeredgecolor": "white"}
+    upper.plot(confidence[filled], accuracy[filled], "o", label="mean confidence of the bin", **mark)
     upper.plot([0, 100], [0, 100], color="0.4", linestyle="--", linewidth=1.2, label="perfectly calibrated")
     upper.set_ylim(0, 100)
     upper.set_ylabel("accuracy (%)", fontsize=12)

@@ -23,7 +23,7 @@ from ..files import write_json
 from ..modeling_dedn import DednModel
 from ..results import provenance
 from .calibration import ausuc, best_calibration, mix_expert_scores, seen_unseen_curve
-from .localisation import PARTS, AttributeLocalisation
+from .localisation import LOOKS, PARTS, AttributeLocalisation
 from .metrics import (
     check_gzsl_inputs,
     expected_calibration_error,
@@ -347,10 +347,9 @@ class EvaluationReport:
             lines.append(_row(group, values, ("mAP", "chance")) + f"{values['attributes']:>12}")
 
         for measure, groups in figures.get("localisation", {}).items():
-            names = ("coarse", "fine", "mixed", "uniform", "centre")
-            lines += ["", f"{_PEAKS[measure]:34}" + "".join(f"{name:>8}" for name in names) + f"{'attributes':>12}"]
+            lines += ["", f"{_PEAKS[measure]:34}" + "".join(f"{name:>8}" for name in LOOKS) + f"{'attributes':>12}"]
             for group, values in groups.items():
-                lines.append(_row(group, values, names) + f"{values['attributes']:>12}")
+                lines.append(_row(group, values, LOOKS) + f"{values['attributes']:>12}")
 
         lines += ["", "confusions that cost most"]
         for confusion in figures["confusions"][:5]:
@@ -463,17 +462,3 @@ def check_output_dir(output_dir: str | os.PathLike, model: str, dataset: str):
                 f"{results} holds other results than an evaluation of {model} on {dataset}. Choose another "
                 "--output_dir."
             )
-
-
-__all__ = [
-    "TEST_SPLITS",
-    "EvaluationReport",
-    "Predictions",
-    "attribute_ranking",
-    "check_output_dir",
-    "costliest_confusions",
-    "evaluate_model",
-    "match_classes",
-    "predict_examples",
-    "seen_unseen_auroc",
-]
