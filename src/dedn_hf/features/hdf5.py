@@ -10,7 +10,7 @@ from datasets import Dataset, Image
 
 from ..data.proposed_split import match_image_files, read_image_files, read_proposed_split
 from .store import FeatureMapStore
-from .store_writer import RECORD_BATCH_ROWS, MapBatch, StoreWriter, start_processes
+from .store_writer import RECORD_BATCH_ROWS, StoreWriter, start_processes
 
 
 def import_hdf5(
@@ -90,7 +90,7 @@ def import_hdf5(
             row_ids, class_names = np.array(dataset["image_id"][:]), None
         _check_rows(file, label_key, labels, row_ids, class_names, dataset)
 
-        source = {"backbone": None, "backbone_sha256": None, "image_size": None, "processor": None}
+        source = dict.fromkeys(("backbone", "backbone_sha256", "image_size", "processor"))
         source["hdf5"] = {
             "file": file.name,
             "bytes": file.stat().st_size,
@@ -99,34 +99,29 @@ def import_hdf5(
             "id_key": id_key,
             "proposed_split": proposed_split_dir is not None,
         }
-        state = start_processes(cpu=True)
-        writer = StoreWriter(output_dir, dataset, dataset_name, (channels, side, side), source, state)
-        store = writer.finished()
-        if store is not None:
-            return store
+        writer = StoreWriter(
+            output_dir, dataset, dataset_name, (channels, side, side), source, start_processes(cpu=True)
+        )
         # Row of the file of each row of the store.
         order = np.argsort(row_ids)
 
-        def make_batches() -> Iterator[MapBatch]:
-            for shard in shards:
-                for first in range(0, len(shard), RECORD_BATCH_ROWS):
-                    rows = list(shard[first : first + RECORD_BATCH_ROWS])
-                    # h5py wants places in ascending order.
-                    places = np.sort(order[rows])
-                    contiguous = np.ptp(places) == len(places) - 1
-                    try:
-                        block = maps[places[0] : places[-1] + 1] if contiguous else maps[places]
-                    except OSError as error:
-                        raise ValueError(
-                            f"{map_key} in {file} cannot be read from row {places[0]} to {places[-1]}: {error}."
-                        ) from error
-                    block = block[np.searchsorted(places, order[rows])]
-                    if channels_last:
-                        block = block.reshape(len(rows), side * side, channels).swapaxes(1, 2)
-                    yield MapBatch(rows, block.reshape(len(rows), channels, side, side))
+        def read_maps(batches: list[list[int]]) -> Iterator[tuple[list[int], np.ndarray, list[dict]]]:
+            for rows in batches:
+                # h5py wants places in ascending order.
+                places = np.sort(order[rows])
+                contiguous = np.ptp(places) == len(places) - 1
+                try:
+                    block = maps[places[0] : places[-1] + 1] if contiguous else maps[places]
+                except OSError as error:
+                    raise ValueError(
+                        f"{map_key} in {file} cannot be read from row {places[0]} to {places[-1]}: {error}."
+                    ) from error
+                block = block[np.searchsorted(places, order[rows])]
+                if channels_last:
+                    block = block.reshape(len(rows), side * side, channels).swapaxes(1, 2)
+                yield rows, block.reshape(len(rows), channels, side, side), []
 
-        shards = writer.start()
-        return writer.write(make_batches(), f"Reading {file.name}")
+        return writer.write(read_maps, RECORD_BATCH_ROWS, f"Reading {file.name}")
 
 
 def _find(content, file: Path, key: str):

@@ -2,13 +2,12 @@
 
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from transformers import AutoBackbone, PreTrainedModel, ResNetConfig
-
-_BLOCK = re.compile(r"layer(\d)\.(\d+)\.")
 
 
 def load_torchvision_resnet(path: str | os.PathLike) -> PreTrainedModel:
@@ -36,23 +35,22 @@ def load_torchvision_resnet(path: str | os.PathLike) -> PreTrainedModel:
     state = {key: tensor for key, tensor in _read_tensors(path).items() if not key.startswith("fc.")}
     config = _read_config(path, state)
     model = AutoBackbone.from_config(config)
-    source = {_torchvision_name(name, config): name for name in model.state_dict()}
+    ours = {_torchvision_name(name): tensor for name, tensor in model.state_dict().items()}
     # Files from before PyTorch 0.4.1 do not count batches, and nothing here needs the count.
-    missing = [key for key in source if key not in state and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in state if key not in source]
-    if missing or unknown:
+    missing = [key for key in ours if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state if key not in ours]
+    reshaped = [key for key in state if key in ours and state[key].shape != ours[key].shape]
+    if missing or unknown or reshaped:
+        problem = f"{_some(missing)} missing, {_some(unknown)} unknown"
+        if reshaped and not (missing or unknown):
+            key = reshaped[0]
+            problem = f"{key} has shape {tuple(state[key].shape)} instead of {tuple(ours[key].shape)}"
         raise ValueError(
             f"{path} is no state dict of torchvision's ResNet with {config.depths} {config.layer_type} blocks: "
-            f"{_some(missing)} missing, {_some(unknown)} unknown."
+            f"{problem}."
         )
-    mapped, ours = {source[key]: tensor for key, tensor in state.items()}, model.state_dict()
     for key, tensor in state.items():
-        if tensor.shape != ours[source[key]].shape:
-            raise ValueError(
-                f"{path} is no state dict of torchvision's ResNet with {config.depths} {config.layer_type} blocks: "
-                f"{key} has shape {tuple(tensor.shape)} instead of {tuple(ours[source[key]].shape)}."
-            )
-    model.load_state_dict(ours | mapped)
+        ours[key].copy_(tensor)
     return model.eval()
 
 
@@ -74,9 +72,8 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_config(path: Path, state: dict[str, torch.Tensor]) -> ResNetConfig:
-    blocks = {tuple(map(int, match.groups())) for match in map(_BLOCK.match, state) if match}
-    num_stages = max((stage for stage, _ in blocks), default=0)
-    depths = [sum(stage == number for stage, _ in blocks) for number in range(1, num_stages + 1)]
+    blocks = {match.groups() for match in (re.match(r"layer(\d)\.(\d+)\.", key) for key in state) if match}
+    depths = [count for _, count in sorted(Counter(stage for stage, _ in blocks).items())]
     last_convolution = "conv3" if "layer1.0.conv3.weight" in state else "conv2"
     ends = [f"layer{stage}.0.{last_convolution}.weight" for stage in range(1, len(depths) + 1)]
     missing = [key for key in ("conv1.weight", *ends) if key not in state]
@@ -94,7 +91,7 @@ def _read_config(path: Path, state: dict[str, torch.Tensor]) -> ResNetConfig:
     )
 
 
-def _torchvision_name(name: str, config: ResNetConfig) -> str:
+def _torchvision_name(name: str) -> str:
     """The name in torchvision's ResNet of a tensor of transformers' one."""
     *place, kind, tensor = name.split(".")
     convolution = kind == "convolution"
