@@ -58,13 +58,13 @@ class FeatureMapStore:
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         if not (self.path / "store.json").is_file():
-            unfinished = (self.path / "request.json").is_file()
-            raise FileNotFoundError(
-                f"{self.path} is no feature-map store: it has no store.json. "
-                + ("Its extraction was not finished; run" if unfinished else "Make one with")
-                + " scripts/extract_features.py"
-                + (" again with the same arguments to go on." if unfinished else ".")
-            )
+            way_out = "Make one with scripts/extract_features.py."
+            if (self.path / "request.json").is_file():
+                way_out = (
+                    "Its extraction was not finished; run scripts/extract_features.py again with the same arguments "
+                    "to go on."
+                )
+            raise FileNotFoundError(f"{self.path} is no feature-map store: it has no store.json. {way_out}")
         self.metadata = json.loads((self.path / "store.json").read_text(encoding="utf-8"))
         absent = [key for key in _METADATA if key not in self.metadata]
         if absent:

@@ -39,15 +39,15 @@ def load_torchvision_resnet(path: str | os.PathLike) -> PreTrainedModel:
     # Files from before PyTorch 0.4.1 do not count batches, and nothing here needs the count.
     missing = [key for key in ours if key not in state and not key.endswith("num_batches_tracked")]
     unknown = [key for key in state if key not in ours]
-    reshaped = [key for key in state if key in ours and state[key].shape != ours[key].shape]
+    reshaped = [
+        f"{key} has shape {tuple(tensor.shape)} instead of {tuple(ours[key].shape)}"
+        for key, tensor in state.items()
+        if key in ours and tensor.shape != ours[key].shape
+    ]
     if missing or unknown or reshaped:
-        problem = f"{_some(missing)} missing, {_some(unknown)} unknown"
-        if reshaped and not (missing or unknown):
-            key = reshaped[0]
-            problem = f"{key} has shape {tuple(state[key].shape)} instead of {tuple(ours[key].shape)}"
         raise ValueError(
             f"{path} is no state dict of torchvision's ResNet with {config.depths} {config.layer_type} blocks: "
-            f"{problem}."
+            f"{_some(missing)} missing, {_some(unknown)} unknown, {_some(reshaped)} of another shape."
         )
     for key, tensor in state.items():
         ours[key].copy_(tensor)
@@ -59,11 +59,10 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise FileNotFoundError(f"There is no state dict {path}.")
     way_out = "Save the state dict alone: `torch.save(model.state_dict(), path)`, or as .safetensors."
     try:
-        state = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever a damaged byte leads to
         raise ValueError(f"{path} is damaged, or no file of tensors alone, and is not read. {way_out}") from error
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
