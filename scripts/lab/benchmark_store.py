@@ -23,7 +23,7 @@ from dedn_hf.cli import main as run_command
 from dedn_hf.data import load
 from dedn_hf.data.dataset import GzslDataset
 from dedn_hf.features.store import FeatureMapDataset
-from dedn_hf.features.store_writer import MapBatch, StoreWriter, start_processes
+from dedn_hf.features.store_writer import StoreWriter, start_processes
 from dedn_hf.files import write_json
 from dedn_hf.results import provenance
 from dedn_hf.training import DednTrainer
@@ -72,15 +72,12 @@ def write_random_store(dataset: GzslDataset, shape: Sequence[int], output_dir: s
     random = np.random.default_rng(0)
     pool = np.maximum(random.standard_normal((_POOL_ROWS, int(np.prod(shape))), np.float32) - 1, 0).astype(np.float16)
 
-    def make_batches() -> Iterator[MapBatch]:
-        for shard in shards:
-            for first in range(shard.start, shard.stop, _POOL_ROWS):
-                rows = list(range(first, min(first + _POOL_ROWS, shard.stop)))
-                maps = np.stack([np.roll(row, first) for row in pool[: len(rows)]])
-                yield MapBatch(rows, maps.reshape(len(rows), *shape))
+    def make_maps(batches: list[list[int]]) -> Iterator[tuple[list[int], np.ndarray, list[dict]]]:
+        for rows in batches:
+            maps = np.stack([np.roll(row, rows[0]) for row in pool[: len(rows)]])
+            yield rows, maps.reshape(len(rows), *shape), []
 
-    shards = writer.start()
-    store = writer.write(make_batches(), "Writing random maps")
+    store = writer.write(make_maps, _POOL_ROWS, "Writing random maps")
     sizes = [shard["bytes"] for shard in store.metadata["shards"]]
     for shard in store.metadata["shards"]:
         with open(store.path / shard["file"], "rb") as file:

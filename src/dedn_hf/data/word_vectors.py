@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from tqdm.auto import tqdm
 from transformers import AutoModel, AutoTokenizer
 
@@ -53,11 +54,10 @@ def load_word_vectors(
     if source == "random":
         return compose_word_vectors(attribute_names)
     path = Path(source)
-    if path.is_dir():
-        vectors = _embed(str(source), attribute_names, descriptions or {})
-    elif path.is_file():
+    is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and path.suffix not in (*_PICKLES, *_OTHER_ENDINGS)
+    if path.is_file():
         vectors = _read_file(path, attribute_names)
-    elif re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)) and path.suffix not in (*_PICKLES, *_OTHER_ENDINGS):
+    elif path.is_dir() or is_hub_id:
         vectors = _embed(str(source), attribute_names, descriptions or {})
     else:
         raise FileNotFoundError(
@@ -138,18 +138,17 @@ def _read_file(path: Path, attribute_names: Sequence[str]) -> np.ndarray:
             raise ValueError(f"{path} cannot be read: {error}. Name another file.") from error
     if path.suffix.lower() == ".safetensors":
         try:
-            with safe_open(path, framework="pt") as file:
-                names = list(file.keys())
-                if len(names) == 1:
-                    # NumPy knows no bfloat16.
-                    tensor = file.get_tensor(names[0])
-                    return tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
+            tensors = load_file(path)
         except SafetensorError as error:
             raise ValueError(f"{path} is no safetensors file: {error}. Name another file.") from error
-        raise ValueError(
-            f"{path} must hold a single tensor, one vector an attribute, but holds {len(names)}: "
-            f"{', '.join(names[:3])}{', …' if len(names) > 3 else ''}. Save the right one alone."
-        )
+        if len(tensors) != 1:
+            raise ValueError(
+                f"{path} must hold a single tensor, one vector an attribute, but holds {len(tensors)}: "
+                f"{', '.join(list(tensors)[:3])}{', …' if len(tensors) > 3 else ''}. Save the right one alone."
+            )
+        (tensor,) = tensors.values()
+        # NumPy knows no bfloat16.
+        return tensor.float().numpy() if tensor.is_floating_point() else tensor.numpy()
     return _read_text(path, attribute_names)
 
 

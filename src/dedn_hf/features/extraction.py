@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from datasets import Dataset, Image
-from transformers import AutoImageProcessor, CLIPImageProcessorPil, PreTrainedModel
+from transformers import AutoImageProcessor, CLIPImageProcessorPil
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..modeling_dedn import backbone_feature_map, load_backbone
 from .store import FeatureMapStore, fingerprint_weights
-from .store_writer import MapBatch, StoreWriter, start_processes
+from .store_writer import StoreWriter, start_processes
 from .torchvision_resnet import load_torchvision_resnet
 
 
@@ -80,7 +80,13 @@ def extract_feature_maps(
         if device.index is not None:
             raise ValueError(f"{state.num_processes} processes cannot share {device}: name {device.type} alone.")
         device = state.device
-    name, model, mean, std = _load(backbone)
+    if Path(backbone).is_file():
+        name, model = Path(backbone).name, load_torchvision_resnet(backbone)
+        mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    else:
+        own = AutoImageProcessor.from_pretrained(backbone)
+        name, model = Path(backbone).resolve().name if Path(backbone).is_dir() else backbone, load_backbone(backbone)
+        mean, std = own.image_mean, own.image_std
     fingerprint = fingerprint_weights(model)
     model = model.to(device, memory_format=torch.channels_last)
 
@@ -99,8 +105,8 @@ def extract_feature_maps(
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "image_mean": mean,
-        "image_std": std,
+        "image_mean": list(mean),
+        "image_std": list(std),
     }
     source = {
         "backbone": name,
@@ -111,24 +117,15 @@ def extract_feature_maps(
     }
     shape = compute(torch.zeros(1, 3, image_size, image_size)).shape[1:]
     writer = StoreWriter(output_dir, dataset, dataset_name, shape, source, state)
-    store = writer.finished(skipped_ok=on_error == "skip")
-    shards = writer.start(skipped_ok=on_error == "skip") if store is None else []
-    if Path(backbone).is_file() and state.is_main_process:
-        _save_backbone(model, processor, Path(output_dir) / "backbone")
-    if store is not None:
-        return store
 
-    # Batches end where a shard does, so that a shard does not depend on which others were finished before.
-    batches = [list(shard[i : i + batch_size]) for shard in shards for i in range(0, len(shard), batch_size)]
-    loader = torch.utils.data.DataLoader(
-        _PixelValues(dataset, writer.order, processor),
-        batch_sampler=batches,
-        collate_fn=_collate,
-        num_workers=num_workers,
-        pin_memory=device.type == "cuda",
-    )
-
-    def make_batches() -> Iterator[MapBatch]:
+    def make_maps(batches: list[list[int]]) -> Iterator[tuple[list[int], np.ndarray, list[dict]]]:
+        loader = torch.utils.data.DataLoader(
+            _PixelValues(dataset, writer.order, processor),
+            batch_size=None,
+            sampler=batches,
+            num_workers=num_workers,
+            pin_memory=device.type == "cuda",
+        )
         for rows, pixel_values, unreadable in loader:
             if unreadable and on_error == "raise":
                 image = unreadable[0]
@@ -137,15 +134,23 @@ def extract_feature_maps(
                     "file and run again, or leave such images out with --on_error skip."
                 )
             maps = compute(pixel_values).to(torch.float16).cpu().numpy() if rows else np.empty((0, *shape), np.float16)
-            yield MapBatch(rows, maps, unreadable)
+            yield rows, maps, unreadable
 
-    return writer.write(make_batches(), "Extracting feature maps")
+    store = writer.write(make_maps, batch_size, "Extracting feature maps", skipped_ok=on_error == "skip")
+    folder = store.path / "backbone"
+    if Path(backbone).is_file() and state.is_main_process and not folder.is_dir():
+        temporary = folder.with_name(f"{folder.name}.tmp")
+        model.save_pretrained(temporary)
+        store.image_processor.save_pretrained(temporary)
+        os.replace(temporary, folder)
+    return store
 
 
 class _PixelValues(torch.utils.data.Dataset):
     """
-    Images in the order of their ids: place in that order and preprocessed `(3, image_size, image_size)`, or what is
-    said of one that cannot be read.
+    Batches of images in the order of their ids: of the places in that order that are asked for, those of images that
+    can be read; these preprocessed, `(N, 3, image_size, image_size)`, or `None` if there is none; and what is said of
+    the others.
     """
 
     def __init__(self, dataset: Dataset, order: np.ndarray, processor: dict):
@@ -153,39 +158,15 @@ class _PixelValues(torch.utils.data.Dataset):
         self.order = order
         self.processor = CLIPImageProcessorPil(**processor)
 
-    def __len__(self) -> int:
-        return len(self.order)
-
-    def __getitem__(self, index: int) -> tuple[int, torch.Tensor] | dict:
-        row = self.dataset[int(self.order[index])]
-        try:
-            image = Image().decode_example(row["image"]).convert("RGB")
-        except Exception as error:  # Pillow raises whatever a damaged byte leads to
-            reason = re.sub(r" at 0x[0-9a-f]+", "", str(error)) or type(error).__name__
-            return {"image_id": row["image_id"], "path": row["image"]["path"], "reason": reason}
-        return index, self.processor(image, return_tensors="pt")["pixel_values"][0]
-
-
-def _collate(items: list) -> tuple[list[int], torch.Tensor | None, list[dict]]:
-    read = [item for item in items if isinstance(item, tuple)]
-    rows, pixel_values = [row for row, _ in read], torch.stack([pixels for _, pixels in read]) if read else None
-    return rows, pixel_values, [item for item in items if isinstance(item, dict)]
-
-
-def _load(backbone: str) -> tuple[str, PreTrainedModel, list[float], list[float]]:
-    """Its name for the record, the model, and the mean and standard deviation of its images."""
-    if Path(backbone).is_file():
-        model = load_torchvision_resnet(backbone)
-        return Path(backbone).name, model, list(IMAGENET_DEFAULT_MEAN), list(IMAGENET_DEFAULT_STD)
-    own = AutoImageProcessor.from_pretrained(backbone)
-    name = Path(backbone).resolve().name if Path(backbone).is_dir() else backbone
-    return name, load_backbone(backbone), list(own.image_mean), list(own.image_std)
-
-
-def _save_backbone(model: PreTrainedModel, processor: dict, folder: Path):
-    if folder.is_dir():
-        return
-    temporary = folder.with_name(f"{folder.name}.tmp")
-    model.save_pretrained(temporary)
-    CLIPImageProcessorPil(**processor).save_pretrained(temporary)
-    os.replace(temporary, folder)
+    def __getitem__(self, places: list[int]) -> tuple[list[int], torch.Tensor | None, list[dict]]:
+        readable, images, unreadable = [], [], []
+        for place in places:
+            row = self.dataset[int(self.order[place])]
+            try:
+                images.append(Image().decode_example(row["image"]).convert("RGB"))
+                readable.append(place)
+            except Exception as error:  # Pillow raises whatever a damaged byte leads to
+                reason = re.sub(r" at 0x[0-9a-f]+", "", str(error)) or type(error).__name__
+                unreadable.append({"image_id": row["image_id"], "path": row["image"]["path"], "reason": reason})
+        pixel_values = self.processor(images, return_tensors="pt")["pixel_values"] if images else None
+        return readable, pixel_values, unreadable

@@ -10,7 +10,7 @@ from datasets import Dataset, Image
 
 from ..data.proposed_split import match_image_files, read_image_files, read_proposed_split
 from .store import FeatureMapStore
-from .store_writer import RECORD_BATCH_ROWS, MapBatch, StoreWriter, start_processes
+from .store_writer import RECORD_BATCH_ROWS, StoreWriter, start_processes
 
 
 def import_hdf5(
@@ -82,15 +82,16 @@ def import_hdf5(
                 f"{map_key} in {file} has {len(maps)} rows, but the data set {dataset_name} has {len(dataset)} images."
             )
         labels = _read_integers(content, file, label_key, len(maps))
+        class_names = dataset.features["label"].names
         if id_key is not None:
-            row_ids, class_names = _read_integers(content, file, id_key, len(maps)), None
+            row_ids = _read_integers(content, file, id_key, len(maps))
         elif proposed_split_dir is not None:
             row_ids, class_names = _read_proposed_order(proposed_split_dir, dataset_name, dataset)
         else:
-            row_ids, class_names = np.array(dataset["image_id"][:]), None
+            row_ids = np.array(dataset["image_id"][:])
         _check_rows(file, label_key, labels, row_ids, class_names, dataset)
 
-        source = {"backbone": None, "backbone_sha256": None, "image_size": None, "processor": None}
+        source = dict.fromkeys(("backbone", "backbone_sha256", "image_size", "processor"))
         source["hdf5"] = {
             "file": file.name,
             "bytes": file.stat().st_size,
@@ -99,34 +100,29 @@ def import_hdf5(
             "id_key": id_key,
             "proposed_split": proposed_split_dir is not None,
         }
-        state = start_processes(cpu=True)
-        writer = StoreWriter(output_dir, dataset, dataset_name, (channels, side, side), source, state)
-        store = writer.finished()
-        if store is not None:
-            return store
+        writer = StoreWriter(
+            output_dir, dataset, dataset_name, (channels, side, side), source, start_processes(cpu=True)
+        )
         # Row of the file of each row of the store.
         order = np.argsort(row_ids)
 
-        def make_batches() -> Iterator[MapBatch]:
-            for shard in shards:
-                for first in range(0, len(shard), RECORD_BATCH_ROWS):
-                    rows = list(shard[first : first + RECORD_BATCH_ROWS])
-                    # h5py wants places in ascending order.
-                    places = np.sort(order[rows])
-                    contiguous = np.ptp(places) == len(places) - 1
-                    try:
-                        block = maps[places[0] : places[-1] + 1] if contiguous else maps[places]
-                    except OSError as error:
-                        raise ValueError(
-                            f"{map_key} in {file} cannot be read from row {places[0]} to {places[-1]}: {error}."
-                        ) from error
-                    block = block[np.searchsorted(places, order[rows])]
-                    if channels_last:
-                        block = block.reshape(len(rows), side * side, channels).swapaxes(1, 2)
-                    yield MapBatch(rows, block.reshape(len(rows), channels, side, side))
+        def read_maps(batches: list[list[int]]) -> Iterator[tuple[list[int], np.ndarray, list[dict]]]:
+            for rows in batches:
+                # h5py wants places in ascending order.
+                places = np.sort(order[rows])
+                contiguous = np.ptp(places) == len(places) - 1
+                try:
+                    block = maps[places[0] : places[-1] + 1] if contiguous else maps[places]
+                except OSError as error:
+                    raise ValueError(
+                        f"{map_key} in {file} cannot be read from row {places[0]} to {places[-1]}: {error}."
+                    ) from error
+                block = block[np.searchsorted(places, order[rows])]
+                if channels_last:
+                    block = block.reshape(len(rows), side * side, channels).swapaxes(1, 2)
+                yield rows, block.reshape(len(rows), channels, side, side), []
 
-        shards = writer.start()
-        return writer.write(make_batches(), f"Reading {file.name}")
+        return writer.write(read_maps, RECORD_BATCH_ROWS, f"Reading {file.name}")
 
 
 def _find(content, file: Path, key: str):
@@ -191,7 +187,7 @@ def _check_rows(
     label_key: str,
     labels: np.ndarray,
     row_ids: np.ndarray,
-    class_names: list[str] | None,
+    class_names: list[str],
     dataset: Dataset,
 ):
     """
@@ -199,28 +195,28 @@ def _check_rows(
     in the order of the file's labels.
     """
     label_of = dict(zip(dataset["image_id"][:], dataset["label"][:], strict=True))
-    strangers = [image_id for image_id in row_ids.tolist() if image_id not in label_of]
+    ids = row_ids.tolist()
+    strangers = [image_id for image_id in ids if image_id not in label_of]
     if strangers:
         raise ValueError(
             f"{file} has {len(strangers)} images that the data set lacks, such as image id {strangers[0]}."
         )
-    if not len(set(row_ids.tolist())) == len(row_ids) == len(label_of):
-        absent = sorted(label_of.keys() - set(row_ids.tolist()))
+    absent = sorted(label_of.keys() - set(ids))
+    if absent:
         raise ValueError(f"{file} has images twice and lacks {len(absent)} others, such as image id {absent[0]}.")
     names = dataset.features["label"].names
-    if class_names is not None and set(class_names) != set(names):
-        differing = sorted(set(class_names) ^ set(names))
+    differing = sorted(set(class_names) ^ set(names))
+    if differing:
         raise ValueError(f"The Proposed Split has other classes than the data set: {differing[0]} is in one of them.")
-    number = {name: index for index, name in enumerate(class_names or names)}
-    expected = np.array([number[names[label_of[image_id]]] for image_id in row_ids.tolist()])
+    expected = np.array([class_names.index(names[label_of[image_id]]) for image_id in ids])
     # Counted from 0, or from 1.
     wrong = min((np.flatnonzero(labels - first != expected) for first in (0, 1)), key=len)
     if len(wrong):
         row = wrong[0]
         raise ValueError(
             f"{label_key} in {file} differs from the labels of the data set in {len(wrong)} of {len(labels)} rows. "
-            f"The first is row {row}: its label is {labels[row]}, but it should show image id {row_ids[row]} of class "
-            f"{names[label_of[row_ids[row].item()]]}, which is number {expected[row]} (all counted from 0). Rows or "
+            f"The first is row {row}: its label is {labels[row]}, but it should show image id {ids[row]} of class "
+            f"{class_names[expected[row]]}, which is number {expected[row]} (all counted from 0). Rows or "
             "classes are in another order: name the image ids of the rows with --id_key, or say --proposed_split if "
             "the file was made from the Proposed Split."
         )

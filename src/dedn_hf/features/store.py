@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import mmap
 import os
 import warnings
@@ -57,13 +58,13 @@ class FeatureMapStore:
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         if not (self.path / "store.json").is_file():
-            unfinished = (self.path / "request.json").is_file()
-            raise FileNotFoundError(
-                f"{self.path} is no feature-map store: it has no store.json. "
-                + ("Its extraction was not finished; run" if unfinished else "Make one with")
-                + " scripts/extract_features.py"
-                + (" again with the same arguments to go on." if unfinished else ".")
-            )
+            way_out = "Make one with scripts/extract_features.py."
+            if (self.path / "request.json").is_file():
+                way_out = (
+                    "Its extraction was not finished; run scripts/extract_features.py again with the same arguments "
+                    "to go on."
+                )
+            raise FileNotFoundError(f"{self.path} is no feature-map store: it has no store.json. {way_out}")
         self.metadata = json.loads((self.path / "store.json").read_text(encoding="utf-8"))
         absent = [key for key in _METADATA if key not in self.metadata]
         if absent:
@@ -77,26 +78,25 @@ class FeatureMapStore:
         self.shape = tuple(self.metadata["shape"])
         self.skipped = self.metadata.get("skipped", [])
 
-        self._maps, self._places, image_ids, labels = [], [], [], []
+        self._map_bytes = 2 * math.prod(self.shape)
+
+        # File of each row, and where its feature map starts there.
+        self._places, tables = [], []
         for shard in self.metadata["shards"]:
-            mapped, batches = self._read_shard(shard)
-            for batch in batches:
-                # Columns are found by their place, which the schema has fixed.
-                image_ids.append(batch.column(0).to_numpy())
-                labels.append(batch.column(1).to_numpy())
-                buffer = batch.column(2).buffers()[2]
-                self._maps.append(np.frombuffer(buffer, np.float16).reshape(batch.num_rows, *self.shape))
-                self._places.append((mapped, buffer.address - pa.py_buffer(mapped).address))
-        self._first_rows = np.cumsum([0] + [len(ids) for ids in image_ids])[:-1]
-        self.image_ids = np.concatenate(image_ids)
-        self.labels = np.concatenate(labels)
+            mapped, table = self._read_shard(shard)
+            tables.append(table)
+            for chunk in table["feature_map"].chunks:
+                start = chunk.buffers()[2].address - pa.py_buffer(mapped).address
+                self._places += [(mapped, start + row * self._map_bytes) for row in range(len(chunk))]
+        table = pa.concat_tables(tables)
+        self.image_ids, self.labels = table["image_id"].to_numpy(), table["label"].to_numpy()
         if len(self.image_ids) != self.metadata["num_rows"] or (np.diff(self.image_ids) <= 0).any():
             raise ValueError(
                 f"{self.path} holds {len(self.image_ids)} rows where store.json says {self.metadata['num_rows']} in "
                 "the order of their image ids. Extract it again."
             )
 
-    def _read_shard(self, shard: dict) -> tuple[mmap.mmap, list[pa.RecordBatch]]:
+    def _read_shard(self, shard: dict) -> tuple[mmap.mmap, pa.Table]:
         file = self.path / shard["file"]
         if not file.is_file():
             raise ValueError(f"{file} is missing. {_REPAIR.format(file=shard['file'])}")
@@ -108,21 +108,19 @@ class FeatureMapStore:
         try:
             with open(file, "rb") as source:
                 mapped = mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ)
-            with pa.ipc.open_stream(pa.py_buffer(mapped)) as reader:
-                schema, batches = reader.schema, list(reader)
+            table = pa.ipc.open_stream(pa.py_buffer(mapped)).read_all()
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ValueError(f"{file} is damaged ({error}). {_REPAIR.format(file=shard['file'])}") from error
-        row_bytes = 2 * int(np.prod(self.shape))
         if (
-            not schema.equals(SCHEMA)
-            or sum(batch.num_rows for batch in batches) != shard["rows"]
-            or any(batch.column(2).buffers()[2].size != batch.num_rows * row_bytes for batch in batches)
+            not table.schema.equals(SCHEMA)
+            or len(table) != shard["rows"]
+            or any(chunk.buffers()[2].size != len(chunk) * self._map_bytes for chunk in table["feature_map"].chunks)
         ):
             raise ValueError(
                 f"{file} does not hold the {shard['rows']} rows of {self.shape} that store.json says. "
                 + _REPAIR.format(file=shard["file"])
             )
-        return mapped, batches
+        return mapped, table
 
     # Workers of a DataLoader open the files themselves.
     def __reduce__(self):
@@ -133,13 +131,8 @@ class FeatureMapStore:
 
     def __getitem__(self, row: int) -> np.ndarray:
         """The feature map of one row: a read-only view `(C, H, W)` of the file, float16."""
-        batch, place = self._find(row)
-        return self._maps[batch][place]
-
-    def _find(self, row: int) -> tuple[int, int]:
-        """The record batch of a row, and its place there."""
-        batch = np.searchsorted(self._first_rows, row, side="right") - 1
-        return batch, row - self._first_rows[batch]
+        file, start = self._places[row]
+        return np.frombuffer(file, np.float16, self._map_bytes // 2, start).reshape(self.shape)
 
     def will_need(self, rows: Sequence[int]):
         """
@@ -148,13 +141,10 @@ class FeatureMapStore:
         """
         if not hasattr(mmap, "MADV_WILLNEED"):
             return
-        row_bytes = 2 * int(np.prod(self.shape))
         for row in rows:
-            batch, place = self._find(row)
-            mapped, start = self._places[batch]
-            first = start + int(place) * row_bytes
-            page = first - first % mmap.PAGESIZE
-            mapped.madvise(mmap.MADV_WILLNEED, page, first + row_bytes - page)
+            file, start = self._places[row]
+            page = start - start % mmap.PAGESIZE
+            file.madvise(mmap.MADV_WILLNEED, page, start + self._map_bytes - page)
 
     @property
     def image_processor(self) -> CLIPImageProcessorPil | None:
@@ -169,10 +159,8 @@ class FeatureMapStore:
         Raises:
             ValueError: If there are differences; names all shards that have one.
         """
-        bad = []
-        for shard in tqdm(self.metadata["shards"], desc="Verifying shards", unit="shard"):
-            if hash_file(self.path / shard["file"]) != shard["sha256"]:
-                bad.append(shard["file"])
+        shards = tqdm(self.metadata["shards"], desc="Verifying shards", unit="shard")
+        bad = [shard["file"] for shard in shards if hash_file(self.path / shard["file"]) != shard["sha256"]]
         if bad:
             raise ValueError(
                 f"{self.path}: contents of {', '.join(bad)} differ from the SHA-256 in store.json. "
@@ -255,8 +243,7 @@ class FeatureMapDataset(torch.utils.data.Dataset):
         return len(self.rows)
 
     def __getitem__(self, index: int) -> dict:
-        feature_map = torch.from_numpy(self.store[self.rows[index]].copy())
-        return {"feature_map": feature_map, "labels": int(self.labels[index])}
+        return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: list[int]) -> list[dict]:
         rows = self.rows[indices]

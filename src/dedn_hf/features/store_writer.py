@@ -3,8 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,25 +22,6 @@ from .store import FORMAT_VERSION, SCHEMA, FeatureMapStore, compare_metadata, ha
 RECORD_BATCH_ROWS = 50
 SHARD_ROWS = 512
 SHARD_BYTES = 64 * 2**20
-
-
-@dataclass
-class MapBatch:
-    """
-    Feature maps of some images that follow each other in a store.
-
-    Args:
-        rows (`list[int]`):
-            Places of the images in the order of their ids, ascending.
-        maps (`np.ndarray` of shape `(len(rows), C, H, W)`):
-            Their maps, of any float type.
-        skipped (`list[dict]`, *optional*, defaults to `[]`):
-            Images that belong to the batch but could not be read: `image_id`, `path` and `reason` of each.
-    """
-
-    rows: list[int]
-    maps: np.ndarray
-    skipped: list[dict] = field(default_factory=list)
 
 
 class StoreWriter:
@@ -106,20 +86,88 @@ class StoreWriter:
         starts = range(0, len(image_ids), self.request["shard_rows"])
         self.shards = [range(first, min(first + self.request["shard_rows"], len(image_ids))) for first in starts]
 
-    def finished(self, skipped_ok: bool = False) -> FeatureMapStore | None:
+    def write(
+        self,
+        make_maps: Callable[[list[list[int]]], Iterator[tuple[list[int], np.ndarray, list[dict]]]],
+        batch_size: int,
+        description: str,
+        skipped_ok: bool = False,
+    ) -> FeatureMapStore:
         """
-        The store if it is finished, with all shards verified; `None` if it is not.
+        Writes the shards that are left to this process and, when all processes have, what makes them a store. If it is
+        finished already, all shards are verified and none is made.
 
         Args:
+            make_maps (`Callable`):
+                Gets batches of rows, which are places in `order`, and gives for each of them in turn: the rows whose
+                images could be read; their maps, of shape `(len(rows), C, H, W)` and of any float type; and for each
+                image that could not, `image_id`, `path` and `reason`.
+            batch_size (`int`):
+                Rows of a batch; a batch ends where a shard does, too, so that a shard does not depend on which others
+                were finished before.
+            description (`str`):
+                What the progress bar says.
             skipped_ok (`bool`, *optional*, defaults to `False`):
-                Whether images may be missing from it.
+                Whether images may be missing from what was finished before.
+
+        Returns:
+            `FeatureMapStore`: the finished store.
 
         Raises:
-            ValueError: If it is another store (each difference is named), a shard is bad (which is named), or images
-                are missing.
+            ValueError: If the folder holds other things or another store (each difference is named), the processes do
+                not share it, or its disk has too little space; if a finished store has a bad shard (which is named),
+                or images are missing from it; if a map exceeds float16, or there is none at all.
         """
-        if not (self.output_dir / "store.json").is_file():
-            return None
+        if (self.output_dir / "store.json").is_file():
+            return self._check_finished(skipped_ok)
+        self._claim_folder()
+        own = range(self.state.process_index, len(self.shards), self.state.num_processes)
+        pending = [index for index in own if not self._is_finished(index, skipped_ok)]
+        shards = [self.shards[index] for index in pending]
+        own_rows, pending_rows = sum(len(self.shards[index]) for index in own), sum(map(len, shards))
+        needed = sum(gather_object([pending_rows])) * self.row_bytes
+        free = shutil.disk_usage(self.output_dir).free
+        if needed > free:
+            raise ValueError(
+                f"The store needs {needed / 1e9:.1f} GB more, but the disk of {self.output_dir} has "
+                f"{free / 1e9:.1f} GB free. Choose another `output_dir`."
+            )
+
+        batches = make_maps(
+            [list(shard[i : i + batch_size]) for shard in shards for i in range(0, len(shard), batch_size)]
+        )
+        several = self.state.num_processes > 1
+        with tqdm(
+            total=own_rows,
+            initial=own_rows - pending_rows,
+            desc=f"{description}, process 1 of {self.state.num_processes}" if several else description,
+            unit="image",
+            disable=not self.state.is_main_process,
+        ) as progress:
+            for index, shard in zip(pending, shards, strict=True):
+                maps = np.empty((len(shard), *self.request["shape"]), np.float16)
+                rows, skipped = [], []
+                while len(rows) + len(skipped) < len(shard):
+                    batch_rows, batch_maps, batch_skipped = next(batches)
+                    with np.errstate(over="ignore"):  # it is looked for below
+                        maps[len(rows) : len(rows) + len(batch_rows)] = batch_maps
+                    rows += batch_rows
+                    skipped += batch_skipped
+                    progress.update(len(batch_rows) + len(batch_skipped))
+                maps = maps[: len(rows)]
+                overflowed = ~np.isfinite(maps).all(axis=(1, 2, 3))
+                if overflowed.any():
+                    first_bad = self.image_ids[rows][overflowed][0]
+                    raise ValueError(f"The feature map of image id {first_bad} has values that float16 cannot hold.")
+                write_shard(self.output_dir, index, self.image_ids[rows], self.labels[rows], maps, skipped)
+
+        self.state.wait_for_everyone()
+        if self.state.is_main_process:
+            self._finish()
+        self.state.wait_for_everyone()
+        return FeatureMapStore(self.output_dir)
+
+    def _check_finished(self, skipped_ok: bool) -> FeatureMapStore:
         store = FeatureMapStore(self.output_dir)
         found = {key: value for key, value in store.metadata.items() if key not in ("shards", "skipped")}
         self._require(found | {"num_rows": len(store) + len(store.skipped)})
@@ -133,133 +181,48 @@ class StoreWriter:
             store.verify()
         return store
 
-    def start(self, skipped_ok: bool = False) -> list[range]:
-        """
-        Makes the folder, or sees what is there already.
-
-        Args:
-            skipped_ok (`bool`, *optional*, defaults to `False`):
-                Whether a shard from which images are missing counts as finished.
-
-        Returns:
-            `list[range]`: the rows of each shard that is left to this process, in order.
-
-        Raises:
-            ValueError: If the folder holds other things or another store (each difference is named), the processes do
-                not share it, or its disk has too little space.
-        """
-        if self.state.is_main_process:
-            self._claim_folder()
-        self.state.wait_for_everyone()
-        if not (self.output_dir / "request.json").is_file():
-            raise ValueError(
-                f"Process {self.state.process_index} does not find {self.output_dir / 'request.json'}, which the main "
-                "process has written: choose an `output_dir` on a disk that all machines share."
-            )
-        self._require(json.loads((self.output_dir / "request.json").read_text(encoding="utf-8")))
-        own = range(self.state.process_index, len(self.shards), self.state.num_processes)
-        self._pending = [index for index in own if not self._is_finished(index, skipped_ok)]
-        self._own_rows = sum(len(self.shards[index]) for index in own)
-        pending_rows = sum(len(self.shards[index]) for index in self._pending)
-        needed = sum(gather_object([pending_rows])) * self.row_bytes
-        free = shutil.disk_usage(self.output_dir).free
-        if needed > free:
-            raise ValueError(
-                f"The store needs {needed / 1e9:.1f} GB more, but the disk of {self.output_dir} has "
-                f"{free / 1e9:.1f} GB free. Choose another `output_dir`."
-            )
-        return [self.shards[index] for index in self._pending]
-
-    def write(self, batches: Iterator[MapBatch], description: str) -> FeatureMapStore:
-        """
-        Writes the shards that are left to this process and, when all processes have, what makes them a store.
-
-        Args:
-            batches (`Iterator[MapBatch]`):
-                All images of the shards that [`~StoreWriter.start`] gave, in order. A batch ends where a shard does.
-            description (`str`):
-                What the progress bar says.
-
-        Returns:
-            `FeatureMapStore`: the finished store.
-
-        Raises:
-            ValueError: If a map exceeds float16, or there is none at all.
-        """
-        several = self.state.num_processes > 1
-        with tqdm(
-            total=self._own_rows,
-            initial=self._own_rows - sum(len(self.shards[index]) for index in self._pending),
-            desc=f"{description}, process 1 of {self.state.num_processes}" if several else description,
-            unit="image",
-            disable=not self.state.is_main_process,
-        ) as progress:
-            for index in self._pending:
-                shard, done = self.shards[index], 0
-                maps = np.empty((len(shard), *self.request["shape"]), np.float16)
-                rows, skipped = [], []
-                while done < len(shard):
-                    batch = next(batches)
-                    with np.errstate(over="ignore"):  # it is looked for below
-                        maps[len(rows) : len(rows) + len(batch.rows)] = batch.maps
-                    rows += batch.rows
-                    skipped += batch.skipped
-                    done += len(batch.rows) + len(batch.skipped)
-                    progress.update(len(batch.rows) + len(batch.skipped))
-                overflowed = ~np.isfinite(maps[: len(rows)]).all(axis=(1, 2, 3))
-                if overflowed.any():
-                    first_bad = self.image_ids[rows][overflowed][0]
-                    raise ValueError(f"The feature map of image id {first_bad} has values that float16 cannot hold.")
-                write_shard(
-                    self.output_dir, index, self.image_ids[rows], self.labels[rows], maps[: len(rows)], skipped
-                )
-
-        self.state.wait_for_everyone()
-        if self.state.is_main_process:
-            self._finish()
-        self.state.wait_for_everyone()
-        return FeatureMapStore(self.output_dir)
-
     def _claim_folder(self):
         """Makes the folder and records what is being written into it, or checks that it was the same."""
-        self.output_dir.mkdir(parents=True, exist_ok=True)
-        content = sorted(self.output_dir.iterdir())
         request = self.output_dir / "request.json"
-        if request in content:
-            self._require(json.loads(request.read_text(encoding="utf-8")))
-            unfinished = [path for path in content if path.suffix == ".tmp"]
-        else:
-            unfinished = [path for path in content if path.name == "request.json.tmp"]
-            others = [path.name for path in content if path not in unfinished]
+        if self.state.is_main_process and not request.is_file():
+            self.output_dir.mkdir(parents=True, exist_ok=True)
+            # What was killed while it wrote the request is no content.
+            others = sorted(path.name for path in self.output_dir.iterdir() if path.name != "request.json.tmp")
             if others:
                 raise ValueError(
                     f"{self.output_dir} is no feature-map store, but holds {', '.join(others[:3])}"
                     f"{', …' if len(others) > 3 else ''}. Choose a new or empty `output_dir`."
                 )
-        for path in unfinished:  # what a killed process was writing
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
-        write_json(request, self.request)
+            write_json(request, self.request)
+        self.state.wait_for_everyone()
+        if not request.is_file():
+            raise ValueError(
+                f"Process {self.state.process_index} does not find {request}, which the main process has written: "
+                "choose an `output_dir` on a disk that all machines share."
+            )
+        self._require(json.loads(request.read_text(encoding="utf-8")))
+        if self.state.is_main_process:
+            # What a killed process was writing. The others write nothing before they know how much all of them will.
+            for path in self.output_dir.glob("*.tmp"):
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _require(self, found: dict):
         # Of what only one of the two has, the other has the default.
         compare_metadata(self.output_dir, found, dict.fromkeys(found) | self.request)
 
     def _is_finished(self, index: int, skipped_ok: bool) -> bool:
-        file, sidecar = self.output_dir / f"shard-{index:05d}.arrow", _sidecar(self.output_dir, index)
-        if not file.is_file() or not sidecar.is_file():
-            return False
         try:
-            description = json.loads(sidecar.read_text(encoding="utf-8"))
-        except ValueError:  # the machine went down before it was on the disk
+            description = json.loads((self.output_dir / f"shard-{index:05d}.json").read_text(encoding="utf-8"))
+            if "skipped" in description and not skipped_ok:
+                return False
+            return hash_file(self.output_dir / description["file"]) == description["sha256"]
+        except (FileNotFoundError, ValueError):  # not there, or the machine went down before it was on the disk
             return False
-        if "skipped" in description and not skipped_ok:
-            return False
-        return hash_file(file) == description["sha256"]
 
     def _finish(self):
         shards, skipped = [], []
         for index in range(len(self.shards)):
-            sidecar = _sidecar(self.output_dir, index)
+            sidecar = self.output_dir / f"shard-{index:05d}.json"
             if not sidecar.is_file():
                 raise ValueError(
                     f"{sidecar} is missing although all processes have ended: they do not share the folder. Choose an "
@@ -316,16 +279,11 @@ def write_shard(
     file = output_dir / f"shard-{index:05d}.arrow"
     # A process of a run that was thought dead may be writing the same shard.
     temporary = file.with_suffix(f".arrow.{os.getpid()}.tmp")
-    row_bytes = maps[:1].nbytes
     with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
         for first in range(0, len(maps), RECORD_BATCH_ROWS):
             rows = slice(first, first + RECORD_BATCH_ROWS)
-            count = len(maps[rows])
-            offsets = np.arange(count + 1, dtype=np.int64) * row_bytes
-            buffers = [None, pa.py_buffer(offsets), pa.py_buffer(maps[rows])]
-            binary = pa.LargeBinaryArray.from_buffers(pa.large_binary(), count, buffers)
-            columns = [pa.array(image_ids[rows]), pa.array(labels[rows]), binary]
-            writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+            binary = pa.array([feature_map.tobytes() for feature_map in maps[rows]], pa.large_binary())
+            writer.write_batch(pa.record_batch([image_ids[rows], labels[rows], binary], schema=SCHEMA))
     description = {
         "file": file.name,
         "rows": len(maps),
@@ -333,8 +291,4 @@ def write_shard(
         "sha256": hash_file(temporary),
     }
     os.replace(temporary, file)
-    write_json(_sidecar(output_dir, index), description | ({"skipped": skipped} if skipped else {}))
-
-
-def _sidecar(output_dir: Path, index: int) -> Path:
-    return output_dir / f"shard-{index:05d}.json"
+    write_json(file.with_suffix(".json"), description | ({"skipped": skipped} if skipped else {}))

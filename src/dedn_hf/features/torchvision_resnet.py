@@ -2,13 +2,12 @@
 
 import os
 import re
+from collections import Counter
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 from transformers import AutoBackbone, PreTrainedModel, ResNetConfig
-
-_BLOCK = re.compile(r"layer(\d)\.(\d+)\.")
 
 
 def load_torchvision_resnet(path: str | os.PathLike) -> PreTrainedModel:
@@ -36,23 +35,22 @@ def load_torchvision_resnet(path: str | os.PathLike) -> PreTrainedModel:
     state = {key: tensor for key, tensor in _read_tensors(path).items() if not key.startswith("fc.")}
     config = _read_config(path, state)
     model = AutoBackbone.from_config(config)
-    source = {_torchvision_name(name, config): name for name in model.state_dict()}
+    ours = {_torchvision_name(name): tensor for name, tensor in model.state_dict().items()}
     # Files from before PyTorch 0.4.1 do not count batches, and nothing here needs the count.
-    missing = [key for key in source if key not in state and not key.endswith("num_batches_tracked")]
-    unknown = [key for key in state if key not in source]
-    if missing or unknown:
+    missing = [key for key in ours if key not in state and not key.endswith("num_batches_tracked")]
+    unknown = [key for key in state if key not in ours]
+    reshaped = [
+        f"{key} has shape {tuple(tensor.shape)} instead of {tuple(ours[key].shape)}"
+        for key, tensor in state.items()
+        if key in ours and tensor.shape != ours[key].shape
+    ]
+    if missing or unknown or reshaped:
         raise ValueError(
             f"{path} is no state dict of torchvision's ResNet with {config.depths} {config.layer_type} blocks: "
-            f"{_some(missing)} missing, {_some(unknown)} unknown."
+            f"{_some(missing)} missing, {_some(unknown)} unknown, {_some(reshaped)} of another shape."
         )
-    mapped, ours = {source[key]: tensor for key, tensor in state.items()}, model.state_dict()
     for key, tensor in state.items():
-        if tensor.shape != ours[source[key]].shape:
-            raise ValueError(
-                f"{path} is no state dict of torchvision's ResNet with {config.depths} {config.layer_type} blocks: "
-                f"{key} has shape {tuple(tensor.shape)} instead of {tuple(ours[source[key]].shape)}."
-            )
-    model.load_state_dict(ours | mapped)
+        ours[key].copy_(tensor)
     return model.eval()
 
 
@@ -61,11 +59,10 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
         raise FileNotFoundError(f"There is no state dict {path}.")
     way_out = "Save the state dict alone: `torch.save(model.state_dict(), path)`, or as .safetensors."
     try:
-        state = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
+        if path.suffix == ".safetensors":
+            state = load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever a damaged byte leads to
         raise ValueError(f"{path} is damaged, or no file of tensors alone, and is not read. {way_out}") from error
     if not isinstance(state, dict) or not all(isinstance(tensor, torch.Tensor) for tensor in state.values()):
@@ -74,9 +71,8 @@ def _read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
 
 def _read_config(path: Path, state: dict[str, torch.Tensor]) -> ResNetConfig:
-    blocks = {tuple(map(int, match.groups())) for match in map(_BLOCK.match, state) if match}
-    num_stages = max((stage for stage, _ in blocks), default=0)
-    depths = [sum(stage == number for stage, _ in blocks) for number in range(1, num_stages + 1)]
+    blocks = {match.groups() for match in (re.match(r"layer(\d)\.(\d+)\.", key) for key in state) if match}
+    depths = [count for _, count in sorted(Counter(stage for stage, _ in blocks).items())]
     last_convolution = "conv3" if "layer1.0.conv3.weight" in state else "conv2"
     ends = [f"layer{stage}.0.{last_convolution}.weight" for stage in range(1, len(depths) + 1)]
     missing = [key for key in ("conv1.weight", *ends) if key not in state]
@@ -94,7 +90,7 @@ def _read_config(path: Path, state: dict[str, torch.Tensor]) -> ResNetConfig:
     )
 
 
-def _torchvision_name(name: str, config: ResNetConfig) -> str:
+def _torchvision_name(name: str) -> str:
     """The name in torchvision's ResNet of a tensor of transformers' one."""
     *place, kind, tensor = name.split(".")
     convolution = kind == "convolution"
