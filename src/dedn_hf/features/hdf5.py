@@ -109,15 +109,13 @@ def import_hdf5(
         def read_maps(batches: list[list[int]]) -> Iterator[tuple[list[int], np.ndarray, list[dict]]]:
             for rows in batches:
                 # h5py wants places in ascending order.
-                places = np.sort(order[rows])
-                contiguous = np.ptp(places) == len(places) - 1
+                places, place_of_row = np.unique(order[rows], return_inverse=True)
                 try:
-                    block = maps[places[0] : places[-1] + 1] if contiguous else maps[places]
+                    block = maps[places][place_of_row]
                 except OSError as error:
                     raise ValueError(
                         f"{map_key} in {file} cannot be read from row {places[0]} to {places[-1]}: {error}."
                     ) from error
-                block = block[np.searchsorted(places, order[rows])]
                 if channels_last:
                     block = block.reshape(len(rows), side * side, channels).swapaxes(1, 2)
                 yield rows, block.reshape(len(rows), channels, side, side), []
