@@ -26,8 +26,8 @@ def run_script(
 ) -> tuple[int | None, str]:
     """
     Runs a script (or `"-m"` and a module) with this Python until it ends or `until` holds, upon which all its
-    processes are killed. Gives its exit status (`None` if it was killed) and what it printed, which is kept in `folder`. Fails if it takes longer than
-    `timeout` seconds.
+    processes are killed. Gives its exit status (`None` if it was killed) and what it printed, which is kept in
+    `folder`. Fails if it takes longer than `timeout` seconds.
     """
     launcher = ["-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(num_processes)]
     launcher += ["--main_process_port", "0"]
