@@ -79,19 +79,14 @@ def main(arguments: list[str]) -> int:
         raise ValueError(f"there are no images in {', '.join(args.images)}{left_out}")
 
     classifier = load_classifier(args.model, args.device)
-    config, attributes = classifier.model.config, args.attributes
-    if attributes == "all":
-        attributes = config.attribute_names
-    classify = classifier.prepare_call(
-        candidate_labels=classes,
-        top_k=args.top_k,
-        top_attributes=attributes if isinstance(attributes, int) else len(attributes),
-    )
+    config, num_attributes, names = classifier.model.config, args.attributes, None
+    if args.attributes == "all":
+        num_attributes, names = len(config.attribute_names), config.attribute_names
+    classify = classifier.prepare_call(candidate_labels=classes, top_k=args.top_k, top_attributes=num_attributes)
     file, done, count, failed, width = None, Counter(), 0, 0, 0
     if args.output:
-        file = PredictionFile(
-            args.output, args.top_k, attributes, (classes or config.label2id) if args.resume else None
-        )
+        resume_labels = (classes or config.label2id) if args.resume else None
+        file = PredictionFile(args.output, args.top_k, num_attributes if names is None else names, resume_labels)
         done, count, failed = file.done, file.done.total(), file.failed
     watched = sys.stderr.isatty() and not (file is None and sys.stdout.isatty())
 
@@ -269,8 +264,8 @@ def predict(
     """
     import torch
 
-    done = Counter(done)
-    batches = _batches(paths, batch_size)
+    done, paths = Counter(done), iter(paths)
+    batches = iter(lambda: list(itertools.islice(paths, batch_size)), [])
     num_cores = torch.get_num_threads()
     first = list(itertools.islice(batches, num_cores))
     num_threads = max(1, len(first))
@@ -304,12 +299,6 @@ def predict(
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(num_cores)
-
-
-def _batches(paths: Iterable[str], batch_size: int) -> Iterator[list[str]]:
-    paths = iter(paths)
-    while batch := list(itertools.islice(paths, batch_size)):
-        yield batch
 
 
 def read_image(classifier, path: str) -> dict:
