@@ -1,6 +1,7 @@
 """A file with a row for each image, CSV or JSON lines, that is written as answers come and can be gone on with."""
 
 import csv
+import io
 import json
 import os
 from collections import Counter
@@ -55,17 +56,17 @@ class PredictionFile:
             if taken:
                 raise ValueError(f"the model has an attribute {taken[0]!r}, but {path} has such a column already")
             self.columns += attributes
+        header = self._line(dict(zip(self.columns, self.columns))) if self.is_csv else ""
         self.done, self.failed, end = Counter(), 0, 0
         if resume_labels is not None and self.path.exists():
-            end = self._read(resume_labels)
+            end = self._read(resume_labels, start=header or '{"image": ')
             os.truncate(self.path, end)
         # A file name need not be text: its odd bytes stay as they are, or become \udc80 to \udcff, which JSON knows.
         errors = "surrogateescape" if self.is_csv else "backslashreplace"
         mode = "x" if resume_labels is None else "a"
         self.file = open(self.path, mode, encoding="utf-8", errors=errors, newline="")  # noqa: SIM115
-        self.csv = csv.writer(self.file, lineterminator="\n")
-        if self.is_csv and not end:
-            self.csv.writerow(self.columns)
+        if not end:
+            self.file.write(header)
             self.file.flush()
 
     @staticmethod
@@ -91,12 +92,7 @@ class PredictionFile:
             answers (`Sequence[tuple[str, dict | str]]`):
                 Path of an image, and what the pipeline says of it or why it cannot be read.
         """
-        for image, answer in answers:
-            row = self._row(image, answer)
-            if self.is_csv:
-                self.csv.writerow(json.dumps(cell) if isinstance(cell, bool) else cell for cell in row.values())
-            else:
-                self.file.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self.file.writelines(self._line(self._row(image, answer)) for image, answer in answers)
         self.file.flush()
 
     def _row(self, image: str, answer: dict | str) -> dict:
@@ -104,18 +100,24 @@ class PredictionFile:
         if isinstance(answer, str):
             return row | {"error": answer}
         for rank, label in zip(self.ranks, answer["labels"]):
-            row[f"label{rank}"], row[f"seen{rank}"] = label["label"], label["seen"]
-            row[f"score{rank}"] = round(label["score"], DIGITS)
+            row |= {f"label{rank}": label["label"], f"score{rank}": label["score"], f"seen{rank}": label["seen"]}
         if self.attribute_ranks:
             for rank, attribute in zip(self.attribute_ranks, answer["attributes"]):
-                row[f"attribute{rank}"] = attribute["label"]
-                row[f"attribute_score{rank}"] = round(attribute["score"], DIGITS)
+                row |= {f"attribute{rank}": attribute["label"], f"attribute_score{rank}": attribute["score"]}
         else:
-            row |= {attribute["label"]: round(attribute["score"], DIGITS) for attribute in answer["attributes"]}
-        return row
+            row |= {attribute["label"]: attribute["score"] for attribute in answer["attributes"]}
+        return {column: round(cell, DIGITS) if isinstance(cell, float) else cell for column, cell in row.items()}
 
-    def _read(self, labels: Collection[str]) -> int:
-        """Takes down which images have a row, and says where the last whole row ends."""
+    def _line(self, row: dict) -> str:
+        if not self.is_csv:
+            return json.dumps(row, ensure_ascii=False) + "\n"
+        line = io.StringIO()
+        cells = (json.dumps(cell) if isinstance(cell, bool) else cell for cell in row.values())
+        csv.writer(line, lineterminator="\n").writerow(cells)
+        return line.getvalue()
+
+    def _read(self, labels: Collection[str], start: str) -> int:
+        """Takes down which images have a row, and says where the last whole row ends. A file of ours begins so."""
         number, end, content = 0, 0, b""
         with open(self.path, "rb") as file:
             for line in file:
@@ -136,8 +138,7 @@ class PredictionFile:
                             f"{self.path} has the label {label!r}, which is no candidate now: go on with the --model "
                             "and --classes that it was begun with, or name another file"
                         )
-        start = b"image,label," if self.is_csv else b'{"image": '
-        if not number and not start.startswith(content[: len(start)]):
+        if not number and not start.encode().startswith(content[: len(start.encode())]):
             raise ValueError(f"{self.path} is no file of predictions: name another one")
         return end
 
