@@ -143,12 +143,13 @@ class ImageSearch:
             else:
                 yield from self._search(path, set())
 
-    def _search(self, path: str, searched: set[str]) -> Iterator[str]:
-        if not os.path.isdir(path):
-            if _is_image(path) or not os.path.lexists(path):
-                yield path
-            else:
-                self._leave_out(path)
+    def _search(self, path: str, searched: set[str], hidden: bool = False) -> Iterator[str]:
+        is_folder = os.path.isdir(path)
+        if hidden or not (is_folder or _is_image(path) or not os.path.lexists(path)):
+            self.num_left_out += 1
+            self.example = self.example or path
+        elif not is_folder:
+            yield path
         elif os.path.realpath(path) not in searched:
             searched.add(os.path.realpath(path))
             try:
@@ -157,14 +158,7 @@ class ImageSearch:
                 names = []
                 yield path
             for name in names:
-                if name.startswith("."):
-                    self._leave_out(os.path.join(path, name))
-                else:
-                    yield from self._search(os.path.join(path, name), searched)
-
-    def _leave_out(self, path: str):
-        self.num_left_out += 1
-        self.example = self.example or path
+                yield from self._search(os.path.join(path, name), searched, hidden=name.startswith("."))
 
 
 def _is_image(path: str) -> bool:

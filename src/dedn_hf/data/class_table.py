@@ -47,6 +47,8 @@ class ClassTable:
         file, wrong = Path(file), self.problems.append
         header, rows = read_table(file, "class", self.problems)
         self.class_names = list(rows)
+        if not rows and not self.problems:
+            wrong(f"{file.name}: it has no classes")
         if not rows or names_only:
             return
         self.attribute_names = header[1:]
@@ -101,8 +103,6 @@ def load_class_descriptions(file: str | os.PathLike) -> dict[str, dict[str, floa
     """
     table = ClassTable()
     table.read_classes(file)
-    if not table.class_names and not table.problems:
-        table.problems.append("it has no classes")
     table.require_sound(file)
     rows = zip(table.class_names, table.class_attributes.tolist())
     return {name: dict(zip(table.attribute_names, strengths)) for name, strengths in rows}
