@@ -99,8 +99,7 @@ def run_benchmark(load: Callable, source: str, paths: list[str], batch_size: int
         classify = classifier.prepare_call(top_k=1, top_attributes=0)
         with tempfile.TemporaryDirectory() as folder:
             file = PredictionFile(os.path.join(folder, "predictions.csv"), 1, 0)
-            file.open()
-            with file:
+            with file.file:
                 for answers in predict(classifier, classify, paths, batch_size):
                     file.write(answers)
 

@@ -135,16 +135,8 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         def classify(inputs: list) -> list[dict]:
             batch = {"pixel_values": torch.cat([image["pixel_values"] for image in inputs])}
             outputs = self.forward(batch | {"size": [image["size"] for image in inputs]}, **forward)
-            return [
-                self.postprocess(
-                    {
-                        name: value[index : index + 1] if isinstance(value, torch.Tensor) else value[index]
-                        for name, value in outputs.items()
-                    },
-                    **postprocess,
-                )
-                for index in range(len(inputs))
-            ]
+            columns = [value.split(1) if isinstance(value, torch.Tensor) else value for value in outputs.values()]
+            return [self.postprocess(dict(zip(outputs, row)), **postprocess) for row in zip(*columns)]
 
         return classify
 

@@ -5,9 +5,8 @@ import io
 import json
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import BinaryIO
 
 DIGITS = 6
 
@@ -18,6 +17,9 @@ class PredictionFile:
     column for each, or `attribute,attribute_score,attribute_2,…` for those of the highest score. What there is not
     (the error of an image that was read, the label of one that was not) is empty, in JSON `null`.
 
+    `done` is a `Counter` of the images that had a row when the file was opened, and `failed` how many of these rows
+    have an error.
+
     Args:
         path (`str` or `os.PathLike`):
             A file that ends in `.csv` or `.jsonl`.
@@ -25,27 +27,47 @@ class PredictionFile:
             Labels a row.
         attributes (`int` or `list[str]`):
             How many attributes a row has, or the names of those that have a column each.
+        resume_labels (`Collection[str]`, *optional*):
+            The candidates of a run that may go on with a file. Half a row at its end is cut off.
 
     Raises:
-        ValueError: If an attribute has the name of another column.
+        FileExistsError: If there is such a file and it is not to be gone on with.
+        ValueError: If an attribute has the name of another column, or the file to go on with has other columns or
+            labels, or is no such file at all. It is left as it is.
     """
 
-    def __init__(self, path: str | os.PathLike, top_k: int, attributes: int | Sequence[str]):
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        top_k: int,
+        attributes: int | Sequence[str],
+        resume_labels: Collection[str] | None = None,
+    ):
         self.path, self.is_csv = Path(path), Path(path).suffix == ".csv"
-        self.attributes = attributes
-        self.label_columns = ["label", *(f"label_{rank}" for rank in range(2, top_k + 1))]
-        self.columns = ["image", "label", "score", "seen", "error"]
-        for rank in range(2, top_k + 1):
-            self.columns += [f"label_{rank}", f"score_{rank}", f"seen_{rank}"]
-        if isinstance(attributes, int):
-            for rank in range(1, attributes + 1):
-                self.columns += [f"attribute{_suffix(rank)}", f"attribute_score{_suffix(rank)}"]
-        else:
+        self.ranks = _ranks(top_k)
+        self.attribute_ranks = _ranks(attributes) if isinstance(attributes, int) else []
+        labels = [f"{column}{rank}" for rank in self.ranks for column in ("label", "score", "seen")]
+        self.columns = ["image", *labels[:3], "error", *labels[3:]]
+        self.columns += [
+            f"{column}{rank}" for rank in self.attribute_ranks for column in ("attribute", "attribute_score")
+        ]
+        if not isinstance(attributes, int):
             taken = sorted(set(attributes) & set(self.columns))
             if taken:
-                raise ValueError(f"the model has an attribute {taken[0]!r}, but {self.path} has such a column already")
+                raise ValueError(f"the model has an attribute {taken[0]!r}, but {path} has such a column already")
             self.columns += attributes
-        self.file: BinaryIO | None = None
+        header = self._line(dict(zip(self.columns, self.columns))) if self.is_csv else ""
+        self.done, self.failed, end = Counter(), 0, 0
+        if resume_labels is not None and self.path.exists():
+            end = self._read(resume_labels, start=header or '{"image": ')
+            os.truncate(self.path, end)
+        # A file name need not be text: its odd bytes stay as they are, or become \udc80 to \udcff, which JSON knows.
+        errors = "surrogateescape" if self.is_csv else "backslashreplace"
+        mode = "x" if resume_labels is None else "a"
+        self.file = open(self.path, mode, encoding="utf-8", errors=errors, newline="")  # noqa: SIM115
+        if not end:
+            self.file.write(header)
+            self.file.flush()
 
     @staticmethod
     def check(path: str | os.PathLike, resume: bool):
@@ -62,54 +84,6 @@ class PredictionFile:
         if not os.access(path if path.exists() else path.parent, os.W_OK):
             raise ValueError(f"{path} cannot be written: permission denied")
 
-    def open(self):
-        """Begins a new file."""
-        self.file = open(self.path, "xb")  # noqa: SIM115
-        self._begin()
-
-    def reopen(self, labels: Collection[str]) -> tuple[Counter, int]:
-        """
-        Goes on with a file, or begins one where there is none. Half a row at its end is cut off.
-
-        Args:
-            labels (`Collection[str]`):
-                The candidates of this run.
-
-        Returns:
-            `tuple[Counter, int]`: the images that have a row, with how many, and how many of the rows have an error.
-
-        Raises:
-            ValueError: If the file has other columns or labels, or is no such file at all. It is left as it is.
-        """
-        if not self.path.exists():
-            self.open()
-            return Counter(), 0
-        images, failed, end = Counter(), 0, 0
-        with open(self.path, "rb") as file:
-            for number, raw in enumerate(self._whole_rows(file)):
-                end += len(raw)
-                row = self._parse(raw, number)
-                if self.is_csv and number == 0:
-                    continue
-                images[row["image"]] += 1
-                failed += bool(row["error"])
-                for column in self.label_columns:
-                    if row[column] and row[column] not in labels:
-                        raise ValueError(
-                            f"{self.path} has the label {row[column]!r}, which is no candidate now: go on with the "
-                            "--model and --classes that it was begun with, or name another file"
-                        )
-            file.seek(0)
-            start = self._header() or b'{"image": '
-            if not end and not start.startswith(file.read(len(start))):
-                raise ValueError(f"{self.path} is no file of predictions: name another one")
-        self.file = open(self.path, "r+b")  # noqa: SIM115
-        self.file.truncate(end)
-        self.file.seek(end)
-        if not end:
-            self._begin()
-        return images, failed
-
     def write(self, answers: Sequence[tuple[str, dict | str]]):
         """
         Adds rows; they are in the file when this returns.
@@ -118,70 +92,65 @@ class PredictionFile:
             answers (`Sequence[tuple[str, dict | str]]`):
                 Path of an image, and what the pipeline says of it or why it cannot be read.
         """
-        rows = [self._row(image, answer) for image, answer in answers]
-        if self.is_csv:
-            content = self._csv_lines([[_csv_cell(value) for value in row.values()] for row in rows])
-        else:
-            lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            # A file name need not be text; its odd bytes become \udc80 to \udcff, which JSON knows.
-            content = "".join(lines).encode(errors="backslashreplace")
-        self.file.write(content)
+        self.file.writelines(self._line(self._row(image, answer)) for image, answer in answers)
         self.file.flush()
-
-    def __enter__(self) -> "PredictionFile":
-        return self
-
-    def __exit__(self, *_):
-        self.file.close()
-
-    def _begin(self):
-        self.file.write(self._header())
-        self.file.flush()
-
-    def _header(self) -> bytes:
-        return self._csv_lines([self.columns]) if self.is_csv else b""
 
     def _row(self, image: str, answer: dict | str) -> dict:
-        row = dict.fromkeys(self.columns)
-        row["image"] = image
+        row = dict.fromkeys(self.columns) | {"image": image}
         if isinstance(answer, str):
-            row["error"] = answer
-            return row
-        for rank, label in enumerate(answer["labels"], start=1):
-            row[f"label{_suffix(rank)}"] = label["label"]
-            row[f"score{_suffix(rank)}"] = round(label["score"], DIGITS)
-            row[f"seen{_suffix(rank)}"] = label["seen"]
-        for rank, attribute in enumerate(answer["attributes"], start=1):
-            score = round(attribute["score"], DIGITS)
-            if isinstance(self.attributes, int):
-                row[f"attribute{_suffix(rank)}"], row[f"attribute_score{_suffix(rank)}"] = attribute["label"], score
-            else:
-                row[attribute["label"]] = score
-        return row
+            return row | {"error": answer}
+        for rank, label in zip(self.ranks, answer["labels"]):
+            row |= {f"label{rank}": label["label"], f"score{rank}": label["score"], f"seen{rank}": label["seen"]}
+        if self.attribute_ranks:
+            for rank, attribute in zip(self.attribute_ranks, answer["attributes"]):
+                row |= {f"attribute{rank}": attribute["label"], f"attribute_score{rank}": attribute["score"]}
+        else:
+            row |= {attribute["label"]: attribute["score"] for attribute in answer["attributes"]}
+        return {column: round(cell, DIGITS) if isinstance(cell, float) else cell for column, cell in row.items()}
 
-    def _csv_lines(self, rows: list[list[str]]) -> bytes:
-        text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        return text.getvalue().encode(errors="surrogateescape")
+    def _line(self, row: dict) -> str:
+        if not self.is_csv:
+            return json.dumps(row, ensure_ascii=False) + "\n"
+        line = io.StringIO()
+        cells = (json.dumps(cell) if isinstance(cell, bool) else cell for cell in row.values())
+        csv.writer(line, lineterminator="\n").writerow(cells)
+        return line.getvalue()
 
-    def _whole_rows(self, file: BinaryIO) -> Iterator[bytes]:
-        row = b""
-        for line in file:
-            row += line
-            # Within quotes a line may end that is no row.
-            if row.endswith(b"\n") and not (self.is_csv and row.count(b'"') % 2):
-                yield row
-                row = b""
+    def _read(self, labels: Collection[str], start: str) -> int:
+        """Takes down which images have a row, and says where the last whole row ends. A file of ours begins so."""
+        number, end, content = 0, 0, b""
+        with open(self.path, "rb") as file:
+            for line in file:
+                content += line
+                # Half a row ends the file. Within quotes a line may end that is no row.
+                if not line.endswith(b"\n") or (self.is_csv and content.count(b'"') % 2):
+                    continue
+                number += 1
+                row = self._parse(content, number)
+                end, content = end + len(content), b""
+                if self.is_csv and number == 1:
+                    continue
+                self.done[row["image"]] += 1
+                self.failed += bool(row["error"])
+                for label in (row[f"label{rank}"] for rank in self.ranks):
+                    if label and label not in labels:
+                        raise ValueError(
+                            f"{self.path} has the label {label!r}, which is no candidate now: go on with the --model "
+                            "and --classes that it was begun with, or name another file"
+                        )
+        if not number and not start.encode().startswith(content[: len(start.encode())]):
+            raise ValueError(f"{self.path} is no file of predictions: name another one")
+        return end
 
-    def _parse(self, raw: bytes, number: int) -> dict:
+    def _parse(self, content: bytes, number: int) -> dict:
         try:
-            if not self.is_csv:
-                row = dict(json.loads(raw))
+            if self.is_csv:
+                (cells,) = csv.reader([content.decode(errors="surrogateescape")])
+                row = dict(zip(self.columns if number > 1 else cells, cells, strict=True))
             else:
-                (cells,) = csv.reader(io.StringIO(raw.decode(errors="surrogateescape"), newline=""))
-                row = dict(zip(self.columns, cells, strict=True)) if number else dict.fromkeys(cells)
+                row = dict(json.loads(content))
         except (ValueError, TypeError, csv.Error):
-            raise ValueError(f"row {number + 1} of {self.path} is no prediction: name another file") from None
+            raise ValueError(f"row {number} of {self.path} is no prediction: name another file") from None
         if list(row) != self.columns:
             lacks = [f"lacks {column!r}" for column in self.columns if column not in row]
             has = [f"has {column!r}" for column in row if column not in self.columns]
@@ -192,11 +161,6 @@ class PredictionFile:
         return row
 
 
-def _suffix(rank: int) -> str:
-    return "" if rank == 1 else f"_{rank}"
-
-
-def _csv_cell(value) -> str:
-    if value is None:
-        return ""
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _ranks(number: int) -> list[str]:
+    """Ends of the columns of each rank: the first has none."""
+    return ["", *(f"_{rank}" for rank in range(2, number + 1))][:number]

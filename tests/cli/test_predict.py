@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,7 +51,8 @@ def read_csv(path):
 
 
 def read_jsonl(path):
-    return [json.loads(line) for line in open(path, encoding="utf-8")]
+    with open(path, encoding="utf-8") as file:
+        return [json.loads(line) for line in file]
 
 
 def run(*arguments):
@@ -182,7 +184,7 @@ def test_odd_names_are_kept_and_gone_on_after(photos, name, suffix):
     (photos / "0.png").rename(photos / name)
     file = f"birds.{suffix}"
     assert run("photos", "--output", file) == 0
-    whole = open(file, "rb").read()
+    whole = Path(file).read_bytes()
     if suffix == "csv":
         with open(file, encoding="utf-8", errors="surrogateescape", newline="") as lines:
             images = [row["image"] for row in csv.DictReader(lines)]
@@ -193,7 +195,7 @@ def test_odd_names_are_kept_and_gone_on_after(photos, name, suffix):
         with open(file, "wb") as part:
             part.write(whole[:length])
         assert run("photos", "--output", file, "--resume") == 0
-        assert open(file, "rb").read() == whole
+        assert Path(file).read_bytes() == whole
     assert run("photos/" + name) == 0
 
 
@@ -201,7 +203,7 @@ def test_odd_names_are_kept_and_gone_on_after(photos, name, suffix):
 def test_resumed_file_is_that_of_one_run(photos, suffix, capsys, monkeypatch):
     options = ["--batch_size", 3, "--top_k", 2, "--attributes", 3]
     assert run("photos", "photos/1.png", "--output", f"whole.{suffix}", *options) == 0
-    whole = open(f"whole.{suffix}", "rb").read()
+    whole = Path(f"whole.{suffix}").read_bytes()
     read = []
     read_image = dedn_hf.cli.predict.read_image
     monkeypatch.setattr(dedn_hf.cli.predict, "read_image", lambda *args: read.append(args[1]) or read_image(*args))
@@ -209,7 +211,7 @@ def test_resumed_file_is_that_of_one_run(photos, suffix, capsys, monkeypatch):
         with open(f"part.{suffix}", "wb") as part:
             part.write(whole[:length])
         assert run("photos", "photos/1.png", "--output", f"part.{suffix}", *options, "--resume") == 0
-        assert open(f"part.{suffix}", "rb").read() == whole
+        assert Path(f"part.{suffix}").read_bytes() == whole
         assert capsys.readouterr().err.endswith(f"9 images, 1 could not be read: part.{suffix}\n")
     read.clear()
     inode = os.stat(f"whole.{suffix}").st_ino
@@ -219,20 +221,20 @@ def test_resumed_file_is_that_of_one_run(photos, suffix, capsys, monkeypatch):
 
 def test_new_photos_are_added_to_a_finished_file(photos):
     assert run("photos", "--output", "birds.csv") == 0
-    before = open("birds.csv").read()
+    before = Path("birds.csv").read_text()
     save_photo(photos / "00.png", 9)
     assert run("photos", "--output", "birds.csv", "--resume") == 0
-    after = open("birds.csv").read()
+    after = Path("birds.csv").read_text()
     assert after.startswith(before) and after[len(before) :].startswith("photos/00.png,")
 
 
 def check_refused(capsys, match, *arguments):
-    before = open("birds.csv", "rb").read() if os.path.isfile("birds.csv") else None
+    before = Path("birds.csv").read_bytes() if os.path.isfile("birds.csv") else None
     assert run("photos", *arguments) == 2
     err = capsys.readouterr().err
     assert err.startswith("error: ") and err.count("\n") == 1 and match in err
     if before is not None:
-        assert open("birds.csv", "rb").read() == before
+        assert Path("birds.csv").read_bytes() == before
 
 
 def test_what_cannot_be_gone_on_with_is_left_as_it_is(photos, capsys):
@@ -245,9 +247,10 @@ def test_what_cannot_be_gone_on_with_is_left_as_it_is(photos, capsys):
     check_refused(capsys, "other columns than this run (lacks 'attribute')", *resume, "--top_k", 2, "--attributes", 1)
     write_classes("mine.csv", 1)
     check_refused(capsys, "which is no candidate now", *resume, "--top_k", 2, "--classes", "mine.csv")
-    open("birds.csv", "a").write("photos/9.png,only two\n")
+    with open("birds.csv", "a") as file:
+        file.write("photos/9.png,only two\n")
     check_refused(capsys, "row 10 of birds.csv is no prediction", *resume, "--top_k", 2)
-    open("birds.csv", "w").write("my notes")
+    Path("birds.csv").write_text("my notes")
     check_refused(capsys, "birds.csv is no file of predictions", *resume)
 
 
@@ -258,9 +261,9 @@ def test_json_lines_of_another_run_are_left_as_they_are(photos, capsys):
         ("{\n", "is no prediction"),
         ("x", "is no file of predictions"),
     ):
-        open("birds.jsonl", "w").write(content)
+        Path("birds.jsonl").write_text(content)
         check_refused(capsys, match, "--output", "birds.jsonl", "--resume")
-        assert open("birds.jsonl").read() == content
+        assert Path("birds.jsonl").read_text() == content
 
 
 def test_output_is_checked_before_anything_is_loaded(photos, capsys, monkeypatch):
@@ -298,13 +301,13 @@ def test_classes_of_a_table_are_the_candidates(photos, classifier, scale):
 
 
 def test_wrong_table_of_classes(photos, capsys, monkeypatch):
-    open("mine.csv", "w").write("class,no such thing\none,1\n")
+    Path("mine.csv").write_text("class,no such thing\none,1\n")
     check_refused(capsys, "no such thing", "--classes", "mine.csv", "--output", "birds.csv")
     assert not os.path.exists("birds.csv")
     monkeypatch.setattr(dedn_hf.cli.predict, "load_classifier", None)
-    open("mine.csv", "w").write("class,a\none,high\n")
+    Path("mine.csv").write_text("class,a\none,high\n")
     check_refused(capsys, "mine.csv cannot be used: - mine.csv, line 2 (one)", "--classes", "mine.csv")
-    open("mine.csv", "w").write("class,a\n")
+    Path("mine.csv").write_text("class,a\n")
     check_refused(capsys, "it has no classes", "--classes", "mine.csv")
     check_refused(capsys, "other.csv is missing", "--classes", "other.csv")
 
@@ -346,8 +349,8 @@ def test_help_and_wrong_calls_import_nothing_heavy(photos):
     code = (
         "import sys\n"
         "from dedn_hf.cli import main\n"
-        "for arguments in (['--help'], ['photos', '--top_k', '0'], ['photos', '--output', 'a.txt'], ['photos/more/x/'],"
-        " ['photos', '--classes', 'mine.csv']):\n"
+        "for arguments in (['--help'], ['photos', '--top_k', '0'], ['photos', '--output', 'a.txt'],"
+        " ['photos/more/x/'], ['photos', '--classes', 'mine.csv']):\n"
         "    try:\n"
         "        main(['predict', *arguments]) if arguments != ['photos/more/x/'] else None\n"
         "    except SystemExit:\n"
@@ -377,15 +380,15 @@ def test_killed_run_goes_on(photos):
     assert subprocess.run([*COMMAND, "photos", "--output", "whole.csv"], capture_output=True).returncode == 0
     process = subprocess.Popen([*COMMAND, "photos", "--output", "part.csv"], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
-    while not os.path.exists("part.csv") or open("part.csv").read().count("\n") < 30:
+    while not os.path.exists("part.csv") or Path("part.csv").read_text().count("\n") < 30:
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    whole, part = open("whole.csv", "rb").read(), open("part.csv", "rb").read()
+    whole, part = Path("whole.csv").read_bytes(), Path("part.csv").read_bytes()
     assert whole.startswith(part) and len(part) < len(whole)
     assert subprocess.run([*COMMAND, "photos", "--output", "part.csv", "--resume"]).returncode == 0
-    assert open("part.csv", "rb").read() == whole
+    assert Path("part.csv").read_bytes() == whole
 
 
 def test_default_model_is_the_one_that_travels_with_the_package():

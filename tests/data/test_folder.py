@@ -285,6 +285,8 @@ def test_missing_things(tree):
     assert "classes.csv is not UTF-8: save it with that encoding" in problems_of(tree)
     (tree / "classes.csv").write_text("")
     assert "classes.csv is empty" in problems_of(tree)
+    (tree / "classes.csv").write_text("class,brown wing\n")
+    assert "classes.csv: it has no classes" in problems_of(tree)
 
 
 def test_seen_class_without_images(tree):

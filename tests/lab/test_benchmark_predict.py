@@ -40,8 +40,8 @@ def test_parts_and_whole_are_measured(backbone, tmp_path, capsys):
     folder.mkdir()
     save_tiny_images(folder)
     file = tmp_path / "figures.json"
-    main(["--backbone", str(backbone), "--images", str(folder), "--num_images", "5", "--repeats", "2"]
-         + ["--batch_size", "2", "--json", str(file)])  # fmt: skip
+    images = ["--images", str(folder), "--num_images", "5"]
+    main(["--backbone", str(backbone), *images, "--repeats", "2", "--batch_size", "2", "--json", str(file)])
     figures = json.loads(file.read_text())
     assert figures["settings"]["images"] == 5 and figures["settings"]["batch_size"] == 2
     assert len(figures["runs"]) == 2

@@ -18,7 +18,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, nullcontext
 
 from ..prediction_file import PredictionFile
 from ..registration import DEFAULT_MODEL
@@ -76,28 +76,20 @@ def main(arguments: list[str]) -> int:
     paths = iter(images)
     first = next(paths, None)
     if first is None:
-        raise ValueError(f"there are no images in {', '.join(args.images)}{images.left_out()}")
+        left_out = f"; {images.left_out()}" if images.num_left_out else ""
+        raise ValueError(f"there are no images in {', '.join(args.images)}{left_out}")
 
     classifier = load_classifier(args.model, args.device)
-    attributes = args.attributes
-    if attributes == "all":
-        attributes = classifier.model.config.attribute_names
-    classify = classifier.prepare_call(
-        candidate_labels=classes,
-        top_k=args.top_k,
-        top_attributes=len(attributes) if args.attributes == "all" else attributes,
-    )
-    done, failed = Counter(), 0
-    if args.output is None:
-        target = _Table()
-    else:
-        target = PredictionFile(args.output, args.top_k, attributes)
-        if args.resume:
-            done, failed = target.reopen(classes or classifier.model.config.label2id)
-        else:
-            target.open()
-    count = done.total()
-    watched = sys.stderr.isatty() and not (args.output is None and sys.stdout.isatty())
+    config, num_attributes, names = classifier.model.config, args.attributes, None
+    if args.attributes == "all":
+        num_attributes, names = len(config.attribute_names), config.attribute_names
+    classify = classifier.prepare_call(candidate_labels=classes, top_k=args.top_k, top_attributes=num_attributes)
+    file, done, count, failed, width = None, Counter(), 0, 0, 0
+    if args.output:
+        resume_labels = (classes or config.label2id) if args.resume else None
+        file = PredictionFile(args.output, args.top_k, num_attributes if names is None else names, resume_labels)
+        done, count, failed = file.done, file.done.total(), file.failed
+    watched = sys.stderr.isatty() and not (file is None and sys.stdout.isatty())
 
     from tqdm.auto import tqdm
 
@@ -105,15 +97,21 @@ def main(arguments: list[str]) -> int:
     batch_size = args.batch_size or (CPU_BATCH_SIZE if classifier.device.type == "cpu" else BATCH_SIZE)
     run = closing(predict(classifier, classify, itertools.chain([first], paths), batch_size, done))
     progress = tqdm(desc="Predicting", unit="image", total=total, initial=count, disable=not watched)
-    with target, progress, run as batches:
+    with file.file if file else nullcontext(), progress, run as batches:
         for answers in batches:
-            target.write(answers)
+            if file:
+                file.write(answers)
+            else:
+                width = width or max(len(path) for path, _ in answers)
+                print_answers(answers, width)
             count += len(answers)
             failed += sum(isinstance(answer, str) for _, answer in answers)
             progress.update(len(answers))
     if images.num_left_out:
-        print(images.left_out().removeprefix("; "), file=sys.stderr)
-    print(_tell(count, failed, args.output), file=sys.stderr)
+        print(images.left_out(), file=sys.stderr)
+    unread = f", {failed:,} could not be read" if failed else ""
+    where = f": {args.output}" if file else ""
+    print(f"{count:,} image{'s' * (count != 1)}{unread}{where}", file=sys.stderr)
     return 0 if failed < count else 1
 
 
@@ -129,72 +127,54 @@ class ImageSearch:
     """
 
     def __init__(self, paths: Sequence[str]):
-        from PIL import Image
-
         self.paths = paths
-        known = Image.registered_extensions()  # fills Image.OPEN, too
-        self.suffixes = {suffix for suffix, format in known.items() if format in Image.OPEN}
         self.num_left_out, self.example = 0, None
 
     def left_out(self) -> str:
-        if not self.num_left_out:
-            return ""
         if self.num_left_out == 1:
-            return f"; left out a file that is no image: {self.example}"
-        return f"; left out {self.num_left_out:,} files that are no images, such as {self.example}"
+            return f"left out a file that is no image: {self.example}"
+        return f"left out {self.num_left_out:,} files that are no images, such as {self.example}"
 
     def __iter__(self) -> Iterator[str]:
         for path in self.paths:
-            for line in _lines_of_stdin() if path == "-" else [path]:
-                if os.path.isdir(line):
+            if path == "-":
+                lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer)
+                for line in filter(None, lines):
                     yield from self._search(line, set())
-                elif not os.path.lexists(line) or self._is_image(line):
-                    yield line
+            else:
+                yield from self._search(path, set())
 
-    def _search(self, folder: str, searched: set[tuple[int, int]]) -> Iterator[str]:
-        status = os.stat(folder)
-        place = (status.st_dev, status.st_ino)
-        if place in searched:
-            return
-        searched.add(place)
-        try:
-            names = sorted(os.listdir(folder))
-        except OSError:  # reading it as an image will say why
-            yield folder
-            return
-        for name in names:
-            path = os.path.join(folder, name)
-            if name.startswith("."):
-                self._leave_out(path)
-            elif os.path.isdir(path):
-                yield from self._search(path, searched)
-            elif self._is_image(path):
-                yield path
-
-    def _is_image(self, path: str) -> bool:
-        from PIL import Image
-
-        if os.path.isfile(path) or not os.path.exists(path):  # a pipe would be waited for
-            if os.path.splitext(path)[1].lower() in self.suffixes:
-                return True
-            try:
-                Image.open(path).close()
-                return True
-            except Exception:  # whatever the first bytes lead to
-                pass
-        self._leave_out(path)
-        return False
-
-    def _leave_out(self, path: str):
-        self.num_left_out += 1
-        self.example = self.example or path
-
-
-def _lines_of_stdin() -> Iterator[str]:
-    for line in sys.stdin.buffer:
-        path = os.fsdecode(line.rstrip(b"\r\n"))
-        if path:
+    def _search(self, path: str, searched: set[str], hidden: bool = False) -> Iterator[str]:
+        is_folder = os.path.isdir(path)
+        if hidden or not (is_folder or _is_image(path) or not os.path.lexists(path)):
+            self.num_left_out += 1
+            self.example = self.example or path
+        elif not is_folder:
             yield path
+        elif os.path.realpath(path) not in searched:
+            searched.add(os.path.realpath(path))
+            try:
+                names = sorted(os.listdir(path))
+            except OSError:  # reading it as an image will say why
+                names = []
+                yield path
+            for name in names:
+                yield from self._search(os.path.join(path, name), searched, hidden=name.startswith("."))
+
+
+def _is_image(path: str) -> bool:
+    from PIL import Image
+
+    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
+        return False
+    known = Image.registered_extensions()  # fills Image.OPEN, too
+    if known.get(os.path.splitext(path)[1].lower()) in Image.OPEN:
+        return True
+    try:
+        Image.open(path).close()
+    except Exception:  # whatever the first bytes lead to
+        return False
+    return True
 
 
 def load_classifier(model: str, device: str | None = None):
@@ -279,8 +259,8 @@ def predict(
     """
     import torch
 
-    done = Counter(done)
-    batches = _batches(paths, batch_size)
+    done, paths = Counter(done), iter(paths)
+    batches = iter(lambda: list(itertools.islice(paths, batch_size)), [])
     num_cores = torch.get_num_threads()
     first = list(itertools.islice(batches, num_cores))
     num_threads = max(1, len(first))
@@ -316,12 +296,6 @@ def predict(
         torch.set_num_threads(num_cores)
 
 
-def _batches(paths: Iterable[str], batch_size: int) -> Iterator[list[str]]:
-    paths = iter(paths)
-    while batch := list(itertools.islice(paths, batch_size)):
-        yield batch
-
-
 def read_image(classifier, path: str) -> dict:
     """An image file as [`ZeroShotAttributeClassificationPipeline.preprocess`] makes it ready for the model."""
     from PIL import Image
@@ -336,38 +310,31 @@ def _reason(error: Exception) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-class _Table:
-    """Answers as lines for a person."""
+def print_answers(answers: Sequence[tuple[str, dict | str]], width: int):
+    """
+    Prints answers for a person.
 
-    def __init__(self):
-        self.width = 0
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def write(self, answers: Sequence[tuple[str, dict | str]]):
-        if not self.width:
-            self.width = max(len(_printable(path)) for path, _ in answers)
-        for path, answer in answers:
-            if isinstance(answer, str):
-                lines = [f"cannot be read: {answer}"]
-            else:
-                lines = [
-                    f"{_percent(label)}  {'seen' if label['seen'] else 'unseen':6}  {label['label']}"
-                    for label in answer["labels"]
-                ]
-                shown = [f"{attribute['label']} {_percent(attribute).lstrip()}" for attribute in answer["attributes"]]
-                lines += [f"attributes: {', '.join(shown)}"] * bool(shown)
-            for name, line in zip(itertools.chain([path], itertools.repeat("")), lines):
-                print(f"{_printable(name):{self.width}}  {_printable(line)}")
-        sys.stdout.flush()
-
-
-def _percent(entry: dict) -> str:
-    return f"{100 * entry['score']:5.1f} %"
+    Args:
+        answers (`Sequence[tuple[str, dict | str]]`):
+            As [`predict`] gives them.
+        width (`int`):
+            Columns for the paths.
+    """
+    for path, answer in answers:
+        if isinstance(answer, str):
+            lines = [f"cannot be read: {answer}"]
+        else:
+            lines = [
+                f"{100 * label['score']:5.1f} %  {'seen' if label['seen'] else 'unseen':6}  {label['label']}"
+                for label in answer["labels"]
+            ]
+            shown = [f"{attribute['label']} {100 * attribute['score']:.1f} %" for attribute in answer["attributes"]]
+            if shown:
+                lines.append(f"attributes: {', '.join(shown)}")
+        for line in lines:
+            print(_printable(f"{path:{width}}  {line}"))
+            path = ""
+    sys.stdout.flush()
 
 
 def _printable(text: str) -> str:
@@ -377,21 +344,10 @@ def _printable(text: str) -> str:
     return text.encode(encoding, errors="replace").decode(encoding)
 
 
-def _tell(count: int, failed: int, output: str | None) -> str:
-    text = f"{count:,} image{'s' * (count != 1)}"
-    if failed:
-        text += f", {failed:,} could not be read"
-    return text if output is None else f"{text}: {output}"
-
-
 def _at_least_one(text: str) -> int:
-    try:
-        number = int(text)
-    except ValueError:
-        number = 0
-    if number < 1:
+    if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
-    return number
+    return int(text)
 
 
 def _number_or_all(text: str) -> int | str:

@@ -3,6 +3,7 @@
 import csv
 import os
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import numpy as np
 @dataclass
 class ClassTable:
     """
-    What [`read_class_table`] found.
+    What a table of classes says.
 
     Args:
         class_names (`list[str]`):
@@ -22,7 +23,7 @@ class ClassTable:
         class_attributes (`np.ndarray` of shape `(K, A)`, float32, *optional*):
             Strengths as fractions; `None` if there are problems, or nobody asked.
         understood (`list[str]`):
-            What the table holds, one line each.
+            What was found, one line each.
         problems (`list[str]`):
             What is wrong with it, one line each. With any, the rest may be incomplete.
     """
@@ -33,26 +34,57 @@ class ClassTable:
     understood: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
+    def read_classes(self, file: str | os.PathLike, names_only: bool = False):
+        """
+        Reads a table of classes, and notes all that is wrong with it instead of stopping at it.
 
-def read_class_table(file: str | os.PathLike, names_only: bool = False) -> ClassTable:
-    """
-    Reads a table of classes, and notes all that is wrong with it instead of stopping at it.
+        Args:
+            file (`str` or `os.PathLike`):
+                CSV file with the header `class,<attribute>,…`; strengths 0 to 1, or 0 to 100 where any is above 1.
+            names_only (`bool`, *optional*, defaults to `False`):
+                Whether to look at the first column alone.
+        """
+        file, wrong = Path(file), self.problems.append
+        header, rows = read_table(file, "class", self.problems)
+        self.class_names = list(rows)
+        if not rows and not self.problems:
+            wrong(f"{file.name}: it has no classes")
+        if not rows or names_only:
+            return
+        self.attribute_names = header[1:]
+        if not self.attribute_names:
+            wrong(f"{file.name}, line 1: there are no attributes after 'class'")
+            return
+        for place, name in enumerate(self.attribute_names):
+            if not name:
+                wrong(f"{file.name}, line 1: attribute {place + 1} has no name")
+            elif name in self.attribute_names[:place]:
+                wrong(f"{file.name}, line 1: attribute {name!r} is there twice")
+        strengths = {name: [_number(cell) for cell in cells[1:]] for name, (_, cells) in rows.items()}
+        for name, (number, cells) in rows.items():
+            outside = [place for place, value in enumerate(strengths[name], start=1) if not 0 <= value <= 100]
+            if outside:
+                more = f", and {len(outside) - 1} more are wrong" if len(outside) > 1 else ""
+                wrong(
+                    f"{file.name}, line {number} ({name}): strengths must be from 0 to 1 or from 0 to 100, but "
+                    f"{header[outside[0]]!r} is {cells[outside[0]]!r}{more}"
+                )
+            elif not any(strengths[name]):
+                wrong(f"{file.name}, line {number} ({name}): the class has no attribute above 0")
+        if self.problems:
+            return
+        matrix = np.array(list(strengths.values()))
+        unit, scale = ("per cent", 100) if matrix.max() > 1 else ("fractions", 1)
+        self.class_attributes = (matrix / scale).astype(np.float32)
+        self.understood.append(
+            f"{file.name}: {len(matrix)} classes, {len(self.attribute_names)} attributes, strengths up to "
+            f"{matrix.max():g} taken as {unit}"
+        )
 
-    Args:
-        file (`str` or `os.PathLike`):
-            CSV file with the header `class,<attribute>,…`; strengths 0 to 1, or 0 to 100 where any is above 1.
-        names_only (`bool`, *optional*, defaults to `False`):
-            Whether to look at the first column alone.
-
-    Returns:
-        `ClassTable`: its `problems` are empty if the table can be used.
-    """
-    file, table = Path(file), ClassTable()
-    header, rows = read_csv(file, table.problems)
-    table.class_names = _read_class_names(file.name, header, rows, table.problems)
-    if table.class_names and not names_only:
-        _read_strengths(file.name, header, rows, table)
-    return table
+    def require_sound(self, source: str | os.PathLike, advice: str = ""):
+        """Raises a ValueError that lists the problems of a source, if there are any."""
+        if self.problems:
+            raise ValueError("\n- ".join([f"{source} cannot be used:", *self.problems]) + advice)
 
 
 def load_class_descriptions(file: str | os.PathLike) -> dict[str, dict[str, float]]:
@@ -61,7 +93,7 @@ def load_class_descriptions(file: str | os.PathLike) -> dict[str, dict[str, floa
 
     Args:
         file (`str` or `os.PathLike`):
-            See [`read_class_table`].
+            See [`ClassTable.read_classes`].
 
     Returns:
         `dict[str, dict[str, float]]`: class → attribute → strength from 0 to 1.
@@ -69,108 +101,80 @@ def load_class_descriptions(file: str | os.PathLike) -> dict[str, dict[str, floa
     Raises:
         ValueError: If anything is wrong with the table, all of which is listed.
     """
-    table = read_class_table(file)
-    if not table.class_names and not table.problems:
-        table.problems.append("it has no classes")
-    if table.problems:
-        raise ValueError(f"{file} cannot be used:\n" + "\n".join(f"- {problem}" for problem in table.problems))
-    return {
-        name: dict(zip(table.attribute_names, strengths.tolist()))
-        for name, strengths in zip(table.class_names, table.class_attributes)
-    }
+    table = ClassTable()
+    table.read_classes(file)
+    table.require_sound(file)
+    rows = zip(table.class_names, table.class_attributes.tolist())
+    return {name: dict(zip(table.attribute_names, strengths)) for name, strengths in rows}
 
 
-def read_csv(file: Path, problems: list[str]) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Header and, with their line numbers, rows as long as the header; all normalised."""
-    name = file.name
+def read_table(
+    file: Path, kind: str, problems: list[str], columns: Sequence[str] = (), known: Sequence[str] = ()
+) -> tuple[list[str], dict[str, tuple[int, list[str]]]]:
+    """
+    Reads a CSV file with a row for each thing of a kind, of which the first column is the name. All is normalised.
+
+    Args:
+        file (`Path`):
+            The file.
+        kind (`str`):
+            What it names, and so the first column: `"class"` or `"attribute"`.
+        problems (`list[str]`):
+            Where to add what is wrong, one line each.
+        columns (`Sequence[str]`, *optional*):
+            The other columns that there may be; without any, there may be all.
+        known (`Sequence[str]`, *optional*):
+            The names in `classes.csv`; without any, all may be named.
+
+    Returns:
+        `tuple[list[str], dict[str, tuple[int, list[str]]]]`: the header, and name → line and cells of the sound rows.
+        Empty if the file cannot be read or the header is wrong.
+    """
     try:
         # Spreadsheet programs begin UTF-8 with a mark.
         with open(file, encoding="utf-8-sig", newline="") as lines:
             reader = csv.reader(lines)
             rows = [(reader.line_num, [normalize(cell) for cell in row]) for row in reader]
+        rows = [(number, row) for number, row in rows if any(row)]
+        problem = None if rows else "is empty"
     except FileNotFoundError:
-        problems.append(f"{name} is missing")
-        return [], []
+        problem = "is missing"
     except UnicodeDecodeError:
-        problems.append(f"{name} is not UTF-8: save it with that encoding")
-        return [], []
+        problem = "is not UTF-8: save it with that encoding"
     except csv.Error as error:
-        problems.append(f"{name} is no CSV file: {error}")
-        return [], []
-    rows = [(number, row) for number, row in rows if any(row)]
-    if not rows:
-        problems.append(f"{name} is empty")
-        return [], []
+        problem = f"is no CSV file: {error}"
+    if problem:
+        problems.append(f"{file.name} {problem}")
+        return [], {}
     (_, header), *rows = rows
+    if header[0] != kind or (columns and (set(header[1:]) - set(columns) or len(set(header)) < len(header))):
+        must = f"be {','.join([kind, *columns])}" if columns else f"begin with {kind!r}"
+        problems.append(
+            f"{file.name}, line 1: the header must {must}, but is {','.join(header)!r}; values must have commas "
+            "between them"
+        )
+        return [], {}
+    table = {}
     for number, row in rows:
+        name, problem = row[0], None
         if len(row) != len(header):
-            problems.append(f"{name}, line {number}: {len(row)} values where the header has {len(header)}")
-    return header, [(number, row) for number, row in rows if len(row) == len(header)]
+            problem = f"{len(row)} values where the header has {len(header)}"
+        elif not name:
+            problem = f"the {kind} has no name"
+        elif name in table:
+            problem = f"{kind} {name!r} is " + ("there twice" if columns else f"in line {table[name][0]} already")
+        elif known and name not in known:
+            problem = f"classes.csv has no {kind} {name!r}"
+        else:
+            table[name] = number, row
+        if problem:
+            problems.append(f"{file.name}, line {number}: {problem}")
+    return header, table
 
 
 def normalize(text: str) -> str:
     """Text without space around it, in Unicode's normal form C: some systems store `é` as two characters."""
     return unicodedata.normalize("NFC", text).strip()
-
-
-def _read_class_names(
-    file_name: str, header: list[str], rows: list[tuple[int, list[str]]], problems: list[str]
-) -> list[str]:
-    if not header:
-        return []
-    if header[0] != "class":
-        problems.append(
-            f"{file_name}, line 1: the header must begin with 'class', but begins with {header[0]!r}; values must "
-            "have commas between them"
-        )
-        return []
-    first = {}
-    for number, (name, *_) in rows:
-        if not name:
-            problems.append(f"{file_name}, line {number}: the class has no name")
-        elif name in first:
-            problems.append(f"{file_name}, line {number}: class {name!r} is in line {first[name]} already")
-        else:
-            first[name] = number
-    return list(first)
-
-
-def _read_strengths(file_name: str, header: list[str], rows: list[tuple[int, list[str]]], table: ClassTable):
-    attributes, problems = header[1:], table.problems
-    if not attributes:
-        problems.append(f"{file_name}, line 1: there are no attributes after 'class'")
-        return
-    for place, name in enumerate(attributes):
-        if not name:
-            problems.append(f"{file_name}, line 1: attribute {place + 1} has no name")
-        elif name in attributes[:place]:
-            problems.append(f"{file_name}, line 1: attribute {name!r} is there twice")
-    table.attribute_names = attributes
-    matrix, seen = [], set()
-    for number, (name, *cells) in rows:
-        if not name or name in seen:
-            continue
-        seen.add(name)
-        values = np.array([_number(cell) for cell in cells])
-        wrong = [place for place, value in enumerate(values) if not 0 <= value <= 100]
-        if wrong:
-            problems.append(
-                f"{file_name}, line {number} ({name}): strengths must be from 0 to 1 or from 0 to 100, but "
-                f"{attributes[wrong[0]]!r} is {cells[wrong[0]]!r}"
-                + (f", and {len(wrong) - 1} more are wrong" if wrong[1:] else "")
-            )
-        elif not values.any():
-            problems.append(f"{file_name}, line {number} ({name}): the class has no attribute above 0")
-        matrix.append(values)
-    matrix = np.array(matrix)
-    if problems:
-        return
-    percent = matrix.max() > 1
-    table.class_attributes = (matrix / 100 if percent else matrix).astype(np.float32)
-    table.understood.append(
-        f"{file_name}: {len(matrix)} classes, {len(attributes)} attributes, strengths up to {matrix.max():g} taken as "
-        + ("per cent" if percent else "fractions")
-    )
 
 
 def _number(cell: str) -> float:

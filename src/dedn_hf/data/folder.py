@@ -12,12 +12,11 @@ import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from datasets import Dataset
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .class_table import normalize, read_class_table, read_csv
+from .class_table import ClassTable, normalize, read_table
 from .dataset import DatasetCard, GzslDataset, describe_groups, image_features, make_splits
 from .splits import draw, fifth, fingerprint_split, image_id_of
 
@@ -36,58 +35,35 @@ CARD = DatasetCard(
 # Of those that Pillow reads.
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".jp2"}
 CLASS_SPLITS = ("seen", "validation", "unseen")
+ADVICE = "\nCorrect these, and look again with `dedn train --dataset folder --data_dir DIR --check`."
 
 
-@dataclass
-class FolderContents:
+@dataclass(kw_only=True)
+class FolderContents(ClassTable):
     """
-    What [`read_folder`] found.
+    What [`read_folder`] found: what `classes.csv` says, see [`ClassTable`], and the rest.
 
     Args:
         folder (`Path`):
             The folder.
-        class_names (`list[str]`):
-            The K classes in the order of `classes.csv`.
-        attribute_names (`list[str]`):
-            The A attributes in the order of its columns.
-        class_attributes (`np.ndarray` of shape `(K, A)`, float32):
-            Strengths as fractions.
         attribute_groups (`dict[str, list[int]]`, *optional*):
             The groups in `attributes.csv`, if it has any.
         attribute_descriptions (`dict[str, str]`):
             Attribute → its description in `attributes.csv`, of those that have one.
-        images (`dict[str, list[tuple[str, Path]]]`):
-            Class → its images: path within `images/`, and where it is.
+        images (`dict[str, dict[str, Path]]`):
+            Class → its images, of those that have any: path within `images/` → where it is.
         class_splits (`dict[str, str]`):
             Class → `"seen"`, `"validation"` or `"unseen"`.
         split_name (`str`):
             What the split is called in results and cards.
-        understood (`list[str]`):
-            What the folder holds, one line each.
-        problems (`list[str]`):
-            What is wrong with it, one line each. With any, the rest may be incomplete.
     """
 
     folder: Path
-    class_names: list[str] = field(default_factory=list)
-    attribute_names: list[str] = field(default_factory=list)
-    class_attributes: np.ndarray | None = None
     attribute_groups: dict[str, list[int]] | None = None
     attribute_descriptions: dict[str, str] = field(default_factory=dict)
-    images: dict[str, list[tuple[str, Path]]] = field(default_factory=dict)
+    images: dict[str, dict[str, Path]] = field(default_factory=dict)
     class_splits: dict[str, str] = field(default_factory=dict)
     split_name: str = ""
-    understood: list[str] = field(default_factory=list)
-    problems: list[str] = field(default_factory=list)
-
-    def require_sound(self):
-        """Raises a ValueError that lists the problems, if there are any."""
-        if self.problems:
-            raise ValueError(
-                f"{self.folder} cannot be used:\n"
-                + "\n".join(f"- {problem}" for problem in self.problems)
-                + "\nCorrect these, and look again with `dedn train --dataset folder --data_dir DIR --check`."
-            )
 
     def partition(self, seed: int) -> dict[str, list[int]]:
         """
@@ -102,19 +78,19 @@ class FolderContents:
         """
         names = ("train", "validation_seen", "validation_unseen", "test_seen", "test_unseen")
         parts = {name: [] for name in names}
-        for name in self.class_names:
-            ids = [image_id_of(path) for path in draw((path for path, _ in self.images.get(name, [])), seed)]
-            if self.class_splits[name] == "unseen":
+        for name, split in self.class_splits.items():
+            ids = [image_id_of(path) for path in draw(self.images.get(name, ()), seed)]
+            if split == "unseen":
                 parts["test_unseen"] += ids
                 continue
             tests = fifth(len(ids))
             parts["test_seen"] += ids[:tests]
-            ids = ids[tests:]
-            validations = len(ids) if self.class_splits[name] == "validation" else fifth(len(ids))
-            parts["validation_unseen" if self.class_splits[name] == "validation" else "validation_seen"] += ids[
-                :validations
-            ]
-            parts["train"] += ids[validations:]
+            if split == "validation":
+                parts["validation_unseen"] += ids[tests:]
+            else:
+                validations = tests + fifth(len(ids) - tests)
+                parts["validation_seen"] += ids[tests:validations]
+                parts["train"] += ids[validations:]
         trainval = parts["train"] + parts["validation_seen"] + parts["validation_unseen"]
         return {name: sorted(ids) for name, ids in {**parts, "trainval": trainval}.items()}
 
@@ -136,12 +112,11 @@ def load_images(data_dir: str | os.PathLike, check_files: bool = True) -> Datase
     Raises:
         ValueError: If there are no images, or the classes do not fit them; names what is wrong.
     """
-    contents = FolderContents(Path(data_dir).resolve())
-    _read_classes(contents, names_only=True)
+    contents = FolderContents(folder=Path(data_dir).resolve())
+    contents.read_classes(contents.folder / "classes.csv", names_only=True)
     _find_images(contents)
-    contents.require_sound()
-    features = image_features(contents.class_names)
-    return Dataset.from_list(list(_make_rows(contents).values()), features=features)
+    contents.require_sound(contents.folder, ADVICE)
+    return Dataset.from_list(list(_make_rows(contents).values()), features=image_features(contents.class_names))
 
 
 def load(data_dir: str | os.PathLike, check_files: bool = True, seed: int = 0) -> GzslDataset:
@@ -164,8 +139,9 @@ def load(data_dir: str | os.PathLike, check_files: bool = True, seed: int = 0) -
         ValueError: If anything is wrong with the folder, all of which is listed.
     """
     contents = read_folder(data_dir, seed)
-    contents.require_sound()
-    parts, label_of = contents.partition(seed), {name: label for label, name in enumerate(contents.class_names)}
+    contents.require_sound(contents.folder, ADVICE)
+    parts = contents.partition(seed)
+    splits = [contents.class_splits[name] for name in contents.class_names]
     return GzslDataset(
         name="folder",
         attribute_groups=contents.attribute_groups,
@@ -173,10 +149,8 @@ def load(data_dir: str | os.PathLike, check_files: bool = True, seed: int = 0) -
         class_names=contents.class_names,
         attribute_names=contents.attribute_names,
         class_attributes=contents.class_attributes,
-        seen_class_ids=[label_of[name] for name, split in contents.class_splits.items() if split != "unseen"],
-        validation_class_ids=[
-            label_of[name] for name, split in contents.class_splits.items() if split == "validation"
-        ],
+        seen_class_ids=[label for label, split in enumerate(splits) if split != "unseen"],
+        validation_class_ids=[label for label, split in enumerate(splits) if split == "validation"],
         split_name=contents.split_name,
         split_sha256=fingerprint_split(parts),
         attribute_descriptions=contents.attribute_descriptions,
@@ -196,7 +170,7 @@ def check(data_dir: str | os.PathLike) -> tuple[list[str], list[str], FolderCont
         was found, with `attribute_names`, `attribute_groups` and `attribute_descriptions`.
     """
     contents = read_folder(data_dir)
-    files = [file for images in contents.images.values() for _, file in images]
+    files = [file for images in contents.images.values() for file in images.values()]
     for file in tqdm(files, desc="Opening images", unit="image", disable=None):
         try:
             with Image.open(file) as image:
@@ -224,11 +198,11 @@ def read_folder(data_dir: str | os.PathLike, seed: int = 0) -> FolderContents:
     Returns:
         `FolderContents`: its `problems` are empty if the folder can be used.
     """
-    contents = FolderContents(Path(data_dir).resolve())
+    contents = FolderContents(folder=Path(data_dir).resolve())
     if not contents.folder.is_dir():
         contents.problems.append(f"{contents.folder} is no folder")
         return contents
-    _read_classes(contents)
+    contents.read_classes(contents.folder / "classes.csv")
     if (contents.folder / "attributes.csv").exists():
         _read_attributes(contents)
     _find_images(contents)
@@ -246,128 +220,98 @@ def _make_rows(contents: FolderContents) -> dict[int, dict]:
     return {
         image_id_of(path): {"image": str(file), "label": label, "image_id": image_id_of(path)}
         for label, name in enumerate(contents.class_names)
-        for path, file in contents.images.get(name, [])
+        for path, file in contents.images.get(name, {}).items()
     }
-
-
-def _read_classes(contents: FolderContents, names_only: bool = False):
-    table = read_class_table(contents.folder / "classes.csv", names_only)
-    contents.class_names, contents.attribute_names = table.class_names, table.attribute_names
-    contents.class_attributes = table.class_attributes
-    contents.understood += table.understood
-    contents.problems += table.problems
 
 
 def _read_attributes(contents: FolderContents):
-    header, rows = read_csv(contents.folder / "attributes.csv", contents.problems)
+    names, wrong = contents.attribute_names, contents.problems.append
+    file, columns = contents.folder / "attributes.csv", ("group", "description")
+    header, table = read_table(file, "attribute", contents.problems, columns, names)
     if not header:
         return
-    if header[0] != "attribute" or set(header[1:]) - {"group", "description"} or len(set(header)) != len(header):
-        contents.problems.append(
-            f"attributes.csv, line 1: the header must be attribute,group,description, but is {','.join(header)}"
-        )
-        return
-    table = {}
-    for number, row in rows:
-        name = row[0]
-        if name in table:
-            contents.problems.append(f"attributes.csv, line {number}: attribute {name!r} is there twice")
-        elif contents.attribute_names and name not in contents.attribute_names:
-            contents.problems.append(f"attributes.csv, line {number}: classes.csv has no attribute {name!r}")
-        table[name] = dict(zip(header, row, strict=True))
-    absent = [name for name in contents.attribute_names if name not in table]
+    absent = [name for name in names if name not in table]
     if absent:
-        contents.problems.append(
-            f"attributes.csv lacks {len(absent)} of the {len(contents.attribute_names)} attributes in classes.csv, "
-            f"such as {absent[0]!r}"
+        wrong(
+            f"attributes.csv lacks {len(absent)} of the {len(names)} attributes in classes.csv, such as {absent[0]!r}"
         )
         return
-    contents.attribute_descriptions = {
-        name: row["description"] for name, row in table.items() if row.get("description")
-    }
+    rows = {name: dict(zip(header, table[name][1])) for name in names}
     groups = {}
-    for index, name in enumerate(contents.attribute_names):
-        groups.setdefault(table[name].get("group", ""), []).append(index)
+    for index, row in enumerate(rows.values()):
+        groups.setdefault(row.get("group", ""), []).append(index)
     if "" not in groups:
         contents.attribute_groups = groups
         contents.understood.append(f"attributes.csv: {describe_groups(groups)}")
     elif len(groups) > 1:
-        without = [contents.attribute_names[index] for index in groups[""]]
-        contents.problems.append(
+        without = [names[index] for index in groups[""]]
+        wrong(
             f"attributes.csv: {len(without)} attributes have no group, such as {without[0]!r}, but others have; give "
             "all of them one, or none"
         )
+    contents.attribute_descriptions = {
+        name: row["description"] for name, row in rows.items() if row.get("description")
+    }
     if contents.attribute_descriptions:
         contents.understood.append(f"attributes.csv: {len(contents.attribute_descriptions)} descriptions")
 
 
 def _find_images(contents: FolderContents):
     folder, ignored = contents.folder / "images", []
+    wrong, understood = contents.problems.append, contents.understood.append
     if not folder.is_dir():
-        contents.problems.append("images/ is missing")
+        wrong("images/ is missing")
         return
-    for place in sorted(folder.iterdir()):
-        if place.name.startswith("."):
-            continue
+    for place in _visible(folder):
         if not place.is_dir():
             ignored.append(place)
             continue
-        name, images = normalize(place.name), []
-        for file in sorted(place.iterdir()):
-            if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file() and not file.name.startswith("."):
-                images.append((f"{name}/{unicodedata.normalize('NFC', file.name)}", file))
-            elif not file.name.startswith("."):
-                ignored.append(file)
-        if name in contents.images or len({path for path, _ in images}) != len(images):
-            contents.problems.append(f"images/{name}: names are there twice, in different Unicode forms")
+        name, files = normalize(place.name), _visible(place)
+        images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
+        ignored += sorted(set(files) - set(images))
+        paths = {f"{name}/{unicodedata.normalize('NFC', file.name)}": file for file in images}
+        if name in contents.images or len(paths) < len(images):
+            wrong(f"images/{name}: names are there twice, in different Unicode forms")
         elif contents.class_names and name not in contents.class_names:
-            contents.problems.append(
-                f"images/{name} has {len(images)} images, but classes.csv gives the class no attributes"
-            )
+            wrong(f"images/{name} has {len(images)} images, but classes.csv gives the class no attributes")
         else:
-            contents.images[name] = images
+            contents.images[name] = paths
     counts = [len(images) for images in contents.images.values() if images]
     if not counts:
-        contents.problems.append("images/ has no images: they belong in images/<class>/")
+        wrong("images/ has no images: they belong in images/<class>/")
         return
-    contents.understood.append(
-        f"images/: {sum(counts)} images of {len(counts)} classes, {min(counts)} to {max(counts)} each"
-    )
+    understood(f"images/: {sum(counts)} images of {len(counts)} classes, {min(counts)} to {max(counts)} each")
     without = [name for name in contents.class_names if not contents.images.get(name)]
     if without:
-        contents.understood.append(f"images/: none of {', '.join(without)}, known by attributes only")
+        understood(f"images/: none of {', '.join(without)}, known by attributes only")
     if ignored:
-        contents.understood.append(
+        understood(
             f"images/: ignored {len(ignored)} files or folders that are no images of a class, such as "
             f"{ignored[0].relative_to(contents.folder)}"
         )
 
 
+def _visible(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+
+
 def _read_split(contents: FolderContents):
-    header, rows = read_csv(contents.folder / "split.csv", contents.problems)
+    names, wrong = contents.class_names, contents.problems.append
+    header, table = read_table(contents.folder / "split.csv", "class", contents.problems, ["split"], names)
     if not header:
         return
-    if header != ["class", "split"]:
-        contents.problems.append(f"split.csv, line 1: the header must be class,split, but is {','.join(header)}")
-        return
-    for number, (name, split) in rows:
-        split = split.lower()
+    contents.class_splits = {name: "".join(cells[1:]).lower() for name, (_, cells) in table.items()}
+    for name, split in contents.class_splits.items():
+        line = f"split.csv, line {table[name][0]}"
         if split not in CLASS_SPLITS:
-            contents.problems.append(
-                f"split.csv, line {number}: {name} must be seen, validation or unseen, but is {split!r}"
-            )
-        elif name in contents.class_splits:
-            contents.problems.append(f"split.csv, line {number}: class {name!r} is there twice")
-        elif contents.class_names and name not in contents.class_names:
-            contents.problems.append(f"split.csv, line {number}: classes.csv has no class {name!r}")
+            wrong(f"{line}: {name} must be seen, validation or unseen, but is {split!r}")
         elif split != "unseen" and contents.images and not contents.images.get(name):
-            contents.problems.append(f"split.csv, line {number}: {name} is {split}, but images/{name} has no images")
-        contents.class_splits[name] = split
-    absent = [name for name in contents.class_names if name not in contents.class_splits]
+            wrong(f"{line}: {name} is {split}, but images/{name} has no images")
+    absent = [name for name in names if name not in contents.class_splits]
     if absent:
-        contents.problems.append(f"split.csv lacks {len(absent)} classes of classes.csv, such as {absent[0]!r}")
-    if contents.class_names and "seen" not in contents.class_splits.values():
-        contents.problems.append("split.csv: no class is seen, so there is nothing to train on")
+        wrong(f"split.csv lacks {len(absent)} classes of classes.csv, such as {absent[0]!r}")
+    if names and "seen" not in contents.class_splits.values():
+        wrong("split.csv: no class is seen, so there is nothing to train on")
     contents.split_name = "split.csv"
     _tell_split(contents, "split.csv")
 
@@ -380,9 +324,9 @@ def _draw_split(contents: FolderContents, seed: int):
             "and unseen ones: 3 are needed"
         )
     count = fifth(len(with_images))
-    unseen, validation, seen = with_images[:count], with_images[count : 2 * count], with_images[2 * count :]
-    drawn = dict.fromkeys(validation, "validation") | dict.fromkeys(seen, "seen") | dict.fromkeys(unseen, "unseen")
-    contents.class_splits = {name: drawn.get(name, "unseen") for name in contents.class_names}
+    contents.class_splits = dict.fromkeys(contents.class_names, "unseen")
+    contents.class_splits |= dict.fromkeys(with_images[count : 2 * count], "validation")
+    contents.class_splits |= dict.fromkeys(with_images[2 * count :], "seen")
     contents.split_name = f"drawn with seed {seed}"
     _tell_split(contents, f"no split.csv, drawn with seed {seed}")
 
@@ -390,7 +334,6 @@ def _draw_split(contents: FolderContents, seed: int):
 def _tell_split(contents: FolderContents, source: str):
     for split in CLASS_SPLITS:
         names = [name for name, other in contents.class_splits.items() if other == split]
+        listed = ", ".join(names[:20]) + ", …" * (len(names) > 20)
         note = "; the validated protocol needs some" if split == "validation" and not names else ""
-        names = names if len(names) <= 20 else [*names[:20], "…"]
-        count = sum(other == split for other in contents.class_splits.values())
-        contents.understood.append(f"{source}: {count} {split}{': ' if names else ''}{', '.join(names)}{note}")
+        contents.understood.append(f"{source}: {len(names)} {split}{': ' if names else ''}{listed}{note}")
