@@ -1,5 +1,7 @@
 """An image's labels, attribute scores and attention come from one place, whoever asks for them."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,7 @@ BACKBONE = ResNetConfig(
 
 
 @pytest.mark.parametrize("calibration", [None, 0.4])
-def test_model_evaluation_pipeline_and_explanation_say_the_same(calibration):
+def test_model_evaluation_pipeline_explanation_and_command_say_the_same(calibration, dedn, tmp_path):
     model = make_tiny_model(backbone_config=BACKBONE, calibration=calibration, coarse_mix=0.6)
     model.set_attribute_calibration(torch.stack([torch.linspace(0.2, 0.5, 7), torch.linspace(-1, 1, 7)]))
     processor = CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size=24, resample=2)
@@ -54,3 +56,15 @@ def test_model_evaluation_pipeline_and_explanation_say_the_same(calibration):
         index = attribute_names.index(evidence.words)
         assert evidence.contribution == prediction.contributions[0, index].item()
         assert torch.equal(evidence.attention, attention[index])
+
+    classifier.save_pretrained(tmp_path / "model")
+    image.save(tmp_path / "bird.png")
+    options = ["--top_k", 5, "--attributes", "all", "--device", "cpu", "--output", tmp_path / "bird.jsonl"]
+    dedn("predict", tmp_path / "bird.png", "--model", tmp_path / "model", *options)
+    row = json.loads((tmp_path / "bird.jsonl").read_text(encoding="utf-8"))
+    for rank, entry in enumerate(result["labels"], start=1):
+        suffix = "" if rank == 1 else f"_{rank}"
+        assert row[f"label{suffix}"] == entry["label"] and row[f"seen{suffix}"] == entry["seen"]
+        assert row[f"score{suffix}"] == pytest.approx(entry["score"], abs=1e-6)
+    for entry in result["attributes"]:
+        assert row[entry["label"]] == pytest.approx(entry["score"], abs=1e-6)
