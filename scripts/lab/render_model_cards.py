@@ -6,11 +6,12 @@ run, `<name>_ablation.json` the `ablation.json` of scripts/lab/ablate.py.
 """
 
 import argparse
+import json
 from pathlib import Path
 
 from ablation_report import describe_ablation
 
-from dedn_hf.hub.model_card import read_results, render_model_card, save_model_card
+from dedn_hf.hub.model_card import render_model_card, save_model_card
 
 MODEL_CARDS = Path(__file__).resolve().parents[2] / "model_cards"
 # Name of the card's file after "dedn-", which is also that of its results -> arguments of render_model_card.
@@ -40,11 +41,12 @@ def render(name: str):
         return render_model_card(None, dataset)
     sections = None
     if ablation_file.is_file():
-        ablation = read_results(ablation_file)
+        ablation = json.loads(ablation_file.read_text(encoding="utf-8"))
         if ablation["dataset"] != dataset:
             raise ValueError(f"{ablation_file}: the ablation is of {ablation['dataset']!r}, not of {dataset!r}.")
         sections = ablation_section(ablation)
-    return render_model_card(read_results(file), **CARDS[name], sections=sections)
+    results = json.loads(file.read_text(encoding="utf-8"))
+    return render_model_card(results, **CARDS[name], sections=sections)
 
 
 def ablation_section(ablation: dict) -> str:

@@ -37,13 +37,4 @@ def __dir__() -> list[str]:
 
 register_when_transformers_is_imported()
 
-__all__ = [
-    "DednConfig",
-    "DednModel",
-    "DednOutput",
-    "DednPrediction",
-    "DednTrainer",
-    "DednTrainingArguments",
-    "ZeroShotAttributeClassificationPipeline",
-    "load_gzsl_dataset",
-]
+__all__ = list(_LAZY)

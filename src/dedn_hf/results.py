@@ -5,6 +5,7 @@ import platform
 import re
 import shlex
 import sys
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -38,13 +39,17 @@ def _relative(argument: str) -> str:
 def format_results(results: dict) -> str:
     """A table of the `validation` and `test` figures of `results.json` for the terminal, per cent."""
     names = ["T1", "U", "S", "H", "AUSUC"]
-    std = results.get("std", {})
     lines = [f"{'':12}" + "".join(f"{name:>15}" for name in names)]
     for part in ("validation", "test"):
         if part in results:
-            cells = [format_figure(results[part].get(name), std.get(part, {}).get(name)) for name in names]
-            lines.append(f"{part:12}" + "".join(f"{cell:>15}" for cell in cells))
+            lines.append(f"{part:12}" + "".join(f"{cell:>15}" for cell in format_figures(results, part, names)))
     return "\n".join(lines)
+
+
+def format_figures(results: dict, part: str, names: Iterable[str]) -> list[str]:
+    """Figures of `results.json` for `part`, `validation` or `test`, each as [`format_figure`] writes it."""
+    std = results.get("std", {}).get(part, {})
+    return [format_figure(results[part].get(name), std.get(name)) for name in names]
 
 
 def format_figure(value: float | None, spread: float | None) -> str:

@@ -30,7 +30,7 @@ def _option(text: str, default=None, **metadata):
 
 @dataclass
 class DataArguments:
-    """What to train on, which all command lines that train share."""
+    """What to train on."""
 
     dataset: str | None = _option(
         "Data set; by default that of --recipe, or else synthetic_birds.", choices=recipe_names()
@@ -50,7 +50,7 @@ class DataArguments:
 
 @dataclass
 class TrainArguments(DataArguments):
-    """What to train on, and how it is judged."""
+    """How it is trained and judged."""
 
     backbone: str | None = _option("The backbone that made the feature maps: the saved model then takes images, too.")
     protocol: str = _option(
@@ -65,19 +65,10 @@ class TrainArguments(DataArguments):
     overwrite_output_dir: bool = _option("Start anew although the output folder holds a run, which is deleted.", False)
 
 
-# What --help shows: group → option → what it is, `None` where the fields above say so. --help_all has all the others.
+# What --help shows of the Trainer's options, beside all those above; --help_all has all of them.
 SHOWN = {
-    "what to train on": dict.fromkeys(
-        ("dataset", "data_dir", "feature_maps", "backbone", "word_vectors", "num_groups", "check")
-    ),
-    "how it is judged": dict.fromkeys(("protocol", "seeds")),
-    "where it goes": {
-        "output_dir": "Where results go; outputs/<dataset> if not given.",
-        "overwrite_output_dir": None,
-    },
     "settings, by default those of the recipe": {
-        "recipe": None,
-        "config_overrides": None,
+        "output_dir": "Where results go; outputs/<dataset> if not given.",
         "num_train_epochs": "Epochs; `validated` chooses the best of so many, and then trains for as many.",
         "max_steps": "Steps, in place of epochs.",
         "learning_rate": "Learning rate at its highest.",
@@ -100,22 +91,22 @@ SHOWN = {
 
 def print_short_help():
     """What `--help` shows, of which nothing needs torch."""
-    parser = CommandParser(
-        "dedn train", description=__doc__.strip(), usage="dedn train [SETTINGS.yaml] [--OPTION VALUE …]"
-    )
-    own = {option.name: option for option in fields(TrainArguments)}
+    usage = "dedn train [SETTINGS.yaml] [--OPTION VALUE …]"
+    parser = CommandParser("dedn train", description=__doc__.strip(), usage=usage)
+    parser.add_argument("--help_all", action="store_true", help="show the Trainer's other options, too")
+    for command_class in (DataArguments, TrainArguments):
+        section = parser.add_argument_group(command_class.__doc__.rstrip(".").lower())
+        for name in command_class.__annotations__:
+            option = command_class.__dataclass_fields__[name]
+            if option.type is bool:
+                section.add_argument(f"--{name}", action="store_true", help=option.metadata["help"])
+            else:
+                metavar = "|".join(option.metadata.get("choices", [name.upper()]))
+                section.add_argument(f"--{name}", metavar=metavar, help=option.metadata["help"])
     for group, options in SHOWN.items():
         section = parser.add_argument_group(group)
         for name, text in options.items():
-            metadata = dict(own[name].metadata) if name in own else {"help": text}
-            if own.get(name) is not None and own[name].type is bool:
-                section.add_argument(f"--{name}", action="store_true", help=metadata["help"])
-            else:
-                choices = metadata.get("choices")
-                section.add_argument(
-                    f"--{name}", metavar="|".join(choices) if choices else name.upper(), help=metadata["help"]
-                )
-    parser.add_argument("--help_all", action="store_true", help="show the Trainer's other options, too")
+            section.add_argument(f"--{name}", help=text)
     parser.print_help()
 
 

@@ -1,6 +1,5 @@
 """Model cards, rendered from `results.json`."""
 
-import json
 import os
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..data.dataset import DatasetCard
 from ..data.load import dataset_card
 from ..files import write_text
+from ..results import format_figures
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 # Stands for the namespace of a repository that is not there yet; a push puts the real one in its place.
@@ -95,7 +95,7 @@ def render_model_card(
         backbone=base_model and (base_model, _BACKBONES.get(base_model, "Kept frozen; see its own card.")),
         results=results,
         split=split,
-        rows=[(part, [_cell(results, part, metric) for metric in METRICS]) for part in parts],
+        rows=[(part, format_figures(results, part, METRICS)) for part in parts],
         metrics={metric: text for metric, (_, text) in METRICS.items()},
         not_measured="test" not in parts,
         sections=sections,
@@ -130,13 +130,6 @@ def _eval_results(results: dict, part: str, data: DatasetCard) -> list[EvalResul
     ]
 
 
-def _cell(results: dict, part: str, metric: str) -> str:
-    value, spread = results[part].get(metric), results.get("std", {}).get(part, {}).get(metric)
-    if value is None:
-        return "–"
-    return f"{value:.1f}" if spread is None else f"{value:.1f} ± {spread:.1f}"
-
-
 def validate_model_card(card: ModelCard):
     """
     Checks offline what the Hub checks when a card arrives, and that a card is finished.
@@ -162,11 +155,6 @@ def validate_model_card(card: ModelCard):
     for result in card.data.eval_results or []:
         if not isinstance(result.metric_value, int | float):
             raise ValueError(f"{result.metric_name} is {result.metric_value!r} in the model card, which is no number.")
-
-
-def read_results(path: str | os.PathLike) -> dict:
-    """What a `results.json` holds."""
-    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def write_model_card(folder: Path, results: dict | None, dataset: str):
