@@ -12,6 +12,7 @@ from tiny_model import make_tiny_config
 from transformers import CLIPImageProcessorPil
 
 from dedn_hf.data import GzslDataset
+from dedn_hf.data.cub import ATTRIBUTE_PARTS
 from dedn_hf.data.cub import load as load_cub
 from dedn_hf.data.synthetic_birds import ATTRIBUTE_NAMES, PART_NAMES
 from dedn_hf.evaluation.localisation import AttributeLocalisation, attribute_parts, image_sizes
@@ -166,9 +167,9 @@ def test_sizes_are_read_without_decoding(tmp_path, monkeypatch):
         np.testing.assert_array_equal(image_sizes(dataset), sizes)
 
 
-def make_dataset(name, attribute_names, part_names):
+def make_dataset(attribute_names, part_names, attribute_parts):
     return GzslDataset(
-        name=name,
+        name="birds",
         splits=datasets.DatasetDict(),
         class_names=[],
         attribute_names=attribute_names,
@@ -179,6 +180,7 @@ def make_dataset(name, attribute_names, part_names):
         split_name="",
         split_sha256="",
         part_names=part_names,
+        attribute_parts=attribute_parts,
     )
 
 
@@ -191,12 +193,12 @@ def test_parts_that_attributes_name():
     ]
     names += ["has_primary_color::red", "has_shape::duck-like", "has_under_tail_color::red", "man-made"]
     parts = ["beak", "left wing", "right wing", "tail"]
-    assert attribute_parts(make_dataset("cub", names, parts)) == [[1, 2], [3], [0], [], [], [], [3], []]
-    assert attribute_parts(make_dataset("sun", names, [])) == [[]] * 8
+    assert attribute_parts(make_dataset(names, parts, ATTRIBUTE_PARTS)) == [[1, 2], [3], [0], [], [], [], [3], []]
+    assert attribute_parts(make_dataset(names, [], {})) == [[]] * 8
 
 
 def test_every_attribute_of_the_birds_names_a_part_or_the_whole_body():
-    birds = make_dataset("synthetic_birds", ATTRIBUTE_NAMES, PART_NAMES)
+    birds = make_dataset(ATTRIBUTE_NAMES, PART_NAMES, {part: (part,) for part in PART_NAMES})
     parts = dict(zip(birds.attribute_names, attribute_parts(birds)))
     assert sum(len(of_attribute) == 1 for of_attribute in parts.values()) == 57
     assert {name.split("::")[0] for name, of_attribute in parts.items() if not of_attribute} == {

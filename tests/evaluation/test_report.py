@@ -218,8 +218,9 @@ def test_localisation_is_gathered_while_images_are_read_once(tiny_model, dataset
         seen=tiny_model.seen_classes.tolist(),
     )
     names = [f"has_{part}_color::red" for part in ("head", "bill", "breast", "wing", "tail")] + ["has_size::big"] * 2
-    dataset.name, dataset.attribute_names = "synthetic_birds", names
+    dataset.attribute_names = names
     dataset.part_names = ["head", "bill", "breast", "wing", "tail", "leg"]
+    dataset.attribute_parts = {part: (part,) for part in dataset.part_names}
     for split, of_split in examples.items():
         with torch.no_grad():
             attention = tiny_model(feature_map=of_split.maps, output_attentions=True).attentions["coarse"]

@@ -47,6 +47,26 @@ CARD = DatasetCard(
     backbone="the recipe is made for feature maps of an ImageNet ResNet-101 (2048 channels), kept frozen.",
 )
 
+# What an attribute's name speaks of (`has_wing_color::red`: wing) → parts. Those of the whole body name none.
+ATTRIBUTE_PARTS = {
+    "bill": ("beak",),
+    "head": ("crown", "forehead", "left eye", "right eye"),
+    "crown": ("crown",),
+    "forehead": ("forehead",),
+    "eye": ("left eye", "right eye"),
+    "throat": ("throat",),
+    "nape": ("nape",),
+    "upperparts": ("crown", "nape", "back", "left wing", "right wing"),
+    "underparts": ("throat", "breast", "belly"),
+    "breast": ("breast",),
+    "belly": ("belly",),
+    "back": ("back",),
+    "wing": ("left wing", "right wing"),
+    "tail": ("tail",),
+    "upper_tail": ("tail",),
+    "under_tail": ("tail",),
+    "leg": ("left leg", "right leg"),
+}
 CUB_HELP = (
     "CUB_200_2011.tgz is at https://data.caltech.edu/records/65de6-vp158 (non-commercial research); unpack it so that "
     "`<data_dir>/CUB_200_2011/` exists."
@@ -153,6 +173,7 @@ def load(data_dir: str | os.PathLike, check_files: bool = True) -> GzslDataset:
         attribute_groups=groups,
         class_attributes=(percentages / 100).astype(np.float32),
         part_names=part_names,
+        attribute_parts=ATTRIBUTE_PARTS,
         **split.facts(class_names),
     )
 

@@ -95,6 +95,8 @@ class GzslDataset:
             One vector an attribute.
         part_names (`list[str]`, *optional*, defaults to `[]`):
             Names of the rows of `part_points`.
+        attribute_parts (`dict[str, tuple[str, ...]]`, *optional*, defaults to `{}`):
+            What an attribute's name speaks of (`has_wing_color::red`: wing) → the names of its parts.
         attribute_descriptions (`dict[str, str]`, *optional*, defaults to `{}`):
             Attribute → a sentence on it, for word vectors that are made of sentences.
     """
@@ -111,6 +113,7 @@ class GzslDataset:
     split_sha256: str
     word_vectors: np.ndarray | None = None
     part_names: list[str] = field(default_factory=list)
+    attribute_parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     attribute_descriptions: dict[str, str] = field(default_factory=dict)
 
     @property

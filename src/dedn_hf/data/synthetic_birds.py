@@ -516,4 +516,5 @@ def load(
         split_sha256=fingerprint_split({name: split["image_id"] for name, split in splits.items()}),
         word_vectors=compose_word_vectors(ATTRIBUTE_NAMES),
         part_names=PART_NAMES,
+        attribute_parts={part: (part,) for part in PART_NAMES},
     )

@@ -21,30 +21,6 @@ from ..configuration_dedn import DednConfig
 from ..data import GzslDataset
 from ..pipeline_dedn import crop_in_image
 
-# Data set → what an attribute's name speaks of (`has_wing_color::red`: wing) → parts. Attributes of the whole body
-# (`has_size`, `has_shape`, `has_primary_color`) name none.
-PARTS = {
-    "synthetic_birds": {part: (part,) for part in ("head", "bill", "breast", "wing", "tail", "leg")},
-    "cub": {
-        "bill": ("beak",),
-        "head": ("crown", "forehead", "left eye", "right eye"),
-        "crown": ("crown",),
-        "forehead": ("forehead",),
-        "eye": ("left eye", "right eye"),
-        "throat": ("throat",),
-        "nape": ("nape",),
-        "upperparts": ("crown", "nape", "back", "left wing", "right wing"),
-        "underparts": ("throat", "breast", "belly"),
-        "breast": ("breast",),
-        "belly": ("belly",),
-        "back": ("back",),
-        "wing": ("left wing", "right wing"),
-        "tail": ("tail",),
-        "upper_tail": ("tail",),
-        "under_tail": ("tail",),
-        "leg": ("left leg", "right leg"),
-    },
-}
 MEASURES = ("part", "part_within_one_cell", "box")
 LOOKS = ("coarse", "fine", "mixed", "uniform", "centre")
 
@@ -62,11 +38,11 @@ def attribute_parts(dataset: GzslDataset) -> list[list[int]]:
         of them where the data set has no part points.
     """
     rows = {name: row for row, name in enumerate(dataset.part_names)}
-    named = PARTS.get(dataset.name, {})
     parts = []
     for name in dataset.attribute_names:
         match = re.fullmatch(r"has_(\w+)_(?:color|pattern|shape|length)::.+", name)
-        parts.append([rows[part] for part in named.get(match[1], ()) if part in rows] if match else [])
+        named = dataset.attribute_parts.get(match[1], ()) if match else ()
+        parts.append([rows[part] for part in named if part in rows])
     return parts
 
 

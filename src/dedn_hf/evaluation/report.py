@@ -23,7 +23,7 @@ from ..files import write_json
 from ..modeling_dedn import DednModel
 from ..results import provenance
 from .calibration import ausuc, best_calibration, mix_expert_scores, seen_unseen_curve
-from .localisation import LOOKS, PARTS, AttributeLocalisation
+from .localisation import LOOKS, AttributeLocalisation
 from .metrics import (
     check_gzsl_inputs,
     expected_calibration_error,
@@ -426,7 +426,7 @@ def evaluate_model(
     place = match_classes(model.config, dataset)
     class_attributes = model.class_attributes.float().cpu().numpy()
     localisation = None
-    if image_processor is not None and dataset.name in PARTS and dataset.part_names:
+    if image_processor is not None and dataset.part_names and dataset.attribute_parts:
         images = datasets.concatenate_datasets([dataset.splits[split] for split in TEST_SPLITS])
         has_attribute = (class_attributes > class_attributes.mean())[place[np.asarray(images["label"])]]
         localisation = AttributeLocalisation.of_images(dataset, images, has_attribute, image_processor, model.config)
