@@ -113,7 +113,7 @@ def main(arguments: list[str] | None = None):
     parser.add_argument("--model", required=True, help="folder or Hub id of a model")
     parser.add_argument("--dataset", required=True, help="what it was trained for")
     parser.add_argument("--data_dir", help="folder of the data set's files")
-    parser.add_argument("--feature_maps", help="read a store of scripts/extract_features.py instead of images")
+    parser.add_argument("--feature_maps", help="read a store of `dedn features` instead of images")
     args = parser.parse_args(arguments)
 
     model = DednModel.from_pretrained(args.model)

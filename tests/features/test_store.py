@@ -145,7 +145,7 @@ def test_shard_of_other_rows_is_named(store):
 
 
 def test_no_store(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no feature-map store.*extract_features\.py"):
+    with pytest.raises(FileNotFoundError, match=r"no feature-map store.*`dedn features`"):
         FeatureMapStore(tmp_path)
 
 

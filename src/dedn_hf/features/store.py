@@ -58,11 +58,10 @@ class FeatureMapStore:
     def __init__(self, path: str | os.PathLike):
         self.path = Path(path)
         if not (self.path / "store.json").is_file():
-            way_out = "Make one with scripts/extract_features.py."
+            way_out = "Make one with `dedn features`."
             if (self.path / "request.json").is_file():
                 way_out = (
-                    "Its extraction was not finished; run scripts/extract_features.py again with the same arguments "
-                    "to go on."
+                    "Its extraction was not finished; run `dedn features` again with the same arguments to go on."
                 )
             raise FileNotFoundError(f"{self.path} is no feature-map store: it has no store.json. {way_out}")
         self.metadata = json.loads((self.path / "store.json").read_text(encoding="utf-8"))
@@ -274,7 +273,7 @@ _METADATA = (
     *("format_version", "dataset", "class_names", "num_rows", "images_sha256", "shape", "dtype", "shards"),
     *("backbone", "backbone_sha256", "image_size", "processor"),
 )
-_REPAIR = "Delete {file} and store.json, and run scripts/extract_features.py again: it makes only what is missing."
+_REPAIR = "Delete {file} and store.json, and run `dedn features` again: it makes only what is missing."
 
 
 def hash_file(path: Path) -> str:
