@@ -25,14 +25,7 @@ FULL_RANK_ENTRIES = {
     "channel_value": "H_3",
     "channel_weight": "H_4",
 }
-LOW_RANK_ENTRIES = {
-    "word_vectors": "V",
-    "region_value": "H_1",
-    "region_value_out": "H_3",
-    "region_weight": "H_2",
-    "channel_value": "H_4",
-    "channel_weight": "H_5",
-}
+LOW_RANK_ENTRIES = FULL_RANK_ENTRIES | {"region_value_out": "H_3", "channel_value": "H_4", "channel_weight": "H_5"}
 
 
 def load_original_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]:
