@@ -289,7 +289,7 @@ def choose_mixes(
     parts = _class_scores(expert_scores, class_attributes)
     # Every mix is finite if its parts are: one check stands for the whole grid.
     _, labels, is_seen = check_gzsl_inputs(parts.sum(axis=(0, 1)), labels, seen_class_ids)
-    largest_logit = np.abs(parts).max()
+    largest_logit = np.abs(parts).max(initial=0.0)
 
     best = None
     for region_mix in region_mixes:
