@@ -286,6 +286,8 @@ def test_expert_errors_name_what_is_wrong():
         choose_mixes(scores, class_attributes, labels, seen, region_mixes=[])
     with pytest.raises(ValueError, match="40 rows of `logits`, but 39 `labels`"):
         choose_mixes(scores, class_attributes, labels[:-1], seen)
+    with pytest.raises(ValueError, match="0 images of seen and 0 of unseen"):
+        choose_mixes(scores[:0], class_attributes, labels[:0], seen)
     scores[7, 1, 0, 3] = np.nan
     with pytest.raises(ValueError, match=r"1 of 40 rows .* row 7"):
         choose_mixes(scores, class_attributes, labels, seen)

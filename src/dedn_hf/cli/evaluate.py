@@ -35,8 +35,7 @@ def main(arguments: list[str]):
     from ..modeling_dedn import DednModel
     from ..training import PixelValueDataset
 
-    is_folder = Path(args.model).is_dir()
-    name = os.path.relpath(args.model) if is_folder else args.model
+    name = os.path.relpath(args.model) if Path(args.model).is_dir() else args.model
     check_output_dir(args.output_dir, name, args.dataset)
     model = DednModel.from_pretrained(args.model).to(args.device)
     # Evaluation uses the model's own word vectors, so the data set's are of no interest.

@@ -214,10 +214,11 @@ def _mix(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
     return share * first + (1 - share) * second
 
 
-def _check_mixes(name: str, mixes: Sequence[float]):
-    wrong = [mix for mix in mixes if not 0 <= mix <= 1]
-    if wrong or not len(mixes):
-        raise ValueError(f"`{name}` holds {wrong}; it takes shares in [0, 1], at least one.")
+def _check_mixes(**mixes: Sequence[float]):
+    for name, shares in mixes.items():
+        wrong = [share for share in shares if not 0 <= share <= 1]
+        if wrong or not len(shares):
+            raise ValueError(f"`{name}` holds {wrong}; it takes shares in [0, 1], at least one.")
 
 
 def mix_expert_scores(
@@ -244,8 +245,7 @@ def mix_expert_scores(
     Raises:
         ValueError: shapes that do not fit each other, or a share outside of [0, 1].
     """
-    _check_mixes("region_mix", [region_mix])
-    _check_mixes("coarse_mix", [coarse_mix])
+    _check_mixes(region_mix=[region_mix], coarse_mix=[coarse_mix])
     coarse, fine = _class_scores(expert_scores, class_attributes)
     return _mix(_mix(*coarse, region_mix), _mix(*fine, region_mix), coarse_mix)
 
@@ -285,12 +285,11 @@ def choose_mixes(
         ValueError: shapes that do not fit each other, a share outside of [0, 1], images of one kind only, or what
             [`~metrics.check_gzsl_inputs`] raises.
     """
-    _check_mixes("region_mixes", region_mixes)
-    _check_mixes("coarse_mixes", coarse_mixes)
+    _check_mixes(region_mixes=region_mixes, coarse_mixes=coarse_mixes)
     parts = _class_scores(expert_scores, class_attributes)
     # Every mix is finite if its parts are: one check stands for the whole grid.
     _, labels, is_seen = check_gzsl_inputs(parts.sum(axis=(0, 1)), labels, seen_class_ids)
-    largest_logit = np.abs(parts).max()
+    largest_logit = np.abs(parts).max(initial=0.0)
 
     best = None
     for region_mix in region_mixes:

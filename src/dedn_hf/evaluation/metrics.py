@@ -193,11 +193,8 @@ def gzsl_metrics(
     of_seen = is_seen[labels]
     seen = mean_per_class_accuracy(predictions[of_seen], labels[of_seen])
     unseen = mean_per_class_accuracy(predictions[~of_seen], labels[~of_seen])
-    conventional = float("nan")
-    if not of_seen.all():
-        unseen_ids = np.flatnonzero(~is_seen)
-        among_unseen = unseen_ids[logits[~of_seen][:, unseen_ids].argmax(axis=1)]
-        conventional = mean_per_class_accuracy(among_unseen, labels[~of_seen])
+    among_unseen = np.where(is_seen, -np.inf, logits[~of_seen]).argmax(axis=1)
+    conventional = mean_per_class_accuracy(among_unseen, labels[~of_seen])
     return {"T1": conventional, "U": unseen, "S": seen, "H": harmonic_mean(seen, unseen)}
 
 

@@ -56,15 +56,13 @@ def plot_seen_unseen_curve(
     axes.plot(curve.unseen, curve.seen, color=SEEN_COLOR, linewidth=2, label=f"all γ: AUSUC {ausuc(curve):.1f}")
 
     # Lines of equal H (S = HU / (2U − H)) say how far a point is from another in the headline figure.
-    limit = max(curve.unseen.max(), curve.seen.max()) * 1.08
-    limit = limit if limit > 0 else 100.0
+    limit = max(curve.unseen.max(), curve.seen.max()) * 1.08 or 100.0
     step = next(width for width in (1, 2, 5, 10, 20) if limit / width <= 6)
     for level in np.arange(step, limit, step):
         unseen = np.linspace(level / 2, limit, 400)[1:]
         seen = level * unseen / (2 * unseen - level)
         axes.plot(unseen, seen, color="0.75", linewidth=0.8, linestyle=":", zorder=1)
-        end, beside = (limit, level * limit / (2 * limit - level)), {"textcoords": "offset points", "va": "center"}
-        axes.annotate(f"H = {level:g}", end, (3, 0), color="0.45", fontsize=9, annotation_clip=False, **beside)
+        axes.text(limit, seen[-1], f" H = {level:g}", va="center", color="0.45", fontsize=9)
 
     marks = (("chosen", chosen, "o", UNSEEN_COLOR, 11), ("best on these images", best, "*", "black", 13))
     for name, calibration, marker, color, size in marks:
