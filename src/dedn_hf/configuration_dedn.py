@@ -145,6 +145,26 @@ class DednConfig(PretrainedConfig):
         """γ of calibrated stacking in effect: `calibration`, or 2β where none is stored. It is not saved."""
         return 2 * self.class_bias if self.calibration is None else self.calibration
 
+    @property
+    def _attn_implementation(self):
+        return self._attn_implementation_internal
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value: str | dict | None):
+        """As upstream's, but that a name is not for the backbone too, which has no "blockwise" attention."""
+        if not isinstance(value, dict):
+            value = {"": value}
+        self._attn_implementation_internal = value.get("", getattr(self, "_attn_implementation_internal", None))
+        if "backbone_config" in value and self.backbone_config is not None:
+            self.backbone_config._attn_implementation = value["backbone_config"]
+
+    def to_dict(self) -> dict:
+        """As [`PretrainedConfig.to_dict`], with the attention where it is not the default."""
+        dictionary = super().to_dict()
+        if self._attn_implementation == "eager":
+            dictionary["attn_implementation"] = "eager"
+        return dictionary
+
     def _check(self):
         grouped = sorted(index for indices in self.attribute_groups.values() for index in indices)
         expected = range(len(self.attribute_names))

@@ -20,14 +20,31 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoBackbone, AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import Transpose, WeightConverter
 from transformers.utils import ModelOutput
 
-from .attentive_pooling_dedn import attention_weights, attentive_pooling
+from .attentive_pooling_dedn import attention_weights, attentive_pooling, eager_pooling
 from .configuration_dedn import DednConfig
 
 if TYPE_CHECKING:
     # A saved model takes along the files that this one imports: the pipeline too, and again when it is saved anew.
     from .pipeline_dedn import ZeroShotAttributeClassificationPipeline  # noqa: F401
+
+
+# Until version 0.2 each matrix of a head was a parameter of its own, (D, C) where the module's weight is (C, D).
+_MATRICES = ("region_value", "region_value_out", "region_weight", "channel_value", "channel_weight")
+register_checkpoint_conversion_mapping(
+    "DednModel",
+    [WeightConverter(rf"{name}$", f"{name}.weight", operations=[Transpose(0, 1)]) for name in _MATRICES],
+    overwrite=True,
+)
+
+
+def _name_as_modules(head, state_dict, prefix, *_):
+    for name in _MATRICES:
+        if prefix + name in state_dict:
+            state_dict[f"{prefix}{name}.weight"] = state_dict.pop(prefix + name).T.contiguous()
 
 
 class DednAttentionHead(nn.Module):
@@ -42,26 +59,27 @@ class DednAttentionHead(nn.Module):
         super().__init__()
         size, channels, regions = config.word_vector_size, config.feature_channels, config.grid_size**2
         self.word_vectors = nn.Parameter(torch.empty(num_attributes, size))
-        if config.region_value_rank is None:
-            self.region_value = nn.Parameter(torch.empty(size, channels))
-        else:
-            self.region_value = nn.Parameter(torch.empty(size, config.region_value_rank))
-            self.region_value_out = nn.Parameter(torch.empty(config.region_value_rank, channels))
-        self.region_weight = nn.Parameter(torch.empty(size, channels))
-        self.channel_value = nn.Parameter(torch.empty(size, regions))
-        self.channel_weight = nn.Parameter(torch.empty(size, regions))
         self.low_rank = config.region_value_rank is not None
+        with init.no_init_weights():  # which `_init_weights` sees to
+            self.region_value = nn.Linear(size, config.region_value_rank or channels, bias=False)
+            if self.low_rank:
+                self.region_value_out = nn.Linear(config.region_value_rank, channels, bias=False)
+            self.region_weight = nn.Linear(size, channels, bias=False)
+            self.channel_value = nn.Linear(size, regions, bias=False)
+            self.channel_weight = nn.Linear(size, regions, bias=False)
+        self.region_weight.starts_as_zero = self.channel_weight.starts_as_zero = True
+        self.register_load_state_dict_pre_hook(_name_as_modules)
 
-    def folded(self) -> tuple[torch.Tensor, ...]:
+    def forward(self) -> tuple[torch.Tensor, ...]:
         """V H1 and V H2, each `(n, C)`, V H3 and V H4, each `(n, R)`: what the feature map is multiplied with."""
-        region_value = self.word_vectors @ self.region_value
+        region_value = self.region_value(self.word_vectors)
         if self.low_rank:
-            region_value = region_value @ self.region_value_out
+            region_value = self.region_value_out(region_value)
         return (
             region_value,
-            self.word_vectors @ self.region_weight,
-            self.word_vectors @ self.channel_value,
-            self.word_vectors @ self.channel_weight,
+            self.region_weight(self.word_vectors),
+            self.channel_value(self.word_vectors),
+            self.channel_weight(self.word_vectors),
         )
 
 
@@ -70,18 +88,82 @@ class DednExpert(nn.Module):
 
     def __init__(self, config: DednConfig, groups: list[list[int]]):
         super().__init__()
+        self.config = config
         self.groups = groups
         self.heads = nn.ModuleList(DednAttentionHead(config, len(group)) for group in groups)
         self.register_buffer("attribute_order", torch.empty(len(config.attribute_names), dtype=torch.long))
+        self._kept = None
 
-    def folded(self) -> list[torch.Tensor]:
-        """As [`DednAttentionHead.folded`], with one row for each of the A attributes in attribute order."""
-        return [torch.cat(rows)[self.attribute_order] for rows in zip(*(head.folded() for head in self.heads))]
+    def forward(
+        self, regions: torch.Tensor, output_attentions: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """
+        Scores by region and by channel attention, each `(B, A)`, and on request the weights `(B, A, R)` of the region
+        attention, of regions `(B, R, C)`.
+        """
+        region_value, region_weight, channel_value, channel_weight = self._folded()
+        pool = eager_pooling if self.config._attn_implementation == "eager" else attentive_pooling
+        # Channels first: what they keep for the backward pass is most of it, and is then not the first to be let go.
+        by_channel = pool(regions.mT, channel_value, channel_weight)
+        by_region = pool(regions, region_value, region_weight)
+        return by_region, by_channel, attention_weights(regions, region_weight) if output_attentions else None
+
+    def _folded(self) -> list[torch.Tensor]:
+        """
+        What the heads give, with one row for each of the A attributes in attribute order.
+
+        For one image this is much of the work, so in inference on a CPU it is kept for as long as the parameters are
+        the same; unless something has been put around the modules, or in their place, that counts on their being
+        called.
+        """
+        parameters = list(self.heads.parameters())
+        keep = not (
+            self.training
+            or torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or torch._C._are_functorch_transforms_active()
+        )
+        if keep and all(map(_is_plain, self.heads.modules())) and all(map(_is_float_on_cpu, parameters)):
+            autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
+            # By their contents, because nothing counts what is changed through `parameter.data`. Any change that could
+            # show in a score shows in these sums, and they take a quarter of the time.
+            if self._kept is None:
+                numbers = max(map(torch.numel, parameters))
+                random = torch.rand(numbers, generator=torch.Generator().manual_seed(0), device="cpu")
+                self._kept = (1 + random, autocast, None, None)
+            weights, kept_autocast, kept_sums, folded = self._kept
+            sums = torch.stack([torch.dot(values.flatten(), weights[: values.numel()]) for values in parameters])
+            if kept_sums is None or autocast != kept_autocast or not torch.equal(sums, kept_sums):
+                folded = self._fold()
+                self._kept = (weights, autocast, sums, folded)
+            return folded
+        self._kept = None
+        return self._fold()
+
+    def _fold(self) -> list[torch.Tensor]:
+        return [torch.cat(rows)[self.attribute_order] for rows in zip(*(head() for head in self.heads))]
+
+    def __getstate__(self):
+        return self.__dict__ | {"_kept": None}
 
     @torch.no_grad()
     def set_word_vectors(self, word_vectors: torch.Tensor):
         for group, head in zip(self.groups, self.heads):
             head.word_vectors.copy_(word_vectors[group])
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether nothing is put around this module, or in its place, that counts on its being called."""
+    return type(module) in (DednAttentionHead, nn.ModuleList, nn.Linear) and not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or "forward" in vars(module)
+        or nn.modules.module._has_any_global_hook()
+    )
+
+
+def _is_float_on_cpu(parameter: torch.Tensor) -> bool:
+    return type(parameter) is nn.Parameter and parameter.device.type == "cpu" and parameter.dtype == torch.float32
 
 
 def distillation_distance(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -243,20 +325,46 @@ class DednPreTrainedModel(PreTrainedModel):
     base_model_prefix = "dedn"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
+    _no_split_modules = ["DednExpert"]  # noqa: RUF012
     # Else the Trainer takes the loss for one that is already divided by the accumulated batch's size.
     accepts_loss_kwargs = False
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
+        if requested_attention not in (None, "blockwise", "eager"):
+            raise ValueError(
+                f"A {type(self).__name__} has no attention {requested_attention!r}: its `attn_implementation` is "
+                '"blockwise", the default, or "eager". A backbone keeps its own; to ask for another, write '
+                f'`attn_implementation={{"backbone_config": {requested_attention!r}}}`.'
+            )
+        return requested_attention or "blockwise"
+
+    def set_attn_implementation(self, attn_implementation: str | dict):
+        """
+        As [`PreTrainedModel.set_attn_implementation`], but that a name is for the experts alone: the backbone keeps
+        its own, which is set by `{"backbone_config": name}`.
+
+        Raises:
+            ValueError: If there is no such implementation.
+        """
+        if not isinstance(attn_implementation, dict):
+            attn_implementation = {"": attn_implementation}
+        if "" in attn_implementation:
+            self.config._attn_implementation = self.get_correct_attn_implementation(attn_implementation[""])
+        if "backbone_config" in attn_implementation and self.backbone is not None:
+            self.backbone.set_attn_implementation(attn_implementation["backbone_config"])
 
     @torch.no_grad()
     def _init_weights(self, module):
         if isinstance(module, DednAttentionHead):
             init.normal_(module.word_vectors)
             init.copy_(module.word_vectors, F.normalize(module.word_vectors, dim=-1))
-            init.normal_(module.region_value)
-            if module.low_rank:
-                init.normal_(module.region_value_out)
-            init.zeros_(module.region_weight)
-            init.normal_(module.channel_value)
-            init.zeros_(module.channel_weight)
+            for linear in module.children():
+                self._init_matrix(linear)
+        elif isinstance(module, nn.Linear) and getattr(
+            self.coarse_expert.attribute_order, "_is_hf_initialized", False
+        ):
+            # Of a head that is not asked itself, because its word vectors were loaded.
+            self._init_matrix(module)
         elif isinstance(module, DednExpert):
             grouped = torch.tensor([index for group in module.groups for index in group], dtype=torch.long)
             init.copy_(module.attribute_order, grouped.argsort())
@@ -267,6 +375,14 @@ class DednPreTrainedModel(PreTrainedModel):
             init.copy_(module.seen_classes, seen)
             identity = torch.tensor([[1.0], [0.0]])
             init.copy_(module.attribute_calibration, identity.expand_as(module.attribute_calibration))
+
+    @staticmethod
+    def _init_matrix(linear: nn.Linear):
+        if getattr(linear, "starts_as_zero", False):
+            init.zeros_(linear.weight)
+        elif not getattr(linear.weight, "_is_hf_initialized", False):
+            # Drawn transposed, so that a seed gives the numbers that it gave when the matrix was stored so.
+            init.copy_(linear.weight, torch.empty_like(linear.weight.T).contiguous().normal_().T)
 
 
 class DednModel(DednPreTrainedModel):
@@ -290,13 +406,11 @@ class DednModel(DednPreTrainedModel):
         self.register_buffer("class_attributes", torch.empty(config.num_labels, num_attributes))
         self.register_buffer("seen_classes", torch.empty(config.num_labels, dtype=torch.bool))
         self.register_buffer("attribute_calibration", torch.empty(2, num_attributes))
-        self._kept_folded = None
         self.post_init()
         self.train(self.training)
 
     def train(self, mode: bool = True):
         super().train(mode)
-        self._kept_folded = None
         # Here and not in __init__, because from_pretrained makes the parameters anew.
         if self.backbone is not None and self.config.freeze_backbone:
             self.backbone.eval()
@@ -318,7 +432,8 @@ class DednModel(DednPreTrainedModel):
                 "pt": ["AutoModelForZeroShotImageClassification"],
             }
         }
-        super().save_pretrained(save_directory, *args, **kwargs)
+        # "Original" is what they were called until version 0.2.
+        super().save_pretrained(save_directory, *args, **{"save_original_format": False} | kwargs)
         for file in Path(save_directory).glob("*.safetensors"):  # which are written for their owner only
             file.chmod(0o644)
 
@@ -502,12 +617,8 @@ class DednModel(DednPreTrainedModel):
         if self.config.normalize_features:
             regions = F.normalize(regions, dim=-1)
 
-        region_value, region_weight, channel_value, channel_weight = self._folded()
-        # Channels first: what they keep for the backward pass is most of it, and is then not the first to be let go.
-        channel_scores = attentive_pooling(regions.mT, channel_value, channel_weight)
-        region_scores = attentive_pooling(regions, region_value, region_weight)
-        coarse_region, fine_region = region_scores.chunk(2, dim=-1)
-        coarse_channel, fine_channel = channel_scores.chunk(2, dim=-1)
+        coarse_region, coarse_channel, coarse_attention = self.coarse_expert(regions, output_attentions)
+        fine_region, fine_channel, fine_attention = self.fine_expert(regions, output_attentions)
 
         if class_attributes is None:
             class_attributes, seen = self.class_attributes, self.seen_classes
@@ -537,8 +648,8 @@ class DednModel(DednPreTrainedModel):
 
         attentions = None
         if output_attentions:
-            maps = attention_weights(regions, region_weight).unflatten(2, feature_map.shape[2:])
-            attentions = dict(zip(("coarse", "fine"), maps.chunk(2, dim=1)))
+            grid = feature_map.shape[2:]
+            attentions = {"coarse": coarse_attention.unflatten(2, grid), "fine": fine_attention.unflatten(2, grid)}
 
         output = DednOutput(
             loss=loss,
@@ -546,7 +657,9 @@ class DednModel(DednPreTrainedModel):
             attribute_scores=e * coarse + (1 - e) * fine,
             coarse_logits=coarse_logits,
             fine_logits=fine_logits,
-            expert_scores=torch.stack([region_scores, channel_scores], dim=1).unflatten(2, (2, -1)).transpose(1, 2),
+            expert_scores=torch.stack([coarse_region, coarse_channel, fine_region, fine_channel], dim=1).unflatten(
+                1, (2, 2)
+            ),
             loss_parts=loss_parts,
             attentions=attentions,
         )
@@ -622,33 +735,6 @@ class DednModel(DednPreTrainedModel):
             expert_scores=output.expert_scores.float(),
             attentions=attentions,
         )
-
-    def _folded(self) -> tuple[torch.Tensor, ...]:
-        """
-        Both experts side by side: 2A attributes, and for each what the map is multiplied with.
-
-        For one image this is much of the work, so in inference it is kept until a parameter is changed in place or
-        replaced. (A change through `parameter.data` is not noticed before the next `train()`.)
-        """
-        experts = (self.coarse_expert, self.fine_expert)
-        parameters = [parameter for expert in experts for parameter in expert.parameters()]
-        keep = not (
-            self.training
-            or torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
-            or any(parameter.is_inference() for parameter in parameters)
-        )
-        if keep:
-            device = parameters[0].device.type
-            autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
-            key = (autocast, torch.is_inference_mode_enabled())
-            key += tuple((parameter.data_ptr(), parameter._version) for parameter in parameters)
-            if self._kept_folded is not None and self._kept_folded[0] == key:
-                return self._kept_folded[1]
-        folded = tuple(torch.cat(rows) for rows in zip(*(expert.folded() for expert in experts)))
-        if keep:
-            self._kept_folded = (key, folded)
-        return folded
 
     def _loss(self, coarse, fine, class_rows, seen, labels):
         """The total loss and its terms; `coarse` and `fine` are attribute scores by region and channel attention."""
