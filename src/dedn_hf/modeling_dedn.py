@@ -88,63 +88,13 @@ class DednExpert(nn.Module):
 
     def __init__(self, config: DednConfig, groups: list[list[int]]):
         super().__init__()
-        self.config = config
         self.groups = groups
         self.heads = nn.ModuleList(DednAttentionHead(config, len(group)) for group in groups)
         self.register_buffer("attribute_order", torch.empty(len(config.attribute_names), dtype=torch.long))
-        self._kept = None
 
-    def forward(
-        self, regions: torch.Tensor, output_attentions: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """
-        Scores by region and by channel attention, each `(B, A)`, and on request the weights `(B, A, R)` of the region
-        attention, of regions `(B, R, C)`.
-        """
-        region_value, region_weight, channel_value, channel_weight = self._folded()
-        pool = eager_pooling if self.config._attn_implementation == "eager" else attentive_pooling
-        # Channels first: what they keep for the backward pass is most of it, and is then not the first to be let go.
-        by_channel = pool(regions.mT, channel_value, channel_weight)
-        by_region = pool(regions, region_value, region_weight)
-        return by_region, by_channel, attention_weights(regions, region_weight) if output_attentions else None
-
-    def _folded(self) -> list[torch.Tensor]:
-        """
-        What the heads give, with one row for each of the A attributes in attribute order.
-
-        For one image this is much of the work, so in inference on a CPU it is kept for as long as the parameters are
-        the same; unless something has been put around the modules, or in their place, that counts on their being
-        called.
-        """
-        parameters = list(self.heads.parameters())
-        keep = not (
-            self.training
-            or torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
-            or torch._C._are_functorch_transforms_active()
-        )
-        if keep and all(map(_is_plain, self.heads.modules())) and all(map(_is_float_on_cpu, parameters)):
-            autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
-            # By their contents, because nothing counts what is changed through `parameter.data`. Any change that could
-            # show in a score shows in these sums, and they take a quarter of the time.
-            if self._kept is None:
-                numbers = max(map(torch.numel, parameters))
-                random = torch.rand(numbers, generator=torch.Generator().manual_seed(0), device="cpu")
-                self._kept = (1 + random, autocast, None, None)
-            weights, kept_autocast, kept_sums, folded = self._kept
-            sums = torch.stack([torch.dot(values.flatten(), weights[: values.numel()]) for values in parameters])
-            if kept_sums is None or autocast != kept_autocast or not torch.equal(sums, kept_sums):
-                folded = self._fold()
-                self._kept = (weights, autocast, sums, folded)
-            return folded
-        self._kept = None
-        return self._fold()
-
-    def _fold(self) -> list[torch.Tensor]:
+    def forward(self) -> list[torch.Tensor]:
+        """As [`DednAttentionHead.forward`], with one row for each of the A attributes in attribute order."""
         return [torch.cat(rows)[self.attribute_order] for rows in zip(*(head() for head in self.heads))]
-
-    def __getstate__(self):
-        return self.__dict__ | {"_kept": None}
 
     @torch.no_grad()
     def set_word_vectors(self, word_vectors: torch.Tensor):
@@ -154,7 +104,7 @@ class DednExpert(nn.Module):
 
 def _is_plain(module: nn.Module) -> bool:
     """Whether nothing is put around this module, or in its place, that counts on its being called."""
-    return type(module) in (DednAttentionHead, nn.ModuleList, nn.Linear) and not (
+    return type(module) in (DednExpert, DednAttentionHead, nn.ModuleList, nn.Linear) and not (
         module._forward_hooks
         or module._forward_pre_hooks
         or "forward" in vars(module)
@@ -406,6 +356,7 @@ class DednModel(DednPreTrainedModel):
         self.register_buffer("class_attributes", torch.empty(config.num_labels, num_attributes))
         self.register_buffer("seen_classes", torch.empty(config.num_labels, dtype=torch.bool))
         self.register_buffer("attribute_calibration", torch.empty(2, num_attributes))
+        self._kept = None
         self.post_init()
         self.train(self.training)
 
@@ -617,8 +568,13 @@ class DednModel(DednPreTrainedModel):
         if self.config.normalize_features:
             regions = F.normalize(regions, dim=-1)
 
-        coarse_region, coarse_channel, coarse_attention = self.coarse_expert(regions, output_attentions)
-        fine_region, fine_channel, fine_attention = self.fine_expert(regions, output_attentions)
+        region_value, region_weight, channel_value, channel_weight = self._folded(regions.device)
+        pool = eager_pooling if self.config._attn_implementation == "eager" else attentive_pooling
+        # Channels first: what they keep for the backward pass is most of it, and is then not the first to be let go.
+        channel_scores = pool(regions.mT, channel_value, channel_weight)
+        region_scores = pool(regions, region_value, region_weight)
+        coarse_region, fine_region = region_scores.chunk(2, dim=-1)
+        coarse_channel, fine_channel = channel_scores.chunk(2, dim=-1)
 
         if class_attributes is None:
             class_attributes, seen = self.class_attributes, self.seen_classes
@@ -648,8 +604,8 @@ class DednModel(DednPreTrainedModel):
 
         attentions = None
         if output_attentions:
-            grid = feature_map.shape[2:]
-            attentions = {"coarse": coarse_attention.unflatten(2, grid), "fine": fine_attention.unflatten(2, grid)}
+            maps = attention_weights(regions, region_weight).unflatten(2, feature_map.shape[2:])
+            attentions = dict(zip(("coarse", "fine"), maps.chunk(2, dim=1)))
 
         output = DednOutput(
             loss=loss,
@@ -657,9 +613,7 @@ class DednModel(DednPreTrainedModel):
             attribute_scores=e * coarse + (1 - e) * fine,
             coarse_logits=coarse_logits,
             fine_logits=fine_logits,
-            expert_scores=torch.stack([coarse_region, coarse_channel, fine_region, fine_channel], dim=1).unflatten(
-                1, (2, 2)
-            ),
+            expert_scores=torch.stack([region_scores, channel_scores], dim=1).unflatten(2, (2, -1)).transpose(1, 2),
             loss_parts=loss_parts,
             attentions=attentions,
         )
@@ -736,6 +690,47 @@ class DednModel(DednPreTrainedModel):
             attentions=attentions,
         )
 
+    def _folded(self, device: torch.device) -> list[torch.Tensor]:
+        """
+        Both experts side by side: 2A attributes, and for each what the map is multiplied with.
+
+        For one image this is much of the work, so in inference on a CPU it is kept for as long as the parameters are
+        the same; unless something has been put around the experts' modules, or in their place, that counts on their
+        being called.
+        """
+        modules = [module for expert in (self.coarse_expert, self.fine_expert) for module in expert.modules()]
+        parameters = [parameter for module in modules for parameter in module.parameters(recurse=False)]
+        keep = not (
+            self.training
+            or torch.is_grad_enabled()
+            or torch.compiler.is_compiling()
+            or torch._C._are_functorch_transforms_active()
+        )
+        if not (keep and all(map(_is_plain, modules)) and all(map(_is_float_on_cpu, parameters))):
+            self._kept = None
+            return self._fold(device)
+
+        autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
+        # By their contents, because nothing counts what is changed through `parameter.data`. Any change that could
+        # show in a score shows in these sums, and they take a quarter of the time.
+        if self._kept is None:
+            numbers = max(map(torch.numel, parameters))
+            self._kept = (1 + torch.rand(numbers, generator=torch.Generator().manual_seed(0)), None, None, None)
+        weights, *state, folded = self._kept
+        sums = torch.stack([torch.dot(values.flatten(), weights[: values.numel()]) for values in parameters])
+        if state[0] != autocast or not torch.equal(state[1], sums):
+            folded = self._fold(device)
+            self._kept = (weights, autocast, sums, folded)
+        return folded
+
+    def _fold(self, device: torch.device) -> list[torch.Tensor]:
+        # An expert may have been put on a device of its own.
+        experts = (self.coarse_expert(), self.fine_expert())
+        return [torch.cat([rows.to(device) for rows in pair]) for pair in zip(*experts)]
+
+    def __getstate__(self):
+        return self.__dict__ | {"_kept": None}
+
     def _loss(self, coarse, fine, class_rows, seen, labels):
         """The total loss and its terms; `coarse` and `fine` are attribute scores by region and channel attention."""
         config = self.config
@@ -777,8 +772,8 @@ class DednModel(DednPreTrainedModel):
                     "Use `set_classes` to train on or evaluate other classes."
                 )
             self._check_class_attributes(class_attributes)
-        # A look at the values would break a graph apart.
-        if labels is not None and not torch.compiler.is_compiling():
+        # A look at the values would break a graph apart, and is none that `torch.func.vmap` can give.
+        if labels is not None and not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()):
             lowest, highest = labels.min().item(), labels.max().item()
             if lowest < 0 or highest >= self.config.num_labels:
                 raise ValueError(
