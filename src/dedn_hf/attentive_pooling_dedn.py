@@ -55,7 +55,9 @@ class AttentivePooling(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_scores):
         tokens, value, weight, scores, *kept = ctx.saved_tensors
-        if torch.is_grad_enabled() or _is_transformed(grad_scores):
+        # Several gradients at once, as with `torch.autograd.grad(…, is_grads_batched=True)`, do not show otherwise.
+        is_batched = "Batched" in str(torch._C._dispatch_keys(grad_scores))
+        if torch.is_grad_enabled() or is_batched:
             inputs = [tensor for tensor, needed in zip((tokens, value, weight), ctx.needs_input_grad) if needed]
             with torch.enable_grad():
                 scores = eager_pooling(tokens, value, weight)

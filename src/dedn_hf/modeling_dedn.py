@@ -116,6 +116,10 @@ def _is_float_on_cpu(parameter: torch.Tensor) -> bool:
     return type(parameter) is nn.Parameter and parameter.device.type == "cpu" and parameter.dtype == torch.float32
 
 
+def _at_least_float(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 def distillation_distance(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """
     D(x, y), what ties two sets of scores `(B, N)` together: the cubed differences over their Euclidean norm, plus the
@@ -581,7 +585,7 @@ class DednModel(DednPreTrainedModel):
         else:
             class_attributes = class_attributes.to(self.class_attributes)
             seen = torch.zeros_like(class_attributes[:, 0], dtype=torch.bool)
-        class_rows = F.normalize(class_attributes.float(), dim=-1).to(coarse_region.dtype)
+        class_rows = F.normalize(_at_least_float(class_attributes), dim=-1).to(coarse_region.dtype)
 
         if self.training:
             coarse, fine = coarse_region + coarse_channel, fine_region + fine_channel
@@ -735,11 +739,11 @@ class DednModel(DednPreTrainedModel):
         """The total loss and its terms; `coarse` and `fine` are attribute scores by region and channel attention."""
         config = self.config
         has_unseen = len(config.seen_class_ids) < config.num_labels
-        class_rows = class_rows.float()
+        class_rows = _at_least_float(class_rows)
         class_bias = torch.where(seen, -config.class_bias, config.class_bias)
         parts, biased = {}, []
         for name, (by_region, by_channel) in (("coarse", coarse), ("fine", fine)):
-            by_region, by_channel = by_region.float(), by_channel.float()
+            by_region, by_channel = _at_least_float(by_region), _at_least_float(by_channel)
             scores = (by_region + by_channel) @ class_rows.T
             biased.append(scores + class_bias)
             parts[f"{name}_margin"] = margin_loss(scores, labels, seen, config.target_margin, config.seen_margin)
