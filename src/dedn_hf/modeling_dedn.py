@@ -367,9 +367,12 @@ class DednModel(DednPreTrainedModel):
     def train(self, mode: bool = True):
         super().train(mode)
         # Here and not in __init__, because from_pretrained makes the parameters anew.
-        if self.backbone is not None and self.config.freeze_backbone:
-            self.backbone.eval()
-            self.backbone.requires_grad_(False)
+        if self.backbone is not None:
+            if self.config.freeze_backbone:
+                self.backbone.requires_grad_(False)
+            # Also where an adapter froze it: statistics of its own would move on, and not be saved with the adapter.
+            if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
+                self.backbone.eval()
         return self
 
     def save_pretrained(self, save_directory, *args, **kwargs):
