@@ -75,8 +75,6 @@ class DednTrainingArguments(TrainingArguments):
     output_dir: str | None = field(
         default=None, metadata={"help": "Where results go; outputs/<dataset> if not given."}
     )
-    # The columns are named as the model's inputs; the Trainer would look for them in a signature and drop others.
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns that the model does not take."})
     per_device_eval_batch_size: int = field(default=100, metadata={"help": "Batch size per device in evaluation."})
     logging_strategy: IntervalStrategy | str = field(default="epoch", metadata={"help": "When to log."})
     metric_for_best_model: str | None = field(default="H", metadata={"help": "What the best checkpoint is best in."})
