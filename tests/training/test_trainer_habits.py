@@ -292,6 +292,13 @@ def test_what_is_wrong_with_the_evaluation_set_is_told_before_training(tmp_path,
         make(tmp_path, evaluation=table("test_seen").select([]), eval_strategy="epoch").train()
 
 
+@pytest.mark.parametrize("balanced_batches", [True, False])
+def test_all_splits_at_once(tmp_path, balanced_batches):
+    splits = datasets.DatasetDict(train=table("trainval"), test=table("test_seen"))
+    with pytest.raises(ValueError, match="training set is several, train, test: give one of them"):
+        make(tmp_path, train=splits, balanced_batches=balanced_batches).train()
+
+
 def test_evaluation_without_labels(tmp_path):
     class Unlabelled(TinyFeatureMaps):
         def __getitems__(self, indices):
@@ -473,6 +480,7 @@ def test_best_metric_that_does_not_exist(tmp_path):
     "options",
     [
         {"eval_accumulation_steps": 1},
+        {"dataloader_drop_last": True},
         {"batch_eval_metrics": True},
         {"eval_do_concat_batches": False},
         {"dataloader_num_workers": 2},
@@ -516,6 +524,16 @@ def test_inputs_for_metrics(tmp_path, trainer_class):
     )
     metrics = trainer.evaluate()
     assert metrics["eval_inputs"] == metrics["eval_losses"] == 20
+
+
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
+def test_schedule_that_goes_by_h(tmp_path, schedule):
+    rising = iter([10.0, 20.0, 30.0, 40.0])
+    given = {"compute_metrics": lambda prediction: {"H": next(rising)}}
+    options = {"lr_scheduler_type": schedule, "lr_scheduler_kwargs": {"patience": 0}, "eval_strategy": "epoch"}
+    trainer = make(tmp_path, given=given, num_train_epochs=4, learning_rate=1e-3, **options)
+    trainer.train()
+    assert losses(trainer, "learning_rate")[-1] >= 1e-3
 
 
 @both_trainers

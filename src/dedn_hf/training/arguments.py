@@ -17,6 +17,9 @@ CONFIG_SETTINGS = (
     "alignment_weight",
 )
 
+# Schedules of the learning rate that go by `metric_for_best_model`, and take it for one that is best when it is low.
+SCHEDULED_BY_METRIC = ("reduce_lr_on_plateau", "greedy")
+
 
 def arguments_of_process(training: dict) -> dict:
     """
@@ -84,3 +87,5 @@ class DednTrainingArguments(TrainingArguments):
         # There is nothing to pin memory for, and torch would warn of it at every pass.
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False
+        if self.lr_scheduler_type in SCHEDULED_BY_METRIC and self.greater_is_better:
+            self.lr_scheduler_kwargs = {"mode": "max"} | (self.lr_scheduler_kwargs or {})

@@ -10,7 +10,6 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
-from huggingface_hub.utils import httpx
 from torch.utils.data import Dataset, IterableDataset
 from transformers import (
     EvalPrediction,
@@ -23,7 +22,7 @@ from transformers import (
 from transformers.trainer_utils import has_length
 
 from ..evaluation import gzsl_metrics
-from .arguments import DednTrainingArguments
+from .arguments import SCHEDULED_BY_METRIC, DednTrainingArguments
 from .dataset import check_dataset, read_labels
 from .sampler import ClassBalancedSampler
 
@@ -131,7 +130,8 @@ class DednTrainer(Trainer):
 
     @property
     def _needs_best(self) -> bool:
-        return self.args.load_best_model_at_end or self.args.save_strategy == "best"
+        scheduled = self.args.lr_scheduler_type in SCHEDULED_BY_METRIC
+        return self.args.load_best_model_at_end or self.args.save_strategy == "best" or scheduled
 
     def _check_best_metric(self):
         name, dataset = self.args.metric_for_best_model.removeprefix("eval_"), self.eval_dataset
@@ -231,6 +231,15 @@ class DednTrainer(Trainer):
         )
         return ClassBalancedSampler(labels, global_batch_size, seed=self.args.seed)
 
+    def _get_dataloader(self, *args, is_training: bool = False, **kwargs):
+        # The Trainer would drop the last images of an evaluation, too.
+        drop_last = self.args.dataloader_drop_last
+        self.args.dataloader_drop_last = drop_last and is_training
+        try:
+            return super()._get_dataloader(*args, is_training=is_training, **kwargs)
+        finally:
+            self.args.dataloader_drop_last = drop_last
+
     def get_train_dataloader(self):
         if self._balanced_batches and isinstance(self.train_dataset, IterableDataset):
             raise ValueError(
@@ -248,6 +257,8 @@ class DednTrainer(Trainer):
         return super().get_eval_dataloader(eval_dataset)
 
     def _check_dataset(self, dataset: Dataset, which: str):
+        if isinstance(dataset, dict):
+            raise ValueError(f"The {which} set is several, {', '.join(dataset)}: give one of them.")
         if has_length(dataset) and len(dataset) == 0:
             raise ValueError(f"The {which} set is empty: give one with images.")
         # One of the user's own may make labels and inputs of anything.
@@ -288,8 +299,8 @@ class DednTrainer(Trainer):
     def init_hf_repo(self, *args, **kwargs):
         try:
             super().init_hf_repo(*args, **kwargs)
-        # Errors of the Hub's client are of these kinds, also those of a wrong name, offline mode and no token.
-        except (OSError, ValueError, httpx.HTTPError) as error:
+        # No network, no token, a wrong name: of what kinds these are depends on the version of the Hub's client.
+        except Exception as error:
             raise ValueError(
                 f"The repository that `push_to_hub` is for cannot be made: {' '.join(str(error).split())}. Go online, "
                 "without HF_HUB_OFFLINE, and log in with `hf auth login`; or leave `push_to_hub` out and publish the "
