@@ -3,10 +3,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_model import make_tiny_config
 from transformers import CLIPImageProcessorPil
 
 from dedn_hf.training import ClassSubset, PixelValueDataset
-from dedn_hf.training.dataset import read_labels
+from dedn_hf.training.dataset import check_dataset, read_labels
 
 
 @pytest.fixture
@@ -92,3 +93,31 @@ def test_data_set_that_does_not_say_its_labels(pixel_values):
     # Names of classes, as some have them there.
     pixel_values.labels = ["auk", "crow", "owl"]
     assert read_labels(pixel_values) is None
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda dataset: dataset,
+        lambda dataset: torch.utils.data.Subset(dataset, [0]),
+        lambda dataset: torch.utils.data.ConcatDataset([dataset, dataset]),
+        lambda dataset: dataset.to_iterable_dataset(),
+    ],
+    ids=["itself", "Subset", "ConcatDataset", "iterable"],
+)
+def test_names_of_classes_in_another_order(wrap):
+    maps = datasets.Dataset.from_dict({"feature_map": [[0.0]] * 2, "label": [0, 1]})
+    config = make_tiny_config()  # jay, wren, owl, swift, crow
+    for names in (["jay", "wren"], ["pigeon", "wren"], ["pigeon", "jackdaw"]):
+        check_dataset(wrap(maps.cast_column("label", datasets.ClassLabel(names=names))), "training", config)
+    with pytest.raises(ValueError, match="column `label`, 'wren' is 0, but for the model it is 1"):
+        check_dataset(wrap(maps.cast_column("label", datasets.ClassLabel(names=["wren", "jay"]))), "training", config)
+
+
+def test_labels_that_a_transform_makes_are_not_guessed_at():
+    maps = datasets.Dataset.from_dict({"image": [0] * 2, "label": [70, 80]})
+    transformed = maps.with_transform(lambda batch: pytest.fail("it was read"))
+    for dataset in (transformed, torch.utils.data.Subset(transformed, [1])):
+        check_dataset(dataset, "training", make_tiny_config())
+    with pytest.raises(ValueError, match="training set has labels 70, 80, but the model has 5 classes"):
+        check_dataset(maps.rename_column("image", "feature_map"), "training", make_tiny_config())

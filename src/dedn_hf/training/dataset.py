@@ -57,12 +57,14 @@ def check_dataset(dataset: torch.utils.data.Dataset, which: str, config: DednCon
         ValueError: If it has no labels or nothing for the model to see, labels are no ids of the model's classes, or
             the column's names of classes are in another order than the model's.
     """
-    transformed = isinstance(dataset, datasets.Dataset) and dataset.format["type"] == "custom"
-    if isinstance(dataset, (datasets.Dataset, datasets.IterableDataset)) and dataset.column_names is not None:
-        column = _label_column(dataset.column_names)
-        _check_names(dataset, column, which, config.label2id, transformed)
-        if not transformed:
-            _check_columns(dataset, column, which)
+    parts = _parts(dataset)
+    transformed = any(isinstance(part, datasets.Dataset) and part.format["type"] == "custom" for part in parts)
+    for part in parts:
+        if isinstance(part, (datasets.Dataset, datasets.IterableDataset)) and part.column_names is not None:
+            column = _label_column(part.column_names)
+            _check_names(part, column, which, config.label2id, transformed)
+            if not transformed:
+                _check_columns(part, column, which)
     # A transform may give other labels; an iterable data set would have to be read.
     unknown = transformed or isinstance(dataset, torch.utils.data.IterableDataset)
     labels = None if unknown else read_labels(dataset)
@@ -111,6 +113,15 @@ def _check_names(
     if not transformed:
         raise ValueError(f"{message}.")
     warnings.warn(f"{message}, unless the transform does so.", stacklevel=2)
+
+
+def _parts(dataset: torch.utils.data.Dataset) -> list[torch.utils.data.Dataset]:
+    """What torch's `Subset` and `ConcatDataset` are made of."""
+    if isinstance(dataset, Subset):
+        return _parts(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        return [part for whole in dataset.datasets for part in _parts(whole)]
+    return [dataset]
 
 
 def _label_column(names: Sequence[str]) -> str | None:
