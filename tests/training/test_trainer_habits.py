@@ -141,6 +141,15 @@ def test_model_init(tmp_path, trainer_class):
     assert trainer.evaluate()["eval_loss"] < 10
 
 
+def test_trial_of_a_search(tmp_path):
+    """Which has let go of the last trial's model."""
+    given = {"model": None, "model_init": lambda: make_trainval_model(DATASET)}
+    trainer = make(tmp_path, given=given, eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True)
+    trainer.model = None
+    trainer.train()
+    assert len(losses(trainer, "eval_H")) == 1
+
+
 def test_hyperparameter_search(tmp_path):
     pytest.importorskip("optuna")
     given = {"model": None, "model_init": lambda: make_trainval_model(DATASET)}
