@@ -355,6 +355,8 @@ class DednModel(DednPreTrainedModel):
         self.backbone = None
         if config.backbone_config is not None:
             self.backbone = backbone_class(config.backbone_config).from_config(config.backbone_config)
+        else:
+            self.main_input_name = "feature_map"
         self.coarse_expert = DednExpert(config, [list(range(num_attributes))])
         self.fine_expert = DednExpert(config, list(config.attribute_groups.values()))
         self.register_buffer("class_attributes", torch.empty(config.num_labels, num_attributes))
@@ -508,6 +510,7 @@ class DednModel(DednPreTrainedModel):
                 See [`load_backbone`].
         """
         self.backbone = backbone.to(device=self.device, dtype=self.dtype)
+        self.main_input_name = "pixel_values"
         self.config.backbone_config = copy.deepcopy(backbone.config)
         # It may be a path of this machine.
         self.config.backbone_config._name_or_path = ""
@@ -551,8 +554,8 @@ class DednModel(DednPreTrainedModel):
             feature_map (`torch.Tensor` of shape `(B, C, H, W)`, *optional*):
                 Feature maps of the images instead, before normalisation.
             labels (`torch.LongTensor` of shape `(B,)`, *optional*):
-                Class ids; with them the loss is computed. The loss is the same in training and evaluation mode: it
-                uses the sum of both attentions and the class bias ±β.
+                Class ids, also of another integer type or of shape `(B, 1)`; with them the loss is computed. The loss
+                is the same in training and evaluation mode: it uses the sum of both attentions and the class bias ±β.
             class_attributes (`torch.Tensor` of shape `(K', A)`, *optional*):
                 Classes to score in this call instead of the model's own, all of them taken for unseen.
             output_attentions (`bool`, *optional*, defaults to `False`):
@@ -742,7 +745,7 @@ class DednModel(DednPreTrainedModel):
         """The total loss and its terms; `coarse` and `fine` are attribute scores by region and channel attention."""
         config = self.config
         has_unseen = len(config.seen_class_ids) < config.num_labels
-        class_rows = _at_least_float(class_rows)
+        class_rows, labels = _at_least_float(class_rows), labels.flatten().long()
         class_bias = torch.where(seen, -config.class_bias, config.class_bias)
         parts, biased = {}, []
         for name, (by_region, by_channel) in (("coarse", coarse), ("fine", fine)):
@@ -779,6 +782,14 @@ class DednModel(DednPreTrainedModel):
                     "Use `set_classes` to train on or evaluate other classes."
                 )
             self._check_class_attributes(class_attributes)
+        if labels is not None and (
+            labels.is_floating_point() or labels.dtype == torch.bool or labels.numel() != len(feature_map)
+        ):
+            raise ValueError(
+                f"`labels` must be a class id, an integer, for each of the {len(feature_map)} images, but they are "
+                f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}. Give each image one "
+                "integer."
+            )
         # A look at the values would break a graph apart, and is none that `torch.func.vmap` can give.
         if labels is not None and not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()):
             lowest, highest = labels.min().item(), labels.max().item()
