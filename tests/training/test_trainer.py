@@ -6,6 +6,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from tiny_training import (
     TinyFeatureMaps,
     make_tiny_arguments,
@@ -223,3 +224,29 @@ def test_two_processes_are_one_big_batch(tmp_path, launch):
     for ours, uninterrupted in zip(resumed, (first, second)):
         assert ours["losses"] == uninterrupted["losses"]
         assert ours["read"] == uninterrupted["read"][2 * 14 :]
+
+
+def test_a_checkpoint_of_before_the_experts_were_modules_goes_on(tmp_path):
+    """Until version 0.2 a matrix of a head was (D, C) where the weight of its module is (C, D), in the optimizer too."""
+    options = {"logging_strategy": "steps", "logging_steps": 1, "save_strategy": "steps", "save_steps": 14}
+    whole = make_trainer(tmp_path, **options)
+    whole.train()
+    checkpoint = tmp_path / "checkpoint-14"
+    state = load_file(checkpoint / "model.safetensors")
+    is_matrix = [name.endswith(".weight") for name, _ in whole.model.named_parameters()]
+    state = {
+        name.removesuffix(".weight"): value.T.contiguous() if name.endswith(".weight") else value
+        for name, value in state.items()
+    }
+    save_file(state, checkpoint / "model.safetensors", metadata={"format": "pt"})
+    optimizer = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    ordered = [parameter for group in whole.optimizer.param_groups for parameter in group["params"]]
+    parameters = {parameter: index for index, parameter in enumerate(ordered)}
+    for (_, parameter), transposed in zip(whole.model.named_parameters(), is_matrix):
+        values = optimizer["state"][parameters[parameter]]
+        if transposed:
+            values.update({key: value.T.contiguous() for key, value in values.items() if value.ndim == 2})
+    torch.save(optimizer, checkpoint / "optimizer.pt")
+    resumed = make_trainer(tmp_path / "resumed", **options)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    assert losses(resumed) == pytest.approx(losses(whole), rel=1e-6) and sum(is_matrix) > 10

@@ -10,6 +10,7 @@ from pathlib import Path
 import datasets
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch.utils.data import Dataset, IterableDataset
 from transformers import (
     EvalPrediction,
@@ -283,6 +284,19 @@ class DednTrainer(Trainer):
         # The Trainer calls this on every rank.
         if self.write_card is not None and self.args.should_save:
             self.write_card(Path(output_dir or self.args.output_dir))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None):
+        super()._load_optimizer_and_scheduler(checkpoint)
+        weights = Path(checkpoint, "model.safetensors") if checkpoint is not None else None
+        if weights is None or not weights.is_file():
+            return
+        with safe_open(weights, "pt") as file:
+            transposed = any(name.endswith(".region_value") for name in file.keys())  # noqa: SIM118
+        if transposed:  # as until version 0.2; the model sees to its weights itself
+            for name, parameter in self.accelerator.unwrap_model(self.model).named_parameters():
+                if "_expert.heads." in name and name.endswith(".weight"):
+                    state = self.optimizer.state[parameter]
+                    state |= {key: value.T.contiguous() for key, value in state.items() if value.ndim == 2}
 
     def create_model_card(self, *args, **kwargs):
         # The one that was saved stays.
