@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_model import make_tiny_config, make_tiny_model
-from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments
+from transformers import AutoConfig, AutoModel, ResNetConfig, Trainer, TrainingArguments
 
 from dedn_hf import DednConfig, DednModel, DednPrediction
 
@@ -121,6 +121,7 @@ def test_other_classes_are_none_until_they_are_described(folder, feature_map, gi
             r"do not fit its config: `coarse_expert\.heads\.0\.region_value`.*\(4, 6\)",
         ),
         ({"seen_class_ids": [0, 9]}, r"`seen_class_ids` holds \[9\], but there are 5 classes"),
+        ({"backbone_config": "resnet"}, r"`backbone_config` must be the config of a vision model.*'resnet'"),
         ({"region_mix": "0.5"}, r"`region_mix` must be a finite number, but it is '0\.5'"),
     ],
 )
@@ -364,10 +365,18 @@ def test_settings_that_cannot_be(given, message):
             DednModel(config)
 
 
-def test_a_misspelt_setting_is_told():
+def test_a_misspelt_setting_is_told(folder):
     with pytest.raises(TypeError, match=r"no setting `attributes_names`\. Do you mean `attribute_names`"):
         make_tiny_config(attributes_names=["a"])
     assert make_tiny_config(our_note="kept").our_note == "kept"
+    for loader in (AutoConfig, DednModel):
+        with pytest.raises(TypeError, match=r"no setting `num_label`\. Do you mean `num_labels`"):
+            loader.from_pretrained(folder, num_label=5)
+
+
+def test_a_model_of_another_config():
+    with pytest.raises(ValueError, match="made from a DednConfig, but this is a ResNetConfig"):
+        DednModel(ResNetConfig())
 
 
 def test_numpy_and_torch_settings_are_saved(tmp_path):

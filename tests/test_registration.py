@@ -97,9 +97,7 @@ def test_auto_classes(folder, options):
         assert auto_class.from_pretrained(folder, **options).size == {"shortest_edge": 96}
 
 
-@pytest.mark.parametrize(
-    "options", [{}, {"trust_remote_code": True}, {"config": AutoConfig.from_pretrained(DEFAULT_MODEL)}]
-)
+@pytest.mark.parametrize("options", [{}, {"trust_remote_code": True}])
 def test_pipeline_finds_its_task(folder, options):
     assert type(pipeline(model=folder, **options)) is ZeroShotAttributeClassificationPipeline
 

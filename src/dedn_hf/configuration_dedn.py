@@ -125,10 +125,8 @@ class DednConfig(PretrainedConfig):
         coarse_mix=0.9,
         **kwargs,
     ):
-        for name in kwargs.keys() - dir(PretrainedConfig):
-            if closest := difflib.get_close_matches(name, _SETTINGS, n=1, cutoff=0.8):
-                raise TypeError(f"DednConfig has no setting `{name}`. Do you mean `{closest[0]}`?")
-        self.backbone_config = _read_backbone_config(backbone_config)
+        _check_spelling(kwargs)
+        self.backbone_config = backbone_config
         self.freeze_backbone = freeze_backbone
         self.feature_channels = feature_channels
         self.grid_size = grid_size
@@ -162,6 +160,8 @@ class DednConfig(PretrainedConfig):
             value = _read_classes(value)
             if _is_all(self.__dict__.get("seen_class_ids"), self.__dict__.get("id2label")):
                 self.seen_class_ids = list(value)
+        elif name == "backbone_config":
+            value = _read_backbone_config(value)
         elif name == "attribute_names":
             value = _read_names("attribute_names", value)
             groups = self.__dict__.get("attribute_groups")
@@ -230,6 +230,7 @@ class DednConfig(PretrainedConfig):
         """
         changes = {name: kwargs.pop(name) for name in _SETTINGS if name in kwargs and name != "backbone_config"}
         config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)
+        _check_spelling(unused)
         config._change(changes)
         return (config, unused) if return_unused_kwargs else config
 
@@ -319,6 +320,13 @@ _SETTINGS = [*inspect.signature(DednConfig).parameters, "id2label", "label2id", 
 _SETTINGS.remove("kwargs")
 # What tells where a config came from.
 _ORIGIN = ("_name_or_path", "architectures", "auto_map", "custom_pipelines", "dtype", "transformers_version")
+
+
+def _check_spelling(names):
+    """transformers keeps what it does not know, so that nothing would come of a setting that is misspelt."""
+    for name in names.keys() - dir(PretrainedConfig):
+        if closest := difflib.get_close_matches(name, _SETTINGS, n=1, cutoff=0.8):
+            raise TypeError(f"DednConfig has no setting `{name}`. Do you mean `{closest[0]}`?")
 
 
 def _read_integer(name: str, value) -> int:
