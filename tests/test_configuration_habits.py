@@ -66,7 +66,8 @@ def folder(tmp_path_factory):
 def test_classes_can_be_renamed_on_loading(folder, feature_map, loader, given, names):
     model = loader.from_pretrained(folder, **given)
     check_agrees(model, names)
-    assert torch.equal(model(feature_map=feature_map).logits, make_tiny_model()(feature_map=feature_map).logits)
+    expected = make_tiny_model()(feature_map=feature_map).logits
+    torch.testing.assert_close(model(feature_map=feature_map).logits, expected)
 
 
 def test_a_renamed_class_is_still_one_that_the_model_was_trained_on(folder):
@@ -118,7 +119,7 @@ def test_other_classes_are_none_until_they_are_described(folder, feature_map, gi
         ),
         (
             {"feature_channels": 8},
-            r"do not fit its config: `coarse_expert\.heads\.0\.region_value`.*\(4, 6\)",
+            r"do not fit its config: `coarse_expert\.heads\.0\.",
         ),
         ({"seen_class_ids": [0, 9]}, r"`seen_class_ids` holds \[9\], but there are 5 classes"),
         ({"backbone_config": "resnet"}, r"`backbone_config` must be the config of a vision model.*'resnet'"),
@@ -148,7 +149,8 @@ def test_seen_classes_follow_the_config_on_loading(folder, feature_map):
 def test_order_in_which_groups_are_given_on_loading_does_not_matter(folder, feature_map):
     groups = dict(reversed(make_tiny_config().attribute_groups.items()))
     model = DednModel.from_pretrained(folder, attribute_groups=groups)
-    assert torch.equal(model(feature_map=feature_map).logits, make_tiny_model()(feature_map=feature_map).logits)
+    expected = make_tiny_model()(feature_map=feature_map).logits
+    torch.testing.assert_close(model(feature_map=feature_map).logits, expected)
 
 
 # A config that is changed and saved

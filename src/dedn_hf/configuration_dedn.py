@@ -210,8 +210,9 @@ class DednConfig(PretrainedConfig):
         self._output_attentions = value
 
     def to_dict(self) -> dict:
-        """As [`PretrainedConfig.to_dict`]."""
-        return super().to_dict() | {"label2id": self.label2id}
+        """As [`PretrainedConfig.to_dict`], with the attention where it is not the default."""
+        attention = {"attn_implementation": "eager"} if self._attn_implementation == "eager" else {}
+        return super().to_dict() | attention | {"label2id": self.label2id}
 
     def __eq__(self, other):
         """Whether all settings are the same, whatever the configs were loaded from."""
@@ -238,6 +239,19 @@ class DednConfig(PretrainedConfig):
     def gamma(self) -> float:
         """γ of calibrated stacking in effect: `calibration`, or 2β where none is stored. It is not saved."""
         return 2 * self.class_bias if self.calibration is None else self.calibration
+
+    @property
+    def _attn_implementation(self):
+        return self._attn_implementation_internal
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value: str | dict | None):
+        """As upstream's, but that a name is not for the backbone too, which has no "blockwise" attention."""
+        if not isinstance(value, dict):
+            value = {"": value}
+        self._attn_implementation_internal = value.get("", getattr(self, "_attn_implementation_internal", None))
+        if "backbone_config" in value and self.backbone_config is not None:
+            self.backbone_config._attn_implementation = value["backbone_config"]
 
     def validate(self):
         """
