@@ -99,7 +99,15 @@ class DednConfig(PretrainedConfig):
 
     model_type = "dedn"
     sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012
-    keys_to_ignore_at_inference = ["loss_parts", "attentions"]  # noqa: RUF012
+    # All but the logits, so that they alone are what a Trainer predicts.
+    keys_to_ignore_at_inference = [  # noqa: RUF012
+        "attribute_scores",
+        "coarse_logits",
+        "fine_logits",
+        "expert_scores",
+        "loss_parts",
+        "attentions",
+    ]
 
     def __init__(
         self,

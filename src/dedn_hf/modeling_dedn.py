@@ -370,6 +370,8 @@ class DednModel(DednPreTrainedModel):
         self.backbone = None
         if config.backbone_config is not None:
             self.backbone = backbone_class(config.backbone_config).from_config(config.backbone_config)
+        else:
+            self.main_input_name = "feature_map"
         self.coarse_expert = DednExpert(config, [list(range(num_attributes))])
         self.fine_expert = DednExpert(config, list(config.attribute_groups.values()))
         self.register_buffer("class_attributes", torch.empty(config.num_labels, num_attributes))
@@ -468,9 +470,12 @@ class DednModel(DednPreTrainedModel):
     def train(self, mode: bool = True):
         super().train(mode)
         # Here and not in __init__, because from_pretrained makes the parameters anew.
-        if self.backbone is not None and self.config.freeze_backbone:
-            self.backbone.eval()
-            self.backbone.requires_grad_(False)
+        if self.backbone is not None:
+            if self.config.freeze_backbone:
+                self.backbone.requires_grad_(False)
+            # Also where an adapter froze it: statistics of its own would move on, and not be saved with the adapter.
+            if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
+                self.backbone.eval()
         return self
 
     def save_pretrained(self, save_directory, *args, **kwargs):
@@ -626,6 +631,7 @@ class DednModel(DednPreTrainedModel):
                 See [`load_backbone`].
         """
         self.backbone = backbone.to(device=self.device, dtype=self.dtype)
+        self.main_input_name = "pixel_values"
         self.config.backbone_config = copy.deepcopy(backbone.config)
         # It may be a path of this machine.
         self.config.backbone_config._name_or_path = ""
@@ -669,8 +675,8 @@ class DednModel(DednPreTrainedModel):
             feature_map (`torch.Tensor` of shape `(B, C, H, W)`, *optional*):
                 Feature maps of the images instead, before normalisation.
             labels (`torch.LongTensor` of shape `(B,)`, *optional*):
-                Class ids; with them the loss is computed. The loss is the same in training and evaluation mode: it
-                uses the sum of both attentions and the class bias ±β.
+                Class ids, also of another integer type or of shape `(B, 1)`; with them the loss is computed. The loss
+                is the same in training and evaluation mode: it uses the sum of both attentions and the class bias ±β.
             class_attributes (`torch.Tensor` of shape `(K', A)`, *optional*):
                 Classes to score in this call instead of the model's own, all of them taken for unseen.
             output_attentions (`bool`, *optional*, defaults to `config.output_attentions`):
@@ -867,7 +873,7 @@ class DednModel(DednPreTrainedModel):
         """The total loss and its terms; `coarse` and `fine` are attribute scores by region and channel attention."""
         config = self.config
         has_unseen = len(config.seen_class_ids) < config.num_labels
-        class_rows = _at_least_float(class_rows)
+        class_rows, labels = _at_least_float(class_rows), labels.flatten().long()
         class_bias = torch.where(seen, -config.class_bias, config.class_bias)
         parts, biased = {}, []
         for name, (by_region, by_channel) in (("coarse", coarse), ("fine", fine)):
@@ -906,6 +912,14 @@ class DednModel(DednPreTrainedModel):
             self._check_class_attributes(class_attributes)
         else:
             self.check_classes()
+        if labels is not None and (
+            labels.is_floating_point() or labels.dtype == torch.bool or labels.numel() != len(feature_map)
+        ):
+            raise ValueError(
+                f"`labels` must be a class id, an integer, for each of the {len(feature_map)} images, but they are "
+                f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}. Give each image one "
+                "integer."
+            )
         if labels is not None and _can_look_at_values():
             lowest, highest = labels.min().item(), labels.max().item()
             if lowest < 0 or highest >= self.config.num_labels:
