@@ -338,19 +338,6 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         return {"labels": labels, "attributes": attributes}
 
 
-def _image_processor_of(model):
-    """The image processor in the folder that a model was loaded from."""
-    folder = model.name_or_path
-    if os.path.isdir(folder):
-        with contextlib.suppress(OSError):
-            return AutoImageProcessor.from_pretrained(folder)
-    raise ValueError(
-        "No image processor was given, and there is none where the model was loaded from"
-        + (f" ({folder})" if folder else "")
-        + ". Pass `image_processor=`, which may be a folder or the name of a model that has one."
-    )
-
-
 class _Numbered(NamedTuple):
     """An image and its place, so that an error can name it."""
 
@@ -411,6 +398,19 @@ def crop_in_image(image_processor, width: int, height: int) -> tuple[float, floa
     left, top = (resized_width - crop_width) // 2, (resized_height - crop_height) // 2
     x_scale, y_scale = width / resized_width, height / resized_height
     return left * x_scale, top * y_scale, (left + crop_width) * x_scale, (top + crop_height) * y_scale
+
+
+def _image_processor_of(model):
+    """The image processor in the folder that a model was loaded from."""
+    folder = model.name_or_path
+    if os.path.isdir(folder):
+        with contextlib.suppress(OSError):
+            return AutoImageProcessor.from_pretrained(folder)
+    raise ValueError(
+        "No image processor was given, and there is none where the model was loaded from"
+        + (f" ({folder})" if folder else "")
+        + ". Pass `image_processor=`, which may be a folder or the name of a model that has one."
+    )
 
 
 def attention_in_image(attention: torch.Tensor, image_processor, width: int, height: int) -> torch.Tensor:
