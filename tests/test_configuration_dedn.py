@@ -46,9 +46,9 @@ def test_defaults():
     assert DednConfig().attribute_names == []
 
 
-def test_trained_classes_are_the_seen_ones_unless_told():
+def test_trained_classes_are_the_seen_ones_and_those_that_are_told():
     assert make_tiny_config().trained_class_names == ["jay", "wren", "swift"]
-    assert make_tiny_config(trained_class_names=["emu"]).trained_class_names == ["emu"]
+    assert make_tiny_config(trained_class_names=["emu"]).trained_class_names == ["emu", "jay", "wren", "swift"]
 
 
 @pytest.mark.parametrize(

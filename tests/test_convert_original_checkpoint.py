@@ -79,6 +79,7 @@ def test_converted_checkpoints_give_the_golden_numbers_without_the_package(dedn,
     expected = {
         "AutoConfig": "configuration_dedn.DednConfig",
         "AutoModel": "modeling_dedn.DednModel",
+        "AutoModelForImageClassification": "modeling_dedn.DednModel",
         "AutoModelForZeroShotImageClassification": "modeling_dedn.DednModel",
     }
     for folder in ("awa2", "again", "once more"):

@@ -484,12 +484,13 @@ def test_save_and_load_agree_after_set_classes(tiny_model, tmp_path, feature_map
     torch.testing.assert_close(loaded(feature_map=feature_map).logits, tiny_model(feature_map=feature_map).logits)
 
 
-def test_saved_model_carries_its_code_and_both_auto_classes(tiny_model, tmp_path):
+def test_saved_model_carries_its_code_and_its_auto_classes(tiny_model, tmp_path):
     tiny_model.save_pretrained(tmp_path)
     assert (tmp_path / "modeling_dedn.py").is_file() and (tmp_path / "configuration_dedn.py").is_file()
     assert DednConfig.from_pretrained(tmp_path).auto_map == {
         "AutoConfig": "configuration_dedn.DednConfig",
         "AutoModel": "modeling_dedn.DednModel",
+        "AutoModelForImageClassification": "modeling_dedn.DednModel",
         "AutoModelForZeroShotImageClassification": "modeling_dedn.DednModel",
     }
 
@@ -609,7 +610,9 @@ def test_frozen_backbone_stays_frozen(pixel_values, tmp_path):
         assert not any(parameter.requires_grad for parameter in untouched.backbone.parameters())
     check_frozen(loaded, pixel_values)
     check_frozen(loaded.eval(), pixel_values)
-    check_frozen(AutoModel.from_config(loaded.config), pixel_values)
+    fresh = AutoModel.from_config(loaded.config)
+    fresh.set_classes(list("abcde"), torch.rand(5, 7))
+    check_frozen(fresh, pixel_values)
 
 
 def test_unfrozen_backbone_trains(pixel_values):

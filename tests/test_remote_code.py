@@ -60,6 +60,7 @@ def check_complete(folder):
     assert config["auto_map"] == {
         "AutoConfig": "configuration_dedn.DednConfig",
         "AutoModel": "modeling_dedn.DednModel",
+        "AutoModelForImageClassification": "modeling_dedn.DednModel",
         "AutoModelForZeroShotImageClassification": "modeling_dedn.DednModel",
     }
     assert config["custom_pipelines"] == {

@@ -1,6 +1,22 @@
 """DEDN model configuration."""
 
+import difflib
+import inspect
+import math
+from collections import Counter
+from numbers import Integral, Real
+
 from transformers import AutoConfig, PretrainedConfig
+
+
+class _RegisteredPipelines(dict):
+    """
+    `config.custom_pipelines` where this package is installed: `pipeline(model=…)` reads its task there, and then takes
+    the pipeline that is registered for it, not the model's own, which would ask for trust in its code.
+    """
+
+    def __contains__(self, task):
+        return False
 
 
 class DednConfig(PretrainedConfig):
@@ -33,8 +49,8 @@ class DednConfig(PretrainedConfig):
         seen_class_ids (`list[int]`, *optional*):
             Ids of the seen classes, those with training images. `None` is all classes.
         trained_class_names (`list[str]`, *optional*):
-            Names of the classes that the model was trained on, which stays as it is when the model is given other
-            classes. `None` is the names of `seen_class_ids`.
+            Names of the classes that the model was trained on, which stay when the model is given other classes. Those
+            of `seen_class_ids` are among them, given or not.
         class_bias (`float`, *optional*, defaults to 1.0):
             β: the class scores have −β for seen and +β for unseen classes in every loss and in training mode.
         calibration (`float`, *optional*):
@@ -57,9 +73,14 @@ class DednConfig(PretrainedConfig):
         kwargs (*optional*):
             As in [`PretrainedConfig`], among them `id2label` and `label2id`, which name the K classes.
 
+    `label2id` is `id2label` the other way round, always: setting one sets both. Where all classes are seen, or all
+    attributes are in one group, it stays so when `id2label` or `attribute_names` is set to more or fewer.
+
     Raises:
         ValueError: If `attribute_groups` is no partition of the attributes, `seen_class_ids` names a class that does
-            not exist, or a mix lies outside [0, 1].
+            not exist, names occur twice, `id2label`, `label2id` and `num_labels` do not agree, a mix lies outside
+            [0, 1], or a setting is of the wrong kind.
+        TypeError: If a keyword is none of these, but looks like one of them.
 
     Example:
 
@@ -112,16 +133,13 @@ class DednConfig(PretrainedConfig):
         coarse_mix=0.9,
         **kwargs,
     ):
-        if isinstance(backbone_config, dict):
-            backbone_config = AutoConfig.for_model(**backbone_config)
+        _check_spelling(kwargs)
         self.backbone_config = backbone_config
         self.freeze_backbone = freeze_backbone
         self.feature_channels = feature_channels
         self.grid_size = grid_size
-        self.attribute_names = list(attribute_names or [])
-        groups = attribute_groups or {"all": range(len(self.attribute_names))}
-        # By name, because config.json is: the heads' order must outlive a round trip.
-        self.attribute_groups = {name: list(indices) for name, indices in sorted(groups.items())}
+        self.attribute_names = [] if attribute_names is None else attribute_names
+        self.attribute_groups = attribute_groups or {"all": range(len(self.attribute_names))}
         self.word_vector_size = word_vector_size
         self.region_value_rank = region_value_rank
         self.normalize_features = normalize_features
@@ -135,18 +153,95 @@ class DednConfig(PretrainedConfig):
         self.region_mix = region_mix
         self.coarse_mix = coarse_mix
 
-        if __name__.startswith("dedn_hf."):
-            # Where this package is installed it has registered the pipeline; a model's own would ask for trust in it.
-            kwargs.pop("custom_pipelines", None)
-        if kwargs.get("id2label") is not None and kwargs.get("label2id") is None:
-            kwargs["label2id"] = {label: int(index) for index, label in kwargs["id2label"].items()}
-        super().__init__(**kwargs)
+        names = {name: kwargs.pop(name, None) for name in ("id2label", "label2id", "num_labels")}
+        # Not by the base class, which refuses it for any attention but its own.
+        output_attentions = kwargs.pop("output_attentions", False)
+        super().__init__(id2label=_read_classes(**names), **kwargs)
+        self.output_attentions = output_attentions
 
-        self.seen_class_ids = list(range(self.num_labels)) if seen_class_ids is None else list(seen_class_ids)
-        self._check()
-        if trained_class_names is None:
-            trained_class_names = [self.id2label[index] for index in self.seen_class_ids]
-        self.trained_class_names = list(trained_class_names)
+        self.seen_class_ids = range(self.num_labels) if seen_class_ids is None else seen_class_ids
+        self.trained_class_names = [] if trained_class_names is None else trained_class_names
+        self.validate()
+
+    def __setattr__(self, name, value):
+        if name == "id2label" and value is not None:
+            value = _read_classes(value)
+            if _is_all(self.__dict__.get("seen_class_ids"), self.__dict__.get("id2label")):
+                self.seen_class_ids = list(value)
+        elif name == "backbone_config":
+            value = _read_backbone_config(value)
+        elif name == "attribute_names":
+            value = _read_names("attribute_names", value)
+            groups = self.__dict__.get("attribute_groups")
+            if isinstance(groups, dict) and len(groups) == 1 and _is_all(*groups.values(), self.attribute_names):
+                self.attribute_groups = {group: list(range(len(value))) for group in groups}
+        elif name == "custom_pipelines" and __name__.startswith("dedn_hf."):
+            value = _RegisteredPipelines(value)
+        super().__setattr__(name, value)
+        if name == "id2label":
+            self._remember_seen_classes()
+
+    def _remember_seen_classes(self):
+        """A seen class is one that the model was trained on, also under a new name."""
+        trained, ids = self.__dict__.get("trained_class_names"), self.__dict__.get("seen_class_ids")
+        if isinstance(trained, list) and isinstance(ids, list):
+            names = [self.id2label[index] for index in ids if index in self.id2label]
+            self.trained_class_names = list(dict.fromkeys(trained + names))
+
+    @property
+    def label2id(self) -> dict[str, int]:
+        """Name of each class → its id: `id2label` the other way round."""
+        return {name: index for index, name in self.id2label.items()}
+
+    @label2id.setter
+    def label2id(self, value):
+        if value is not None:
+            self.id2label = _read_classes(label2id=value)
+
+    @property
+    def num_labels(self) -> int:
+        """Number K of classes."""
+        return len(self.id2label)
+
+    @num_labels.setter
+    def num_labels(self, value):
+        if value != self.num_labels:
+            self.id2label = _read_classes(num_labels=value)
+
+    @property
+    def output_attentions(self) -> bool:
+        """Whether the model returns where its region attention looks, for any `attn_implementation`."""
+        return self._output_attentions
+
+    @output_attentions.setter
+    def output_attentions(self, value):
+        self._output_attentions = value
+
+    def to_dict(self) -> dict:
+        """As [`PretrainedConfig.to_dict`], with the attention where it is not the default."""
+        attention = {"attn_implementation": "eager"} if self._attn_implementation == "eager" else {}
+        return super().to_dict() | attention | {"label2id": self.label2id}
+
+    def __eq__(self, other):
+        """Whether all settings are the same, whatever the configs were loaded from."""
+        if not isinstance(other, DednConfig):
+            return NotImplemented
+        mine, theirs = self.to_dict(), other.to_dict()
+        return all(mine.get(name) == theirs.get(name) for name in mine.keys() | theirs if name not in _ORIGIN)
+
+    __hash__ = None
+
+    @classmethod
+    def from_dict(cls, config_dict, return_unused_kwargs=False, **kwargs):
+        """
+        As [`PretrainedConfig.from_dict`]; what is changed on loading must agree with the rest, as if it were given to
+        the class.
+        """
+        changes = {name: kwargs.pop(name) for name in _SETTINGS if name in kwargs and name != "backbone_config"}
+        config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)
+        _check_spelling(unused)
+        config._change(changes)
+        return (config, unused) if return_unused_kwargs else config
 
     @property
     def gamma(self) -> float:
@@ -166,14 +261,51 @@ class DednConfig(PretrainedConfig):
         if "backbone_config" in value and self.backbone_config is not None:
             self.backbone_config._attn_implementation = value["backbone_config"]
 
-    def to_dict(self) -> dict:
-        """As [`PretrainedConfig.to_dict`], with the attention where it is not the default."""
-        dictionary = super().to_dict()
-        if self._attn_implementation == "eager":
-            dictionary["attn_implementation"] = "eager"
-        return dictionary
+    def validate(self):
+        """
+        Brings what was set to plain Python, and raises what the class raises: for a config that was changed after it
+        was made. Saving calls it, and so does [`DednModel`].
+        """
+        for name in ("feature_channels", "grid_size", "word_vector_size", "region_value_rank"):
+            if name != "region_value_rank" or self.region_value_rank is not None:
+                setattr(self, name, _read_integer(name, getattr(self, name)))
+        for name in ("class_bias", "calibration", "target_margin", "seen_margin"):
+            if name != "calibration" or self.calibration is not None:
+                setattr(self, name, _read_number(name, getattr(self, name)))
+        for name in ("self_calibration_weight", "distillation_weight", "alignment_weight"):
+            setattr(self, name, _read_number(name, getattr(self, name)))
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` is a weight and cannot be negative, but it is {getattr(self, name)}.")
+        for name in ("region_mix", "coarse_mix"):
+            setattr(self, name, _read_number(name, getattr(self, name)))
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"`{name}` is a share and must lie in [0, 1], but it is {getattr(self, name)}.")
+        for name in ("freeze_backbone", "normalize_features"):
+            if type(getattr(self, name)) is not bool:
+                raise ValueError(f"`{name}` must be True or False, but it is {getattr(self, name)!r}.")
+        self.trained_class_names = _read_names("trained_class_names", self.trained_class_names)
+        self.seen_class_ids = _read_ids("seen_class_ids", self.seen_class_ids)
+        # These may have been changed from inside.
+        self.id2label, self.attribute_names = self.id2label, self.attribute_names
+        self._check_groups()
+        strangers = [index for index in self.seen_class_ids if not 0 <= index < self.num_labels]
+        if strangers:
+            raise ValueError(
+                f"`seen_class_ids` holds {strangers}, but there are {self.num_labels} classes, with ids from 0. "
+                "Name all classes in `id2label`, or correct the ids."
+            )
 
-    def _check(self):
+    def _check_groups(self):
+        if not isinstance(self.attribute_groups, dict):
+            raise ValueError(
+                "`attribute_groups` must be a dict of a group's name → indices of its attributes, but it is "
+                f"{self.attribute_groups!r}."
+            )
+        # By name, because config.json is: the heads' order must outlive a round trip.
+        self.attribute_groups = {
+            name: _read_ids("attribute_groups", indices, unique=False)
+            for name, indices in sorted((str(name), indices) for name, indices in self.attribute_groups.items())
+        }
         grouped = sorted(index for indices in self.attribute_groups.values() for index in indices)
         expected = range(len(self.attribute_names))
         if grouped != list(expected):
@@ -184,15 +316,151 @@ class DednConfig(PretrainedConfig):
                 f"holds {len(grouped)} indices: missing {missing}, more than once {twice}, beyond the attributes "
                 f"{unknown}. Correct the groups, or leave them out for a single group."
             )
-        strangers = [index for index in self.seen_class_ids if not 0 <= index < self.num_labels]
+
+    def _change(self, changes: dict):
+        """Settings of a loaded config that are given anew."""
+        names = {name: changes.pop(name) for name in ("id2label", "label2id", "num_labels") if name in changes}
+        if any(value is not None for value in names.values()):
+            if names.keys() == {"num_labels"} and names["num_labels"] == self.num_labels:
+                names["id2label"] = self.id2label
+            id2label = _read_classes(**names)
+            _check_order("id2label", list(self.id2label.values()), list(id2label.values()))
+            if len(id2label) != self.num_labels:
+                trained = set(self.trained_class_names)
+                self.seen_class_ids = [index for index, name in id2label.items() if name in trained]
+            self.id2label = id2label
+        before = self.attribute_names
+        for name, value in changes.items():
+            setattr(self, name, value)
+        _check_order("attribute_names", before, self.attribute_names)
+        if changes or names:
+            self.validate()
+
+
+# What a DednConfig is given by name.
+_SETTINGS = [*inspect.signature(DednConfig).parameters, "id2label", "label2id", "num_labels"]
+_SETTINGS.remove("kwargs")
+# What tells where a config came from.
+_ORIGIN = ("_name_or_path", "architectures", "auto_map", "custom_pipelines", "dtype", "transformers_version")
+
+
+def _check_spelling(names):
+    """transformers keeps what it does not know, so that nothing would come of a setting that is misspelt."""
+    for name in names.keys() - dir(PretrainedConfig):
+        if closest := difflib.get_close_matches(name, _SETTINGS, n=1, cutoff=0.8):
+            raise TypeError(f"DednConfig has no setting `{name}`. Do you mean `{closest[0]}`?")
+
+
+def _read_integer(name: str, value) -> int:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+        raise ValueError(f"`{name}` must be a whole number from 1 up, but it is {value!r}.")
+    return int(value)
+
+
+def _read_number(name: str, value) -> float:
+    if isinstance(value, bool) or not isinstance(value, Real) or not math.isfinite(value):
+        raise ValueError(f"`{name}` must be a finite number, but it is {value!r}.")
+    return value if isinstance(value, int) else float(value)
+
+
+def _read_ids(name: str, value, unique: bool = True) -> list[int]:
+    value = value.tolist() if hasattr(value, "tolist") else value
+    strangers = [value]
+    if isinstance(value, (list, tuple, set, range)):
+        strangers = [index for index in value if isinstance(index, bool) or not isinstance(index, Integral)]
+    if strangers:
+        raise ValueError(f"`{name}` must be ids in a list, which are whole numbers, but there is {strangers[0]!r}.")
+    ids = list(map(int, value))
+    twice = [index for index, count in Counter(ids).items() if count > 1]
+    if unique and twice:
+        raise ValueError(f"`{name}` holds {twice} more than once. Give each id once.")
+    return ids
+
+
+def _read_names(name: str, value) -> list[str]:
+    value = value.tolist() if hasattr(value, "tolist") else value
+    strangers = [value]
+    if isinstance(value, (list, tuple)):
+        strangers = [entry for entry in value if not isinstance(entry, str)]
+    if strangers:
+        raise ValueError(f"`{name}` must hold names, which are texts, but there is {strangers[0]!r}.")
+    twice = [entry for entry, count in Counter(value).items() if count > 1]
+    if twice:
+        raise ValueError(f"`{name}` holds {twice} more than once. Names must differ.")
+    return list(map(str, value))
+
+
+def _read_classes(id2label=None, label2id=None, num_labels=None) -> dict[int, str]:
+    """Ids 0, 1, … → names of the classes, from whichever of the three are given; those that are must agree."""
+    if num_labels is not None:
+        num_labels = _read_integer("num_labels", num_labels)
+    for name, value in (("id2label", id2label), ("label2id", label2id)):
+        if value is not None and not isinstance(value, dict):
+            raise ValueError(
+                f"`{name}` must be a dict of ids and names of classes, but it is {value!r}. From a list of names, "
+                "`dict(enumerate(names))` makes an `id2label`."
+            )
+    if id2label is None and label2id is None:
+        return {index: f"LABEL_{index}" for index in range(2 if num_labels is None else num_labels)}
+
+    pairs = [(index, name) for name, index in label2id.items()] if id2label is None else list(id2label.items())
+    try:
+        # JSON has only texts for keys.
+        named = {int(index) if isinstance(index, str) else index: name for index, name in pairs}
+        ids = sorted(named)
+    except (ValueError, TypeError):
+        ids = [index for index, _ in pairs]
+        raise ValueError(f"Ids of classes must be whole numbers, but they are {ids}.") from None
+    if ids != list(range(len(pairs))) or not ids:
+        raise ValueError(
+            f"Ids of classes must be 0, 1, … without a gap, one class at least, but they are {ids}. "
+            "`dict(enumerate(names))` makes an `id2label`."
+        )
+    names = _read_names("id2label", [named[index] for index in ids])
+    if num_labels is not None and num_labels != len(names):
+        raise ValueError(f"`num_labels` is {num_labels}, but `id2label` names {len(names)} classes. Give one of them.")
+    if id2label is not None and label2id is not None:
+        ids = {name: index for index, name in enumerate(names)}
+        strangers = [name for name in ids | label2id if label2id.get(name, -1) != ids.get(name)]
         if strangers:
             raise ValueError(
-                f"`seen_class_ids` holds {strangers}, but there are {self.num_labels} classes, with ids from 0. "
-                "Name all classes in `id2label`, or correct the ids."
+                f"`label2id` and `id2label` do not agree about {strangers[0]!r}. Leave `label2id` out: it is "
+                "`id2label` the other way round."
             )
-        for name in ("region_mix", "coarse_mix"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"`{name}` is a share and must lie in [0, 1], but it is {getattr(self, name)}.")
+    return dict(enumerate(names))
+
+
+def _read_backbone_config(value):
+    if value is None or isinstance(value, PretrainedConfig):
+        return value
+    if not isinstance(value, dict) or "model_type" not in value:
+        raise ValueError(
+            "`backbone_config` must be the config of a vision model, or its dict with a `model_type`, but it is "
+            f"{value!r}. `AutoConfig.from_pretrained(name)` loads one."
+        )
+    try:
+        return AutoConfig.for_model(**value)
+    except ValueError as error:
+        if "Unrecognized model identifier" not in str(error):
+            raise
+        raise ValueError(
+            f"`backbone_config` has the `model_type` {value['model_type']!r}, which the installed transformers does "
+            "not know. Update transformers, or use another backbone."
+        ) from None
+
+
+def _is_all(ids, things) -> bool:
+    return isinstance(ids, (list, range)) and things is not None and list(ids) == list(range(len(things)))
+
+
+def _check_order(setting: str, before: list[str], after: list[str]):
+    """Names may be changed where a model is loaded, but what they name stays where it is."""
+    moved = [name for index, name in enumerate(after) if name in before and before.index(name) != index]
+    if moved and len(before) == len(after):
+        raise ValueError(
+            f"`{setting}` gives {moved[0]!r} another place than the model that is loaded, whose class attributes stay "
+            "where they are. Keep the order of its names, and change classes with `set_classes` after loading."
+        )
 
 
 __all__ = ["DednConfig"]

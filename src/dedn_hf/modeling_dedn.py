@@ -274,6 +274,20 @@ class DednPrediction(ModelOutput):
     attentions: dict[str, torch.FloatTensor] | None = None
 
 
+def rows_of_nothing(class_attributes: torch.Tensor) -> list[int]:
+    """Which rows of a class-attribute matrix `(K, A)` describe nothing: they have no attribute above 0."""
+    return (class_attributes > 0).any(dim=1).logical_not().nonzero().flatten().tolist()
+
+
+def _can_look_at_values() -> bool:
+    """A look at the values would break a graph apart, and is none that `torch.func.vmap` can give."""
+    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
+
+
+def _first(names: list[str]) -> str:
+    return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
+
+
 class DednPreTrainedModel(PreTrainedModel):
     config_class = DednConfig
     base_model_prefix = "dedn"
@@ -324,9 +338,7 @@ class DednPreTrainedModel(PreTrainedModel):
             init.copy_(module.attribute_order, grouped.argsort())
         elif isinstance(module, DednModel):
             init.zeros_(module.class_attributes)
-            seen = torch.zeros(self.config.num_labels, dtype=torch.bool)
-            seen[self.config.seen_class_ids] = True
-            init.copy_(module.seen_classes, seen)
+            init.copy_(module.seen_classes, module._seen_mask())
             identity = torch.tensor([[1.0], [0.0]])
             init.copy_(module.attribute_calibration, identity.expand_as(module.attribute_calibration))
 
@@ -349,6 +361,9 @@ class DednModel(DednPreTrainedModel):
 
     def __init__(self, config: DednConfig):
         super().__init__(config)
+        if config.model_type != "dedn":
+            raise ValueError(f"A DednModel is made from a DednConfig, but this is a {type(config).__name__}.")
+        config.validate()
         if not config.attribute_names:
             raise ValueError("A DednModel needs attributes, but `config.attribute_names` is empty. Name them there.")
         num_attributes = len(config.attribute_names)
@@ -364,7 +379,93 @@ class DednModel(DednPreTrainedModel):
         self.register_buffer("attribute_calibration", torch.empty(2, num_attributes))
         self._kept = None
         self.post_init()
+        self._classes_changed()
         self.train(self.training)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        """
+        As [`PreTrainedModel.from_pretrained`]. Classes can be renamed on loading (`id2label`). With other classes and
+        `ignore_mismatched_sizes=True` the model has no class attributes until it is given them by `set_classes`.
+
+        Raises:
+            ValueError: If the weights do not fit the config, as it is saved or as it is changed on loading.
+        """
+        ignore_mismatched_sizes = kwargs.pop("ignore_mismatched_sizes", False)
+        output_loading_info = kwargs.pop("output_loading_info", False)
+        model, info = super().from_pretrained(
+            pretrained_model_name_or_path, *args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
+        )
+        shapes = {name: tuple(map(tuple, others)) for name, *others in info["mismatched_keys"]}
+        if shapes and not ignore_mismatched_sizes:
+            name = "class_attributes" if "class_attributes" in shapes else min(shapes)
+            way_out = "Load it with the settings that it was saved with, or make a new model, `DednModel(config)`."
+            if shapes.keys() <= {"class_attributes", "seen_classes"}:
+                way_out = "Load it with its own classes, and give it others by `set_classes(names, class_attributes)`."
+            raise ValueError(
+                f"The weights of {pretrained_model_name_or_path} do not fit its config: `{name}` has shape "
+                f"{shapes[name][0]}, but by the config ({model.config.num_labels} classes, "
+                f"{len(model.config.attribute_names)} attributes) it is {shapes[name][1]}. {way_out}"
+            )
+        for expert in (model.coarse_expert, model.fine_expert):
+            order = [index for group in expert.groups for index in group]
+            if not expert.attribute_order.is_meta and expert.attribute_order.argsort().tolist() != order:
+                raise ValueError(
+                    f"The weights of {pretrained_model_name_or_path} were trained with other `attribute_groups` than "
+                    "its config has. Load it with those, or make a new model, `DednModel(config)`."
+                )
+        model._classes_changed()
+        return (model, info) if output_loading_info else model
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        super()._load_from_state_dict(*args, **kwargs)
+        self._classes_changed()
+
+    def _classes_changed(self):
+        """After the class attributes, or which classes are seen, have changed: what is seen stands in the config."""
+        self._are_classes_described = not self.class_attributes.is_meta and not rows_of_nothing(self.class_attributes)
+        self._seen_class_ids = list(self.config.seen_class_ids)
+        if not self.seen_classes.is_meta and len(self.seen_classes) == self.config.num_labels:
+            with torch.no_grad():
+                self.seen_classes.copy_(self._seen_mask())
+
+    def _seen_mask(self) -> torch.Tensor:
+        seen = torch.zeros(self.config.num_labels, dtype=torch.bool)
+        seen[self.config.seen_class_ids] = True
+        return seen
+
+    def check_classes(self):
+        """
+        Raises:
+            ValueError: If the model's classes are not those of its config, or nothing is known of one of them.
+        """
+        self._check_config()
+        if self._are_classes_described or self.class_attributes.is_meta:
+            return
+        unknown = list(self.config.id2label.values())
+        if _can_look_at_values():
+            unknown = [unknown[index] for index in rows_of_nothing(self.class_attributes)]
+        if unknown:
+            raise ValueError(
+                f"The model knows nothing of {len(unknown)} of its {self.config.num_labels} classes "
+                f"({_first(unknown)}): they have no attribute above 0. Describe all classes with "
+                "`set_classes(names, class_attributes)`."
+            )
+        self._are_classes_described = True
+
+    def _check_config(self):
+        """Raises a `ValueError` if the config was changed in a way that the model does not follow."""
+        expected, actual = (self.config.num_labels, len(self.config.attribute_names)), self.class_attributes.shape
+        if expected != tuple(actual):
+            raise ValueError(
+                f"The config names {expected[0]} classes and {expected[1]} attributes, but the model has {actual[0]} "
+                f"classes with {actual[1]} attributes. Change classes with `set_classes`, which changes both."
+            )
+        if not torch.compiler.is_compiling() and self.config.seen_class_ids != self._seen_class_ids:
+            raise ValueError(
+                "`config.seen_class_ids` was changed, but the model does not follow it. Use "
+                "`set_classes(names, class_attributes, seen)`, which changes both."
+            )
 
     def train(self, mode: bool = True):
         super().train(mode)
@@ -379,11 +480,12 @@ class DednModel(DednPreTrainedModel):
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """
-        As [`PreTrainedModel.save_pretrained`]; what is saved loads through both auto classes that the model serves and
+        As [`PreTrainedModel.save_pretrained`]; what is saved loads through all auto classes that the model serves and
         through `pipeline`, also where only transformers is installed. The image processor is saved by itself.
         """
+        self._check_config()
         # register_for_auto_class knows one only, and a loaded model's map may point to where it came from.
-        auto_classes = ("AutoModel", "AutoModelForZeroShotImageClassification")
+        auto_classes = ("AutoModel", "AutoModelForImageClassification", "AutoModelForZeroShotImageClassification")
         reference = f"modeling_dedn.{type(self).__name__}"
         self.config.auto_map = {**getattr(self.config, "auto_map", {}), **dict.fromkeys(auto_classes, reference)}
         self.config.custom_pipelines = {
@@ -433,34 +535,53 @@ class DednModel(DednPreTrainedModel):
                 (`config.trained_class_names`) are seen, all others unseen.
 
         Raises:
-            ValueError: If a name occurs twice, or the sizes do not agree.
+            ValueError: If a name occurs twice, the sizes do not agree, a number is not finite, or a row of
+                `class_attributes` has nothing above 0.
         """
+        strangers = [names] if isinstance(names, str) else [name for name in names if not isinstance(name, str)]
+        if strangers:
+            raise ValueError(f"Class names must be a list of texts, but there is {strangers[0]!r}.")
         names = list(names)
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ValueError(f"Class names must differ, but {twice} occur more than once. Rename them.")
-        class_attributes = torch.as_tensor(class_attributes).to(self.class_attributes)
+        try:
+            class_attributes = torch.as_tensor(class_attributes)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError(f"`class_attributes` must be a matrix of numbers: {error}") from None
         self._check_class_attributes(class_attributes)
         if len(class_attributes) != len(names):
             raise ValueError(
                 f"There are {len(names)} class names but {len(class_attributes)} rows of `class_attributes`. "
                 "Give one row a class."
             )
+        if not names:
+            raise ValueError("There are no class names. Give the model one class at least.")
+        if not class_attributes.isfinite().all():
+            raise ValueError("`class_attributes` holds numbers that are not finite. Correct them.")
+        if unknown := [names[index] for index in rows_of_nothing(class_attributes)]:
+            raise ValueError(
+                f"Nothing is known of {len(unknown)} classes ({_first(unknown)}): their rows of `class_attributes` "
+                "have nothing above 0. Describe each class by one attribute at least, or leave it out."
+            )
+        class_attributes = class_attributes.to(self.class_attributes)
+        config = self.config
+        trained = set(config.trained_class_names)
         if seen is None:
-            trained = set(self.config.trained_class_names)
             seen = [name in trained for name in names]
         elif len(seen) != len(names):
             raise ValueError(
                 f"There are {len(names)} class names but {len(seen)} entries in `seen`. Give one truth value a class."
             )
         seen = [bool(value) for value in seen]
-        newly_trained = {name for name, value in zip(names, seen) if value} - set(self.config.trained_class_names)
-        self.config.trained_class_names = self.config.trained_class_names + sorted(newly_trained)
-        self.config.id2label = dict(enumerate(names))
-        self.config.label2id = {name: index for index, name in enumerate(names)}
-        self.config.seen_class_ids = [index for index, value in enumerate(seen) if value]
+        newly_trained = {name for name, value in zip(names, seen) if value} - trained
+        trained_class_names = config.trained_class_names + sorted(newly_trained)
+        config.id2label = dict(enumerate(names))
+        config.seen_class_ids = [index for index, value in enumerate(seen) if value]
+        config.trained_class_names = trained_class_names
         self.class_attributes = class_attributes
         self.seen_classes = torch.tensor(seen, dtype=torch.bool, device=class_attributes.device)
+        self._classes_changed()
 
     def set_attribute_calibration(self, calibration):
         """
@@ -544,8 +665,8 @@ class DednModel(DednPreTrainedModel):
         feature_map: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         class_attributes: torch.Tensor | None = None,
-        output_attentions: bool = False,
-        return_dict: bool = True,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
     ) -> DednOutput | tuple:
         r"""
         Args:
@@ -558,15 +679,18 @@ class DednModel(DednPreTrainedModel):
                 is the same in training and evaluation mode: it uses the sum of both attentions and the class bias ±β.
             class_attributes (`torch.Tensor` of shape `(K', A)`, *optional*):
                 Classes to score in this call instead of the model's own, all of them taken for unseen.
-            output_attentions (`bool`, *optional*, defaults to `False`):
+            output_attentions (`bool`, *optional*, defaults to `config.output_attentions`):
                 Whether to return where the region attention looks.
-            return_dict (`bool`, *optional*, defaults to `True`):
+            return_dict (`bool`, *optional*, defaults to `config.return_dict`):
                 Whether to return a [`DednOutput`] instead of a tuple.
 
         Raises:
             ValueError: If there is not exactly one of `pixel_values` and `feature_map`, a size differs from the
-                config's, a label is out of range, or both `labels` and `class_attributes` are given.
+                config's, a label is out of range, both `labels` and `class_attributes` are given, or nothing is known
+                of one of the model's classes.
         """
+        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        return_dict = self.config.return_dict if return_dict is None else return_dict
         if (pixel_values is None) == (feature_map is None):
             raise ValueError("Pass exactly one of `pixel_values` (images) and `feature_map` (what a backbone gives).")
         if feature_map is None:
@@ -637,7 +761,7 @@ class DednModel(DednPreTrainedModel):
         class_attributes: torch.Tensor | None = None,
         seen: torch.Tensor | None = None,
         calibration: float | None = None,
-        output_attentions: bool = False,
+        output_attentions: bool | None = None,
     ) -> DednPrediction:
         r"""
         The classes, attributes and attention of images, without gradients: what evaluation, explanations and the
@@ -654,7 +778,7 @@ class DednModel(DednPreTrainedModel):
                 Which of these candidates the model was trained on.
             calibration (`float`, *optional*, defaults to `config.gamma`):
                 γ: how far seen candidates are set back against the others.
-            output_attentions (`bool`, *optional*, defaults to `False`):
+            output_attentions (`bool`, *optional*, defaults to `config.output_attentions`):
                 Whether to return where the region attention looks.
 
         Returns:
@@ -669,7 +793,11 @@ class DednModel(DednPreTrainedModel):
         if seen is not None and (class_attributes is None or seen.shape != class_attributes.shape[:1]):
             raise ValueError("`seen` goes with `class_attributes`: give one truth value for each of their rows.")
         output = self(
-            pixel_values, feature_map, class_attributes=class_attributes, output_attentions=output_attentions
+            pixel_values,
+            feature_map,
+            class_attributes=class_attributes,
+            output_attentions=output_attentions,
+            return_dict=True,
         )
 
         setback = self.config.gamma if calibration is None else calibration
@@ -686,7 +814,7 @@ class DednModel(DednPreTrainedModel):
         excess = class_rows[logits.argmax(dim=-1)] - class_rows.mean(dim=0)
 
         attentions = None
-        if output_attentions:
+        if output.attentions is not None:
             coarse, fine = (output.attentions[name].float() for name in ("coarse", "fine"))
             share = self.config.coarse_mix
             attentions = {"coarse": coarse, "fine": fine, "mixed": share * coarse + (1 - share) * fine}
@@ -782,6 +910,8 @@ class DednModel(DednPreTrainedModel):
                     "Use `set_classes` to train on or evaluate other classes."
                 )
             self._check_class_attributes(class_attributes)
+        else:
+            self.check_classes()
         if labels is not None and (
             labels.is_floating_point() or labels.dtype == torch.bool or labels.numel() != len(feature_map)
         ):
@@ -790,8 +920,7 @@ class DednModel(DednPreTrainedModel):
                 f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}. Give each image one "
                 "integer."
             )
-        # A look at the values would break a graph apart, and is none that `torch.func.vmap` can give.
-        if labels is not None and not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()):
+        if labels is not None and _can_look_at_values():
             lowest, highest = labels.min().item(), labels.max().item()
             if lowest < 0 or highest >= self.config.num_labels:
                 raise ValueError(

@@ -1,6 +1,8 @@
 """Pipeline that names an image's class, also one that is described on the spot, and its attributes."""
 
+import contextlib
 import difflib
+import os
 import re
 from collections.abc import Callable, Sized
 from typing import Any, NamedTuple
@@ -10,6 +12,7 @@ import torch.nn.functional as F
 from torch.utils.data import Dataset
 from transformers import Pipeline
 from transformers.image_utils import load_image
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 
 class ZeroShotAttributeClassificationPipeline(Pipeline):
@@ -44,7 +47,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
     """
 
     _load_processor = False
-    _load_image_processor = True
+    _load_image_processor = None  # of a model that is loaded already it is found below
     _load_feature_extractor = False
     _load_tokenizer = False
 
@@ -55,6 +58,9 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 "This model has no backbone (`config.backbone_config` is None), so that it takes feature maps and no "
                 "images. Give it the backbone that its feature maps came from with `model.set_backbone`."
             )
+        self.model.check_classes()
+        if self.image_processor is None:
+            self.image_processor = self.processor or _image_processor_of(self.model)
         self.model.eval()
         self.group_of_attribute = {
             index: group for group, indices in self.model.config.attribute_groups.items() for index in indices
@@ -392,6 +398,19 @@ def crop_in_image(image_processor, width: int, height: int) -> tuple[float, floa
     left, top = (resized_width - crop_width) // 2, (resized_height - crop_height) // 2
     x_scale, y_scale = width / resized_width, height / resized_height
     return left * x_scale, top * y_scale, (left + crop_width) * x_scale, (top + crop_height) * y_scale
+
+
+def _image_processor_of(model):
+    """The image processor in the folder that a model was loaded from."""
+    folder = model.name_or_path
+    if os.path.isdir(folder):
+        with contextlib.suppress(OSError):
+            return AutoImageProcessor.from_pretrained(folder)
+    raise ValueError(
+        "No image processor was given, and there is none where the model was loaded from"
+        + (f" ({folder})" if folder else "")
+        + ". Pass `image_processor=`, which may be a folder or the name of a model that has one."
+    )
 
 
 def attention_in_image(attention: torch.Tensor, image_processor, width: int, height: int) -> torch.Tensor:

@@ -21,13 +21,32 @@ def _register_config():
 
 
 def _register_model():
-    from transformers import AutoModel, AutoModelForZeroShotImageClassification
+    from transformers import AutoModel, AutoModelForImageClassification, AutoModelForZeroShotImageClassification
 
     from .modeling_dedn import DednConfig, DednModel
 
-    AutoModel.register(DednConfig, DednModel)
-    AutoModelForZeroShotImageClassification.register(DednConfig, DednModel)
+    for auto_class in (AutoModel, AutoModelForImageClassification, AutoModelForZeroShotImageClassification):
+        auto_class.register(DednConfig, DednModel)
     DednModel.register_for_auto_class("AutoModel")
+
+
+class _NoTokenizer:
+    """What `AutoTokenizer` finds: `pipeline("zero-shot-image-classification", model=…)` asks for one first of all."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
+        raise ValueError(
+            f"{pretrained_model_name_or_path} has no tokenizer, for a DednModel reads no text: its classes are "
+            f'described by attributes. For a pipeline, write `pipeline("{TASK}", model=…)`.'
+        )
+
+
+def _register_tokenizer():
+    from transformers import AutoTokenizer
+
+    from .configuration_dedn import DednConfig
+
+    AutoTokenizer.register(DednConfig, _NoTokenizer)
 
 
 def _register_pipeline():
@@ -48,6 +67,7 @@ def _register_pipeline():
 _REGISTRATIONS = (
     ("transformers.models.auto.configuration_auto", "dedn_hf.configuration_dedn", _register_config),
     ("transformers.models.auto.modeling_auto", "dedn_hf.modeling_dedn", _register_model),
+    ("transformers.models.auto.tokenization_auto", "dedn_hf.configuration_dedn", _register_tokenizer),
     ("transformers.pipelines", "dedn_hf.pipeline_dedn", _register_pipeline),
 )
 
