@@ -227,7 +227,7 @@ def test_two_processes_are_one_big_batch(tmp_path, launch):
 
 
 def test_a_checkpoint_of_before_the_experts_were_modules_goes_on(tmp_path):
-    """Until version 0.2 a matrix of a head was (D, C) where the weight of its module is (C, D), in the optimizer too."""
+    """Until version 0.2 a matrix was (D, C) where the weight of its module is (C, D), in the optimizer too."""
     options = {"logging_strategy": "steps", "logging_steps": 1, "save_strategy": "steps", "save_steps": 14}
     whole = make_trainer(tmp_path, **options)
     whole.train()
