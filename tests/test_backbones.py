@@ -22,6 +22,8 @@ from transformers import (
     ResNetForImageClassification,
     SwinForImageClassification,
     SwinModel,
+    Trainer,
+    TrainingArguments,
     ViTConfig,
     ViTForImageClassification,
     ViTMAEConfig,
@@ -348,6 +350,16 @@ def test_gradient_checkpointing_gives_the_same_gradients(family, monkeypatch):
     model.gradient_checkpointing_disable()
     model(pixel_values, labels=labels)
     assert not calls
+
+
+def test_gradient_checkpointing_in_a_trainer(tmp_path):
+    model = make_trainable("dinov2")
+    images = [{"pixel_values": torch.randn(3, 32, 32), "labels": index % 2} for index in range(4)]
+    args = TrainingArguments(
+        tmp_path, gradient_checkpointing=True, max_steps=1, use_cpu=True, report_to="none", disable_tqdm=True
+    )
+    assert Trainer(model, args, train_dataset=images).train().training_loss > 0
+    assert model.backbone.is_activation_checkpointing
 
 
 def test_gradient_checkpointing_without_a_use_is_refused():
