@@ -346,7 +346,7 @@ def backbone_feature_map(backbone: PreTrainedModel, pixel_values: torch.Tensor) 
 def _tokens_on_grid(backbone, timm_model, tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
     config, name = backbone.config, type(backbone).__name__
     family, last = config.model_type, 0
-    if timm_model is not None:
+    if getattr(timm_model, "feature_info", None):
         first, stride = getattr(timm_model, "num_prefix_tokens", 0), timm_model.feature_info[-1]["reduction"]
     elif family == "radio":
         first, stride = config.num_cls_tokens + config.num_registers, config.patch_size
