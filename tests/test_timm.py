@@ -5,6 +5,7 @@ import json
 
 import pytest
 import torch
+from doc_pages import prepare_folder
 from tiny_extraction import make_tiny_images, save_tiny_images
 from tiny_model import gradients, make_tiny_model
 
@@ -188,3 +189,17 @@ def test_pipeline_and_where_its_attention_lies(folder, tmp_path):
     result = classifier(str(tmp_path / "images" / "0.jpg"), return_attention=True, top_attributes=2)
     assert sum(label["score"] for label in result["labels"]) == pytest.approx(1)
     assert result["attributes"][0]["attention"].sum() == pytest.approx(1, abs=1e-4)
+
+
+def test_commands_from_photos_to_a_prediction(folder, tmp_path, dedn, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prepare_folder(tmp_path)
+    data = ["--dataset", "folder", "--data_dir", "my_folder"]
+    dedn("features", *data, "--backbone", folder, "--image_size", "64", "--output_dir", "store")
+    dedn(
+        *("train", *data, "--word_vectors", "random", "--feature_maps", "store", "--backbone", folder),
+        *("--output_dir", "my_model", "--num_train_epochs", "1", "--use_cpu"),
+    )
+    assert DednModel.from_pretrained("my_model").config.backbone_config.model_type == "timm_wrapper"
+    dedn("predict", "bird.png", "--model", "my_model", "--output", "birds.csv")
+    assert len((tmp_path / "birds.csv").read_text().splitlines()) == 2
