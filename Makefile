@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 BIN = .venv/bin
 OUTPUT = outputs/synthetic_birds
 
-.PHONY: demo default-model test test-all lint format clean
+.PHONY: demo default-model test test-all test-timm lint format clean
 
 demo: .venv/installed
 	$(BIN)/dedn train --output_dir $(OUTPUT) --overwrite_output_dir
@@ -28,6 +28,10 @@ test: lint
 test-all: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "slow or real_data or not slow"
 
+# timm backbones, in an environment of their own: 5 GB.
+test-timm: .venv-timm/installed
+	OMP_NUM_THREADS=1 .venv-timm/bin/pytest tests/test_timm.py tests/test_backbones.py tests/features/test_extraction.py
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -37,11 +41,18 @@ format: .venv/installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-timm
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12 …')"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+# PyPI's torchvision goes with PyPI's own torch: with === it is that one, and no CPU build of the same version.
+.venv-timm/installed: pyproject.toml constraints.txt
+	test -x .venv-timm/bin/python || $(PYTHON) -m venv .venv-timm
+	.venv-timm/bin/python -m pip install --quiet torch===2.13.0
+	.venv-timm/bin/python -m pip install --quiet --constraint constraints.txt --editable ".[test,timm]"
 	touch $@

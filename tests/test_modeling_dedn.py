@@ -2,7 +2,6 @@ import copy
 import json
 import pickle
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,7 +21,6 @@ from transformers import (
     ResNetConfig,
     ViTConfig,
 )
-from transformers.modeling_outputs import BaseModelOutput
 
 from dedn_hf import DednConfig, DednModel, DednOutput
 from dedn_hf.modeling_dedn import backbone_feature_map, distillation_distance, load_backbone
@@ -549,32 +547,6 @@ def test_any_backbone(name, pixel_values, tmp_path):
     loaded, report = DednModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
     torch.testing.assert_close(loaded(pixel_values).logits, output.logits)
-
-
-class TokenBackbone(nn.Module):
-    """Tokens 0, 1, 2, … of one channel, after others that are −1."""
-
-    def __init__(self, num_tokens, class_token=0, register_tokens=0):
-        super().__init__()
-        self.config = SimpleNamespace(num_register_tokens=register_tokens)
-        others = torch.full((class_token + register_tokens,), -1.0)
-        self.tokens = torch.cat([others, torch.arange(float(num_tokens))])[None, :, None]
-
-    def forward(self, pixel_values):
-        return BaseModelOutput(last_hidden_state=self.tokens)
-
-
-@pytest.mark.parametrize("register_tokens", [0, 4])
-@pytest.mark.parametrize("class_token", [0, 1])
-def test_tokens_before_the_grid_are_dropped(class_token, register_tokens):
-    backbone = TokenBackbone(9, class_token, register_tokens)
-    feature_map = backbone_feature_map(backbone, torch.zeros(1, 3, 24, 24))
-    assert torch.equal(feature_map, torch.arange(9.0).reshape(1, 1, 3, 3))
-
-
-def test_tokens_on_no_square_grid():
-    with pytest.raises(ValueError, match=r"13 tokens, which are no square grid.*Use square images"):
-        backbone_feature_map(TokenBackbone(13), torch.zeros(1, 3, 24, 32))
 
 
 @pytest.mark.parametrize("name", ["resnet", "mobilenet_v2", "vit"])

@@ -378,6 +378,17 @@ def crop_in_image(image_processor, width: int, height: int) -> tuple[float, floa
     Raises:
         ValueError: If the image processor does something else than to resize and to crop the centre.
     """
+    if hasattr(image_processor, "data_config"):  # a timm model's, which resizes the shorter side and crops the centre
+        data = image_processor.data_config
+        size = data["input_size"][-1]
+        if data["crop_mode"] != "center" or data["input_size"][-2] != size:
+            raise ValueError(
+                f"`crop_in_image` cannot tell what part of an image a timm model's {data['crop_mode']!r} crop to "
+                f"{data['input_size']} shows. Use an image processor such as CLIPImageProcessor."
+            )
+        shown = size / int(size / data["crop_pct"]) * min(width, height)
+        left, top = (width - shown) / 2, (height - shown) / 2
+        return left, top, left + shown, top + shown
     resized_width, resized_height = width, height
     if image_processor.do_resize:
         size = dict(image_processor.size)

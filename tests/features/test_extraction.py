@@ -1,4 +1,6 @@
+import importlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from tiny_extraction import GRID, IMAGE_SIZE, MEAN, NUM_IMAGES, STD, contents, make_state_dict
 from transformers import (
+    AutoImageProcessor,
     CLIPImageProcessorPil,
     Dinov2WithRegistersConfig,
     Dinov2WithRegistersModel,
@@ -89,6 +92,81 @@ def test_other_request_is_refused(extract, backbone, dataset, tmp_path, finished
     with pytest.raises(ValueError, match=message):
         extract(backbone=str(other))
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    ("entries", "mean", "std"),
+    [
+        ({"image_processor_type": "ViTImageProcessor", "do_normalize": False}, [0.0] * 3, [1.0] * 3),
+        ({"image_processor_type": "ConvNextImageProcessor", "image_mean": MEAN, "image_std": STD}, MEAN, STD),
+        (
+            {"image_processor_type": "EfficientNetImageProcessor", "image_mean": MEAN, "image_std": STD},
+            MEAN,
+            [0.04, 0.0625, 0.09],
+        ),
+    ],
+)
+def test_mean_and_deviation_are_what_the_image_processor_does(extract, backbone, tmp_path, entries, mean, std):
+    folder = tmp_path / "other"
+    shutil.copytree(backbone, folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(entries))
+    processor = extract(backbone=str(folder)).metadata["processor"]
+    assert processor["image_mean"] == pytest.approx(mean) and processor["image_std"] == pytest.approx(std)
+    image = Image.fromarray(np.full((IMAGE_SIZE, IMAGE_SIZE, 3), 51, np.uint8))
+    own, ours = AutoImageProcessor.from_pretrained(folder), CLIPImageProcessorPil(**processor)
+    expected = own(image, return_tensors="pt")["pixel_values"].mean((2, 3))
+    torch.testing.assert_close(ours(image, return_tensors="pt")["pixel_values"].mean((2, 3)), expected)
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        ({"image_processor_type": "MobileViTImageProcessor"}, r"with red and blue swapped \(MobileViTImageProcessor"),
+        (
+            {"image_processor_type": "ViTImageProcessor", "rescale_factor": 1 / 127.5},
+            r"takes pixels times 0\.0078.* \(ViTImageProcessor",
+        ),
+    ],
+)
+def test_image_processor_that_does_something_else_is_refused(extract, backbone, tmp_path, entries, message):
+    folder = tmp_path / "other"
+    shutil.copytree(backbone, folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps(entries))
+    with pytest.raises(ValueError, match=message):
+        extract(backbone=str(folder))
+    assert not (tmp_path / "store").exists()
+
+
+def test_image_size_is_refused_before_anything_is_written(extract, tmp_path, backbone):
+    folder = tmp_path / "vit"
+    shutil.copytree(backbone, folder)
+    config = ViTConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, image_size=32, patch_size=8
+    )
+    ViTModel(config).save_pretrained(folder)
+    message = r"this ViTModel are for images of 32 × 32 pixels, but these have 64 × 64: use that image size"
+    with pytest.raises(ValueError, match=message):
+        extract(backbone=str(folder))
+    assert not (tmp_path / "store").exists()
+    assert extract(backbone=str(folder), image_size=32).shape == (8, 4, 4)
+
+
+@pytest.mark.parametrize("reason", ["No module named 'timm'", "operator torchvision::nms does not exist"])
+def test_timm_folder_without_timm_names_the_extra(extract, tmp_path, monkeypatch, reason):
+    (tmp_path / "timm").mkdir()
+    entries = {"architecture": "resnet10t", "model_type": "timm_wrapper", "pretrained_cfg": {"input_size": [3, 8, 8]}}
+    (tmp_path / "timm" / "config.json").write_text(json.dumps(entries))
+    import_module = importlib.import_module
+
+    def without_timm(name, *args):
+        if name == "timm":
+            raise RuntimeError(reason)
+        return import_module(name, *args)
+
+    monkeypatch.setattr(importlib, "import_module", without_timm)
+    with pytest.raises(ImportError, match=rf"{reason}\): pip install 'dedn-hf\[timm\]'\.$"):
+        extract(backbone=str(tmp_path / "timm"))
+    assert not (tmp_path / "store").exists()
 
 
 def test_unreadable_image_is_named(extract, dataset, tmp_path):

@@ -84,16 +84,21 @@ def extract_feature_maps(
         name, model = Path(backbone).name, load_torchvision_resnet(backbone)
         mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     else:
-        own = AutoImageProcessor.from_pretrained(backbone)
         name, model = Path(backbone).resolve().name if Path(backbone).is_dir() else backbone, load_backbone(backbone)
-        mean, std = own.image_mean, own.image_std
-    fingerprint = fingerprint_weights(model)
+        mean, std = _read_normalization(backbone)
     model = model.to(device, memory_format=torch.channels_last)
 
     def compute(pixel_values: torch.Tensor) -> torch.Tensor:
         pixel_values = pixel_values.to(device, memory_format=torch.channels_last, non_blocking=True)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             return backbone_feature_map(model, pixel_values)
+
+    try:
+        shape = compute(torch.zeros(1, 3, image_size, image_size)).shape[1:]
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        # What a family raises that is made for other sizes, or for more than images.
+        raise ValueError(f"{name} cannot be run on images of {image_size} × {image_size} pixels: {error}") from error
+    fingerprint = fingerprint_weights(model)
 
     processor = {
         "do_convert_rgb": True,
@@ -115,7 +120,6 @@ def extract_feature_maps(
         "processor": processor,
         **({"compute_dtype": "bfloat16"} if bf16 else {}),
     }
-    shape = compute(torch.zeros(1, 3, image_size, image_size)).shape[1:]
     writer = StoreWriter(output_dir, dataset, dataset_name, shape, source, state)
 
     def make_maps(batches: list[list[int]]) -> Iterator[tuple[list[int], np.ndarray, list[dict]]]:
@@ -144,6 +148,35 @@ def extract_feature_maps(
         store.image_processor.save_pretrained(temporary)
         os.replace(temporary, folder)
     return store
+
+
+def _read_normalization(backbone: str) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of a backbone's own image processor, for pixels from 0 to 1."""
+    own = AutoImageProcessor.from_pretrained(backbone)
+    if hasattr(own, "data_config"):  # of a timm model
+        return list(own.data_config["mean"]), list(own.data_config["std"])
+    if getattr(own, "do_flip_channel_order", False):
+        raise ValueError(
+            f"The backbone {backbone} takes images with red and blue swapped ({type(own).__name__}), which a store "
+            "does not. Take another backbone."
+        )
+    if getattr(own, "do_rescale", True) and abs(255 * getattr(own, "rescale_factor", 1 / 255) - 1) > 1e-3:
+        raise ValueError(
+            f"The backbone {backbone} takes pixels times {own.rescale_factor} ({type(own).__name__}), but here they "
+            "are from 0 to 1, times 1/255. Take another backbone."
+        )
+    if not getattr(own, "do_normalize", True):
+        return [0.0] * 3, [1.0] * 3
+    mean, std = getattr(own, "image_mean", None), getattr(own, "image_std", None)
+    if mean is None or std is None:
+        raise ValueError(
+            f"The image processor of {backbone} ({type(own).__name__}) has no `image_mean` and `image_std`. Write "
+            "them into its preprocessor_config.json."
+        )
+    mean, std = ([value] * 3 if isinstance(value, (int, float)) else list(value) for value in (mean, std))
+    if getattr(own, "include_top", False):  # EfficientNet's normalises once more, with a mean of 0
+        std = [value * value for value in std]
+    return mean, std
 
 
 class _PixelValues(torch.utils.data.Dataset):
