@@ -23,7 +23,8 @@ from transformers import (
 )
 
 from dedn_hf import DednConfig, DednModel, DednOutput
-from dedn_hf.modeling_dedn import backbone_feature_map, distillation_distance, load_backbone
+from dedn_hf.backbone_dedn import backbone_feature_map, load_backbone
+from dedn_hf.modeling_dedn import distillation_distance
 from dedn_hf.recipes import read_recipe
 
 LABELS = torch.tensor([0, 3, 1, 4])

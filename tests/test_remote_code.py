@@ -37,7 +37,13 @@ from dedn_hf import DednConfig, DednModel, ZeroShotAttributeClassificationPipeli
 TASK = "zero-shot-attribute-classification"
 REPO_ID = "org/dedn-tiny.birds"
 PACKAGE = Path(dedn_hf.__file__).parent
-CODE_FILES = ("configuration_dedn.py", "attentive_pooling_dedn.py", "modeling_dedn.py", "pipeline_dedn.py")
+CODE_FILES = (
+    "attentive_pooling_dedn.py",
+    "backbone_dedn.py",
+    "configuration_dedn.py",
+    "modeling_dedn.py",
+    "pipeline_dedn.py",
+)
 CANDIDATES = {"jay": None, "owl": None, "new": ["attribute 1", "attribute 2"]}
 
 

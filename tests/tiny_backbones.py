@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, PreTrainedModel
 
-from dedn_hf.modeling_dedn import backbone_class
+from dedn_hf.backbone_dedn import backbone_class
 
 _VIT = {
     "hidden_size": 16,

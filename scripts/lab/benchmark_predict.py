@@ -26,9 +26,9 @@ from tqdm.auto import tqdm
 from transformers import AutoImageProcessor
 
 from dedn_hf import DednConfig, DednModel, ZeroShotAttributeClassificationPipeline
+from dedn_hf.backbone_dedn import backbone_feature_map, load_backbone
 from dedn_hf.cli.predict import CPU_BATCH_SIZE, ImageSearch, load_classifier, predict, read_image
 from dedn_hf.files import write_json
-from dedn_hf.modeling_dedn import backbone_feature_map, load_backbone
 from dedn_hf.prediction_file import PredictionFile
 from dedn_hf.recipes import read_recipe
 from dedn_hf.results import provenance

@@ -12,8 +12,9 @@ from pickle import UnpicklingError
 import torch
 from safetensors.torch import load_file
 
+from .backbone_dedn import backbone_feature_map, load_backbone
 from .configuration_dedn import DednConfig
-from .modeling_dedn import DednModel, backbone_feature_map, load_backbone
+from .modeling_dedn import DednModel
 from .recipes import read_recipe
 
 VARIANTS = ("cub", "sun", "awa2")

@@ -23,7 +23,13 @@ from loopback_hub import LoopbackHub  # noqa: E402
 from model_folder import TOKEN, make_model_folder  # noqa: E402
 
 NEEDED = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
-NEEDED |= {"configuration_dedn.py", "attentive_pooling_dedn.py", "modeling_dedn.py", "pipeline_dedn.py"}
+NEEDED |= {
+    "configuration_dedn.py",
+    "attentive_pooling_dedn.py",
+    "backbone_dedn.py",
+    "modeling_dedn.py",
+    "pipeline_dedn.py",
+}
 
 
 @pytest.fixture

@@ -18,9 +18,9 @@ from transformers import (
     ViTModel,
 )
 
+from dedn_hf.backbone_dedn import backbone_feature_map, load_backbone
 from dedn_hf.features import extraction, store_writer
 from dedn_hf.features.store import fingerprint_weights
-from dedn_hf.modeling_dedn import backbone_feature_map, load_backbone
 
 
 def fail_if_run(*args, **kwargs):

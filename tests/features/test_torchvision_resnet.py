@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from tiny_extraction import make_state_dict
 
+from dedn_hf.backbone_dedn import backbone_feature_map
 from dedn_hf.features.torchvision_resnet import load_torchvision_resnet
-from dedn_hf.modeling_dedn import backbone_feature_map
 
 
 def torchvision_feature_map(state, x):

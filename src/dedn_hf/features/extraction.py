@@ -11,7 +11,7 @@ from datasets import Dataset, Image
 from transformers import AutoImageProcessor, CLIPImageProcessorPil
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
-from ..modeling_dedn import backbone_feature_map, load_backbone
+from ..backbone_dedn import backbone_feature_map, load_backbone
 from .store import FeatureMapStore, fingerprint_weights
 from .store_writer import StoreWriter, start_processes
 from .torchvision_resnet import load_torchvision_resnet

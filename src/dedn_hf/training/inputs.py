@@ -7,9 +7,9 @@ import datasets
 from torch.utils.data import Dataset
 from transformers import CLIPImageProcessorPil, PreTrainedModel
 
+from ..backbone_dedn import load_backbone
 from ..data import GzslDataset
 from ..features.store import FeatureMapStore, fingerprint_weights
-from ..modeling_dedn import load_backbone
 from .dataset import PixelValueDataset
 
 

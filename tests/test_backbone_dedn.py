@@ -33,7 +33,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES, MODEL_MAPPING_NAMES
 
 from dedn_hf import DednModel
-from dedn_hf.modeling_dedn import backbone_class, backbone_feature_map, load_backbone
+from dedn_hf.backbone_dedn import backbone_class, backbone_feature_map, load_backbone
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 # Families whose model takes images alone and gives no grid: the feature map is refused, not the config.
