@@ -30,7 +30,7 @@ test-all: lint
 
 # timm backbones, in an environment of their own: 5 GB.
 test-timm: .venv-timm/installed
-	OMP_NUM_THREADS=1 .venv-timm/bin/pytest tests/test_timm.py tests/test_backbones.py tests/features/test_extraction.py
+	OMP_NUM_THREADS=1 .venv-timm/bin/pytest tests/test_timm.py tests/test_backbone_dedn.py tests/features/test_extraction.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -47,6 +47,15 @@ CODE_FILES = (
 CANDIDATES = {"jay": None, "owl": None, "new": ["attribute 1", "attribute 2"]}
 
 
+def nearly(expected):
+    """The same but for rounding: a matrix product goes by where in memory a file's weights happen to lie."""
+    if isinstance(expected, dict):
+        return {key: nearly(value) for key, value in expected.items()}
+    if isinstance(expected, list):
+        return [nearly(value) for value in expected]
+    return pytest.approx(expected, abs=1e-5) if isinstance(expected, float) else expected
+
+
 def make_processor():
     return CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size=24, resample=2)
 
@@ -250,7 +259,7 @@ def test_first_generation_without_the_package(second_generation, expected):
     results, _ = second_generation
     assert len(results) == 4  # a folder and a repository, with two auto classes
     for source, result in results.items():
-        assert result == expected, source
+        assert result == nearly(expected), source
 
 
 def test_second_generation_is_complete(second_generation):
@@ -269,7 +278,7 @@ def test_second_generation_without_the_package(kind, second_generation, run_clea
     results = run_clean(tmp_path, [from_folder, from_repository, REPO_ID], repository=from_folder)
     assert len(results) == 6
     for source, result in results.items():
-        assert result == expected, source
+        assert result == nearly(expected), source
 
 
 # What is printed
@@ -358,7 +367,7 @@ def test_with_the_package_no_trust_is_needed(folder, images, expected, trust):
     assert AutoImageProcessor.from_pretrained(folder, **trust).crop_size["width"] == 24
     classifier = pipeline(TASK, model=str(folder), device="cpu", **trust)
     assert type(classifier) is ZeroShotAttributeClassificationPipeline
-    assert classifier(images, CANDIDATES) == expected["new"]
+    assert classifier(images, CANDIDATES) == nearly(expected["new"])
 
 
 def test_default_model(images):
@@ -379,4 +388,4 @@ def test_default_is_what_the_folder_in_the_package_holds(folder, images, expecte
     # Which has no need of a second copy of the code.
     shutil.copytree(folder, tmp_path / "model", ignore=shutil.ignore_patterns("*.py"))
     monkeypatch.setitem(task, "default", {"model": (str(tmp_path / "model"), None)})
-    assert pipeline("zero-shot-attribute-classification", device="cpu")(images) == expected["own"]
+    assert pipeline("zero-shot-attribute-classification", device="cpu")(images) == nearly(expected["own"])
