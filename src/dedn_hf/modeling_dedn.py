@@ -761,6 +761,11 @@ class DednModel(DednPreTrainedModel):
         """
         if self.training:
             raise ValueError("`predict` needs the model in evaluation mode: call `model.eval()` first.")
+        if self.class_attributes.is_meta:
+            raise ValueError(
+                "The model's class attributes are on the meta device: offload its parameters alone, without "
+                "`offload_buffers`."
+            )
         if seen is not None and (class_attributes is None or seen.shape != class_attributes.shape[:1]):
             raise ValueError("`seen` goes with `class_attributes`: give one truth value for each of their rows.")
         output = self(
