@@ -5,30 +5,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tiny_model import make_tiny_config, make_tiny_model
-from transformers import CLIPImageProcessorPil, ConvNextImageProcessorPil, ResNetConfig, ViTImageProcessorPil, pipeline
+from tiny_model import make_tiny_config
+from tiny_pipeline import BACKBONE, TASK, check_same, make_image, make_model, make_processor
+from transformers import ConvNextImageProcessorPil, ViTImageProcessorPil, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from dedn_hf import DednModel, ZeroShotAttributeClassificationPipeline
 from dedn_hf.pipeline_dedn import attention_in_image
 
 NAMES = ["jay", "wren", "owl", "swift", "crow"]
-TASK = "zero-shot-attribute-classification"
-
-
-BACKBONE = ResNetConfig(
-    embedding_size=4, hidden_sizes=[4, 6], depths=[1, 1], layer_type="basic", out_features=["stage2"]
-)
-
-
-def make_model(**changes):
-    model = make_tiny_model(backbone_config=BACKBONE, **changes)
-    model.set_attribute_calibration(torch.stack([torch.linspace(0.2, 0.5, 7), torch.linspace(-1, 1, 7)]))
-    return model
-
-
-def make_image(seed=0, width=40, height=30):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 @pytest.fixture
@@ -38,7 +23,7 @@ def image():
 
 @pytest.fixture
 def processor():
-    return CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size=24, resample=2)
+    return make_processor()
 
 
 @pytest.fixture
@@ -54,18 +39,6 @@ def run_model(classifier, image, **inputs):
 
 def scores_of(result):
     return {label["label"]: label["score"] for label in result["labels"]}
-
-
-def check_same(first, second):
-    """Two results are the same but for rounding."""
-    for part in ("labels", "attributes"):
-        assert [entry["label"] for entry in first[part]] == [entry["label"] for entry in second[part]]
-        for entry, other in zip(first[part], second[part], strict=True):
-            assert entry["score"] == pytest.approx(other["score"], abs=1e-5)
-            assert set(entry) == set(other)
-            assert entry.get("contribution") == pytest.approx(other.get("contribution"), abs=1e-5)
-            if "attention" in entry:
-                np.testing.assert_allclose(entry["attention"], other["attention"], atol=1e-6, rtol=1e-4)
 
 
 # What is returned

@@ -9,7 +9,7 @@ import numbers
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
@@ -240,8 +240,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         results = super().__call__(images, **kwargs)
         if isinstance(inputs, Sized) and not is_data_set:
             return list(results)
-        # So that `next` may begin with it; worker processes would begin their work twice.
-        return results if kwargs.get("num_workers", self._num_workers) else iter(results)
+        return _Results(results, len(images)) if isinstance(images, Sized) else (result for result in results)
 
     def prepare_call(self, **parameters: Any) -> Callable[[list], list[dict]]:
         """
@@ -641,6 +640,19 @@ class _NumberedStream(IterableDataset):
                 raise ValueError(f"Image {index} (counted from 0) cannot be read: {error}") from error
             yield _Numbered(index, image)
             index += 1
+
+
+class _Results(Iterator):
+    """Results of a data set as they are asked for; those of transformers begin anew whenever `iter` is called."""
+
+    def __init__(self, results, num_images: int):
+        self.results, self.num_images = iter(results), num_images
+
+    def __len__(self):
+        return self.num_images
+
+    def __next__(self):
+        return next(self.results)
 
 
 def _are_several(images) -> bool:
