@@ -337,10 +337,10 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         forward = {"calibration": calibration, "attention": attention, "class_attributes": None, "seen": None}
         if isinstance(candidate_labels, list):
             if num_images != len(candidate_labels):
-                there = "is no telling how many images there are" if num_images is None else f"are {num_images} images"
                 raise ValueError(
-                    f"`candidate_labels` has {len(candidate_labels)} lists of candidates, one for each image, but "
-                    f"there {there}. Give a list of as many images, or one list of names or one dict for all."
+                    f"`candidate_labels` has a list of candidates for each image, {len(candidate_labels)} in all, but "
+                    f"the number of images is {'not known' if num_images is None else num_images}. Give a list of as "
+                    "many images, or one list of names or one dict for all."
                 )
             for candidates in candidate_labels:
                 self._class_rows(candidates, unnamed_attributes)
