@@ -2,6 +2,7 @@
 
 import copy
 import logging
+import os
 import pickle
 import subprocess
 import sys
@@ -88,11 +89,39 @@ print(Hasher.hash(make_classifier(top_k=3)))
 """
 
 
+@pytest.mark.slow
 def test_the_same_pipeline_has_the_same_hash_in_another_process():
     command = [sys.executable, "-c", HASH, str(Path(__file__).parent)]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert printed.strip() == Hasher.hash(make_classifier(top_k=3))
     assert printed.strip() != Hasher.hash(make_classifier(top_k=2))
+
+
+WITH_REMOTE_CODE = """
+import sys, warnings
+sys.modules["dedn_hf"] = None
+warnings.simplefilter("error")
+import datasets, dill
+from PIL import Image
+from transformers import pipeline
+
+classifier = pipeline("zero-shot-attribute-classification", model=sys.argv[1], trust_remote_code=True, device="cpu")
+image = Image.new("RGB", (40, 30), (200, 30, 30))
+expected = classifier(image)
+# Its code is named, not sent along.
+assert b"DednAttentionHead" in dill.dumps(classifier) and len(dill.dumps(type(classifier))) < 1000
+assert dill.loads(dill.dumps(classifier))(image) == expected
+rows = datasets.Dataset.from_dict({"number": [0, 1]}).map(lambda row: classifier(image), num_proc=2)
+assert [row["labels"] for row in rows] == [expected["labels"]] * 2
+"""
+
+
+def test_a_model_that_brings_its_own_code(classifier, tmp_path):
+    classifier.save_pretrained(tmp_path / "model")
+    variables = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_DATASETS_CACHE": str(tmp_path / "data")}
+    command = [sys.executable, "-c", WITH_REMOTE_CODE, str(tmp_path / "model")]
+    process = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
+    assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
 
 
 @pytest.mark.xfail(reason="the model keeps what it folded in a call", strict=True)

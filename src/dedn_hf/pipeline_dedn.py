@@ -3,11 +3,13 @@
 import base64
 import binascii
 import difflib
+import importlib
 import io
 import math
 import numbers
 import os
 import re
+import sys
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
@@ -151,6 +153,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         self.group_of_attribute = {
             index: group for group, indices in self.model.config.attribute_groups.items() for index in indices
         }
+        _bind_modules(self, self.model, self.model.config)
 
     def __getstate__(self):
         # Pipelines count their calls, which would make another of it for the cache of a data set.
@@ -589,6 +592,20 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             for attribute, attention_map in zip(attributes, maps):
                 attribute["attention"] = attention_map
         return result
+
+
+def _bind_modules(*values):
+    """
+    Makes the modules of the classes of these, and those beside them, attributes of their packages, as an import does.
+
+    transformers loads a model's own code without it. dill, which `datasets` pickles with, then takes the classes for
+    unknown, and sends their code along, which cannot be read again.
+    """
+    packages = {type(value).__module__.rpartition(".")[0] for value in values}
+    for name, module in list(sys.modules.items()):
+        package, _, child = name.rpartition(".")
+        if package in packages and package and child not in vars(importlib.import_module(package)):
+            setattr(sys.modules[package], child, module)
 
 
 def _columns(prediction) -> dict[str, torch.Tensor]:
