@@ -456,24 +456,21 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
 
     def _names_and_seen(self, candidates: dict[str, Any] | None) -> tuple[list[str], list[bool]]:
         config = self.model.config
+        id2label, label2id, seen_ids = config.id2label, config.label2id, set(config.seen_class_ids)
         if candidates is None:
-            names = [config.id2label[index] for index in range(config.num_labels)]
-            return names, [index in config.seen_class_ids for index in range(config.num_labels)]
+            indices = range(len(id2label))
+            return [id2label[index] for index in indices], [index in seen_ids for index in indices]
+        trained = set(config.trained_class_names)
         seen = [
-            name in config.trained_class_names
-            if description is not None
-            else config.label2id.get(name) in config.seen_class_ids
+            label2id.get(name) in seen_ids if description is None else name in trained
             for name, description in candidates.items()
         ]
         return list(candidates), seen
 
     def _class_rows(self, candidates: dict[str, Any] | None, unnamed_attributes: str) -> torch.Tensor:
         """A row of the class-attribute matrix for each candidate, on the scale of the model's own matrix."""
-        config, known = self.model.config, self.model.class_attributes.float()
-        if candidates is None:
-            rows, names = known, [config.id2label[index] for index in range(config.num_labels)]
-        else:
-            names = list(candidates)
+        known = rows = self.model.class_attributes.float()
+        if candidates is not None:
             strongest = known.amax(dim=0)
             unnamed = torch.zeros_like(strongest)
             if unnamed_attributes == "mean":
@@ -482,11 +479,12 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             rows = torch.stack(
                 [self._class_row(name, candidates[name], known, strongest, unnamed) for name in candidates]
             )
-        nothing = [name for name, some in zip(names, (rows > 0).any(dim=1).tolist()) if not some]
-        if nothing:
+        has_some = (rows > 0).any(dim=1).tolist()
+        if not all(has_some):
+            name = self._names_and_seen(candidates)[0][has_some.index(False)]
             raise ValueError(
-                f"Class {nothing[0]!r} has no attribute above 0, so that it has no score of its own. Describe it by "
-                "what it has in `candidate_labels`, or give the model its rows with `model.set_classes`."
+                f"Class {name!r} has no attribute above 0, so that it has no score of its own. Describe it by what it "
+                "has in `candidate_labels`, or give the model its rows with `model.set_classes`."
             )
         return rows
 
