@@ -46,10 +46,15 @@ def parameter_names(case: dict[str, torch.Tensor], model) -> dict[str, str]:
     fine_heads = [f"Snet{group_ids[indices[0]]}" for indices in model.config.attribute_groups.values()]
     names = {}
     for name, _ in model.named_parameters():
-        expert, _, head, entry = name.split(".")
+        expert, _, head, entry = name.removesuffix(".weight").split(".")
         original = "GNet" if expert == "coarse_expert" else fine_heads[int(head)]
         names[name] = f"{original}.{entries[entry]}"
     return names
+
+
+def in_released_layout(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Its matrices are (D, C), the weights of our modules (C, D)."""
+    return tensor.T.contiguous() if name.endswith(".weight") else tensor
 
 
 def golden_model(variant: str):
@@ -79,7 +84,7 @@ def golden_model(variant: str):
     names = parameter_names(case, model)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            parameter.copy_(case[f"state.{names[name]}"])
+            parameter.copy_(in_released_layout(name, case[f"state.{names[name]}"]))
     return model, case
 
 
@@ -112,7 +117,8 @@ def run_case(model, case: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     results["loss.distillation"] = output.loss_parts["distillation"].detach().reshape(1)
     results["loss.total"] = output.loss.detach().reshape(1)
     names = parameter_names(case, model)
-    results |= {f"grad.{names[name]}": parameter.grad for name, parameter in model.named_parameters()}
+    for name, parameter in model.named_parameters():
+        results[f"grad.{names[name]}"] = in_released_layout(name, parameter.grad)
     return results
 
 

@@ -1,3 +1,6 @@
+import copy
+import json
+import pickle
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,6 +12,7 @@ from launching import launch_script
 from safetensors.torch import load_file, save_file
 from tiny_model import gradients, make_tiny_config, make_tiny_model
 from torch import nn
+from torch.nn.utils import parametrize, prune
 from transformers import (
     AutoModel,
     AutoModelForZeroShotImageClassification,
@@ -125,7 +129,7 @@ def test_attentions_are_the_region_weights_in_attribute_order(tiny_model, featur
         torch.testing.assert_close(attention.sum(dim=(2, 3)), torch.ones(4, 7))
         for group, head in zip(expert.groups, expert.heads, strict=True):
             for row, attribute in enumerate(group):
-                query = head.word_vectors[row] @ head.region_weight
+                query = head.region_weight(head.word_vectors[row])
                 expected = torch.einsum("c,bchw->bhw", query, regions).flatten(1).softmax(dim=-1).unflatten(1, (3, 3))
                 torch.testing.assert_close(attention[:, attribute], expected)
 
@@ -465,7 +469,7 @@ def test_save_and_load(tmp_path, feature_map, rank, auto_class):
         assert torch.equal(loaded_state[name], value) and loaded_state[name].dtype == value.dtype, name
     expected = model(feature_map=feature_map, labels=LABELS)
     output = loaded(feature_map=feature_map, labels=LABELS)
-    assert torch.equal(output.logits, expected.logits) and torch.equal(output.loss, expected.loss)
+    torch.testing.assert_close((output.logits, output.loss), (expected.logits, expected.loss))
 
 
 def test_save_and_load_agree_after_set_classes(tiny_model, tmp_path, feature_map):
@@ -477,7 +481,7 @@ def test_save_and_load_agree_after_set_classes(tiny_model, tmp_path, feature_map
     assert list(loaded.config.id2label.values()) == names
     assert loaded.config.seen_class_ids == tiny_model.config.seen_class_ids
     assert torch.equal(loaded.seen_classes, tiny_model.seen_classes)
-    assert torch.equal(loaded(feature_map=feature_map).logits, tiny_model(feature_map=feature_map).logits)
+    torch.testing.assert_close(loaded(feature_map=feature_map).logits, tiny_model(feature_map=feature_map).logits)
 
 
 def test_saved_model_carries_its_code_and_both_auto_classes(tiny_model, tmp_path):
@@ -543,7 +547,7 @@ def test_any_backbone(name, pixel_values, tmp_path):
     model.save_pretrained(tmp_path)
     loaded, report = DednModel.from_pretrained(tmp_path, output_loading_info=True)
     assert not report["missing_keys"] and not report["unexpected_keys"]
-    assert torch.equal(loaded(pixel_values).logits, output.logits)
+    torch.testing.assert_close(loaded(pixel_values).logits, output.logits)
 
 
 class TokenBackbone(nn.Module):
@@ -709,45 +713,60 @@ def test_model_without_attributes():
         DednModel(DednConfig())
 
 
-def make_changes():
-    def load(model):
-        state = {name: tensor + 1 if "word_vectors" in name else tensor for name, tensor in model.state_dict().items()}
-        model.load_state_dict(state)
-
-    def step(model):
-        with torch.enable_grad():
-            case = torch.randn(2, 6, 3, 3, generator=torch.Generator().manual_seed(5))
-            model(feature_map=case, labels=torch.tensor([0, 1])).loss.backward()
-        torch.optim.SGD(model.parameters(), lr=0.1).step()
-
-    def replace(model):
-        model.coarse_expert.heads[0].word_vectors = torch.nn.Parameter(torch.ones(7, 4))
-
-    def set_word_vectors(model):
-        model.set_word_vectors(torch.rand(7, 4))
-
-    return [load, step, replace, set_word_vectors, lambda model: model.double()]
+# What inference keeps
 
 
-@pytest.mark.parametrize("change", make_changes(), ids=["load", "step", "replace", "set_word_vectors", "double"])
+def _load(model):
+    state = {name: tensor + 1 if "word_vectors" in name else tensor for name, tensor in model.state_dict().items()}
+    model.load_state_dict(state)
+
+
+def _step(model):
+    with torch.enable_grad():
+        case = torch.randn(2, 6, 3, 3, generator=torch.Generator().manual_seed(5))
+        model(feature_map=case, labels=torch.tensor([0, 1])).loss.backward()
+    torch.optim.SGD(model.parameters(), lr=0.1).step()
+
+
+def _replace(model):
+    model.coarse_expert.heads[0].word_vectors = torch.nn.Parameter(torch.ones(7, 4))
+
+
+def _set_word_vectors(model):
+    model.set_word_vectors(torch.rand(7, 4))
+
+
+def _change_data(model):
+    model.fine_expert.heads[1].region_value.weight.data[3, 2] += 0.1
+
+
+def _swap_data(model):
+    data = model.coarse_expert.heads[0].word_vectors.data
+    data[:2] = data[:2].flip(0)
+
+
+def _change_through_numpy(model):
+    model.coarse_expert.heads[0].channel_value.weight.detach().numpy()[:] *= 2
+
+
+@pytest.mark.parametrize(
+    "change", [_load, _step, _replace, _set_word_vectors, _change_data, _swap_data, _change_through_numpy]
+)
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_what_inference_keeps_is_dropped_when_a_weight_changes(change, mode):
     model = make_tiny_model()
     feature_map = torch.randn(2, 6, 3, 3)
     with mode():
         before = model(feature_map=feature_map).logits
-    kept = model._kept_folded
-    with mode():
+        kept = model._folded(model.device)
         assert torch.equal(model(feature_map=feature_map).logits, before)
-    assert kept is not None and model._kept_folded is kept
+        assert model._folded(model.device) is kept
     change(model)
     with mode():
         after = model(feature_map=feature_map).logits
     # With gradients nothing is kept.
-    expected = model(feature_map=feature_map).logits
-    torch.testing.assert_close(after, expected)
-    if change.__name__ != "<lambda>":
-        assert not torch.allclose(after, before)
+    torch.testing.assert_close(after, model(feature_map=feature_map).logits)
+    assert not torch.allclose(after, before)
 
 
 def test_what_inference_keeps_is_of_no_use_to_training():
@@ -757,4 +776,230 @@ def test_what_inference_keeps_is_of_no_use_to_training():
         model(feature_map=feature_map)
     model(feature_map=feature_map, labels=torch.tensor([0, 1])).loss.backward()
     assert model.coarse_expert.heads[0].word_vectors.grad is not None
-    assert model.train()._kept_folded is None
+
+
+def test_what_inference_keeps_is_of_one_precision():
+    model = make_tiny_model()
+    feature_map = torch.randn(2, 6, 3, 3)
+    with torch.no_grad():
+        expected = model(feature_map=feature_map).logits
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = model(feature_map=feature_map).logits
+        assert not torch.equal(rounded.float(), expected)
+        assert torch.equal(model(feature_map=feature_map).logits, expected)
+        assert model.double()(feature_map=feature_map).logits.dtype == torch.float64
+
+
+def test_a_copy_takes_along_nothing_that_inference_keeps():
+    model = make_tiny_model()
+    before = pickle.dumps(model)
+    with torch.no_grad():
+        model(feature_map=torch.randn(2, 6, 3, 3))
+    assert len(pickle.dumps(model)) == len(before)
+    copied = copy.deepcopy(model)
+    copied.set_word_vectors(torch.rand(7, 4))
+    with torch.no_grad():
+        assert not torch.allclose(*(m(feature_map=torch.ones(1, 6, 3, 3)).logits for m in (model, copied)))
+
+
+# Modules that are called
+
+
+def _hook(calls):
+    return lambda module, *_: calls.append(type(module).__name__)
+
+
+def test_hooks_fire_at_every_call():
+    model, calls = make_tiny_model(), []
+    feature_map = torch.randn(2, 6, 3, 3)
+    with torch.no_grad():
+        expected = model(feature_map=feature_map).logits
+        owners = [module for module in model.modules() if list(module.parameters(recurse=False))]
+        assert len(owners) == 4 * 5  # four heads, each with four matrices
+        for module in owners:
+            module.register_forward_hook(_hook(calls))
+        for _ in range(2):
+            calls.clear()
+            assert torch.equal(model(feature_map=feature_map).logits, expected)
+            assert len(calls) == len(owners)
+
+
+def test_global_hooks_fire_at_every_call():
+    model, calls = make_tiny_model(), []
+    feature_map = torch.randn(2, 6, 3, 3)
+    with torch.no_grad():
+        model(feature_map=feature_map)
+        handle = torch.nn.modules.module.register_module_forward_hook(_hook(calls))
+        try:
+            for _ in range(2):
+                calls.clear()
+                model(feature_map=feature_map)
+                assert calls.count("Linear") == 16 and calls.count("DednAttentionHead") == 4
+        finally:
+            handle.remove()
+
+
+class _Double(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.factor = 2.0
+
+    def forward(self, weight):
+        return self.factor * weight
+
+
+@pytest.mark.parametrize("name", ["word_vectors", "region_value"])
+def test_parametrizations_reach_the_experts(name):
+    model = make_tiny_model()
+    feature_map = torch.randn(2, 6, 3, 3)
+    head = model.coarse_expert.heads[0]
+    with torch.no_grad():
+        model(feature_map=feature_map)
+        expected = copy.deepcopy(model)
+        changed = expected.coarse_expert.heads[0]
+        (changed.word_vectors if name == "word_vectors" else changed.region_value.weight).mul_(2)
+        parametrization = _Double()
+        if name == "word_vectors":
+            parametrize.register_parametrization(head, "word_vectors", parametrization)
+        else:
+            parametrize.register_parametrization(head.region_value, "weight", parametrization)
+        for _ in range(2):
+            torch.testing.assert_close(model(feature_map=feature_map).logits, expected(feature_map=feature_map).logits)
+        # A parametrization may have a state that is no parameter.
+        parametrization.factor = 3.0
+        (changed.word_vectors if name == "word_vectors" else changed.region_value.weight).mul_(1.5)
+        torch.testing.assert_close(model(feature_map=feature_map).logits, expected(feature_map=feature_map).logits)
+
+
+def test_pruning_reaches_the_experts():
+    model = make_tiny_model()
+    feature_map = torch.randn(2, 6, 3, 3)
+    with torch.no_grad():
+        model(feature_map=feature_map)
+        expected = copy.deepcopy(model)
+        expected.fine_expert.heads[0].region_value.weight.zero_()
+        prune.l1_unstructured(model.fine_expert.heads[0].region_value, "weight", amount=1.0)
+        for _ in range(2):
+            torch.testing.assert_close(model(feature_map=feature_map).logits, expected(feature_map=feature_map).logits)
+
+
+# Folders of before
+
+
+def _as_before(state):
+    """Until version 0.2 a matrix of a head was a parameter, (D, C) where the weight of the module is (C, D)."""
+    return {
+        name.removesuffix(".weight"): value.T.contiguous() if name.endswith(".weight") else value
+        for name, value in state.items()
+    }
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_folders_and_states_of_before_load_to_the_same_numbers(rank, tmp_path, feature_map):
+    model = make_tiny_model(region_value_rank=rank)
+    model.save_pretrained(tmp_path)
+    assert set(load_file(tmp_path / "model.safetensors")) == set(model.state_dict())
+    before = _as_before(model.state_dict())
+    save_file(before, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded, report = DednModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    other = DednModel(model.config)
+    other.load_state_dict(before)
+    for copied in (loaded, other.eval()):
+        assert all(torch.equal(value, copied.state_dict()[name]) for name, value in model.state_dict().items())
+    # And are saved as folders are now.
+    loaded.save_pretrained(tmp_path)
+    assert set(load_file(tmp_path / "model.safetensors")) == set(model.state_dict())
+
+
+def test_a_missing_matrix_starts_as_a_new_model_has_it(tmp_path):
+    model = make_tiny_model()
+    model.save_pretrained(tmp_path)
+    missing = [f"coarse_expert.heads.0.{name}.weight" for name in ("region_value", "region_weight")]
+    state = {name: value for name, value in model.state_dict().items() if name not in missing}
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded, report = DednModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert report["missing_keys"] == set(missing)
+    head = loaded.coarse_expert.heads[0]
+    assert not head.region_weight.weight.any() and 0.3 < head.region_value.weight.std() < 3
+
+
+# Which attention
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+def test_eager_attention_gives_the_same(rank, feature_map):
+    model = make_tiny_model(region_value_rank=rank)
+    assert model.config._attn_implementation == "blockwise"
+    expected = model(feature_map=feature_map, labels=LABELS, output_attentions=True)
+    expected.loss.backward()
+    by_blocks = gradients(model)
+    model.zero_grad()
+    model.set_attn_implementation("eager")
+    output = model(feature_map=feature_map, labels=LABELS, output_attentions=True)
+    output.loss.backward()
+    assert "AttentivePooling" not in _graph(output.loss) and "AttentivePooling" in _graph(expected.loss)
+    torch.testing.assert_close(dict(output), dict(expected), atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(gradients(model), by_blocks, atol=1e-5, rtol=1e-5)
+
+
+def _graph(tensor):
+    """Names of all functions that a tensor came from."""
+    found, todo = {}, [tensor.grad_fn]
+    while todo:
+        function = todo.pop()
+        if function not in found:
+            found[function] = function.name()
+            todo += [parent for parent, _ in function.next_functions if parent is not None]
+    return " ".join(found.values())
+
+
+def test_the_attention_that_was_asked_for_is_kept(tmp_path):
+    model = make_tiny_model()
+    model.save_pretrained(tmp_path)
+    assert "attn_implementation" not in json.loads((tmp_path / "config.json").read_text())
+    assert AutoModel.from_pretrained(tmp_path).config._attn_implementation == "blockwise"
+    eager = AutoModel.from_pretrained(tmp_path, attn_implementation="eager")
+    assert eager.config._attn_implementation == "eager"
+    eager.save_pretrained(tmp_path / "eager")
+    assert AutoModel.from_pretrained(tmp_path / "eager").config._attn_implementation == "eager"
+    assert DednModel(DednConfig.from_pretrained(tmp_path / "eager")).config._attn_implementation == "eager"
+    again = AutoModel.from_pretrained(tmp_path / "eager", attn_implementation="blockwise")
+    assert again.config._attn_implementation == "blockwise"
+    again.save_pretrained(tmp_path / "again")
+    assert AutoModel.from_pretrained(tmp_path / "again").config._attn_implementation == "blockwise"
+
+
+@pytest.mark.parametrize("asked", ["sdpa", "flash_attention_2", "flex_attention", "blockwize"])
+def test_an_attention_that_there_is_not(asked, tmp_path):
+    model = make_tiny_model()
+    model.save_pretrained(tmp_path)
+    message = f'no attention \'{asked}\'.*"blockwise".*"eager".*backbone_config'
+    with pytest.raises(ValueError, match=message):
+        DednModel.from_pretrained(tmp_path, attn_implementation=asked)
+    with pytest.raises(ValueError, match=message):
+        AutoModel.from_config(copy.deepcopy(model.config), attn_implementation=asked)
+    with pytest.raises(ValueError, match=message):
+        model.set_attn_implementation(asked)
+    assert model.config._attn_implementation == "blockwise"
+
+
+def test_a_backbone_keeps_its_own_attention(tmp_path):
+    config = make_tiny_config(backbone_config=BACKBONES["vit"])
+    model = DednModel(config)
+    assert model.backbone.config._attn_implementation == "sdpa"
+    model.set_attn_implementation("eager")
+    assert model.backbone.config._attn_implementation == "sdpa"
+    model.set_attn_implementation({"": "blockwise", "backbone_config": "eager"})
+    assert model.config._attn_implementation == "blockwise"
+    assert model.backbone.config._attn_implementation == "eager"
+    model.save_pretrained(tmp_path)
+    for asked, ours, backbones in (
+        ("blockwise", "blockwise", "sdpa"),
+        ("eager", "eager", "sdpa"),
+        ({"backbone_config": "eager"}, "blockwise", "eager"),
+        ({"": "eager", "backbone_config": "eager"}, "eager", "eager"),
+    ):
+        loaded = DednModel.from_pretrained(tmp_path, attn_implementation=asked)
+        assert loaded.config._attn_implementation == ours, asked
+        assert loaded.backbone.config._attn_implementation == backbones, asked

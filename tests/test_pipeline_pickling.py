@@ -109,7 +109,7 @@ classifier = pipeline("zero-shot-attribute-classification", model=sys.argv[1], t
 image = Image.new("RGB", (40, 30), (200, 30, 30))
 expected = classifier(image)
 # Its code is named, not sent along.
-assert b"DednAttentionHead" in dill.dumps(classifier) and len(dill.dumps(type(classifier))) < 1000
+assert max(len(dill.dumps(type(value))) for value in (classifier, classifier.model, classifier.model.config)) < 1000
 assert dill.loads(dill.dumps(classifier))(image) == expected
 rows = datasets.Dataset.from_dict({"number": [0, 1]}).map(lambda row: classifier(image), num_proc=2)
 assert [row["labels"] for row in rows] == [expected["labels"]] * 2
@@ -124,7 +124,6 @@ def test_a_model_that_brings_its_own_code(classifier, tmp_path):
     assert (process.returncode, process.stdout, process.stderr) == (0, "", "")
 
 
-@pytest.mark.xfail(reason="the model keeps what it folded in a call", strict=True)
 def test_a_call_leaves_the_hash_as_it_was(classifier, data_set):
     of_pipeline, of_model = Hasher.hash(classifier), Hasher.hash(classifier.model)
     for _ in range(2):

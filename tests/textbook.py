@@ -47,11 +47,12 @@ class TextbookDednModel(DednModel):
     def _attend(head: DednAttentionHead, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         vectors = head.word_vectors
         if head.low_rank:
-            values = torch.einsum("nd,dh,hc,bcr->bnr", vectors, head.region_value, head.region_value_out, features)
+            low, out = head.region_value.weight, head.region_value_out.weight
+            values = torch.einsum("nd,hd,ch,bcr->bnr", vectors, low, out, features)
         else:
-            values = torch.einsum("nd,dc,bcr->bnr", vectors, head.region_value, features)
-        weights = torch.einsum("nd,dc,bcr->bnr", vectors, head.region_weight, features).softmax(dim=-1)
+            values = torch.einsum("nd,cd,bcr->bnr", vectors, head.region_value.weight, features)
+        weights = torch.einsum("nd,cd,bcr->bnr", vectors, head.region_weight.weight, features).softmax(dim=-1)
         by_region = torch.einsum("bnr,bnr->bn", weights, values)
-        values = torch.einsum("nd,dr,bcr->bnc", vectors, head.channel_value, features)
-        weights = torch.einsum("nd,dr,bcr->bnc", vectors, head.channel_weight, features).softmax(dim=-1)
+        values = torch.einsum("nd,rd,bcr->bnc", vectors, head.channel_value.weight, features)
+        weights = torch.einsum("nd,rd,bcr->bnc", vectors, head.channel_weight.weight, features).softmax(dim=-1)
         return by_region, torch.einsum("bnc,bnc->bn", weights, values)

@@ -30,8 +30,10 @@ def make_tiny_model(**changes) -> DednModel:
     model = DednModel(config)
     with torch.no_grad():
         for expert in (model.coarse_expert, model.fine_expert):
-            for parameter in expert.parameters():
-                parameter.normal_()
+            for name, parameter in expert.named_parameters():
+                # Matrices as the paper writes them, (D, C).
+                matrix = parameter.T if name.endswith(".weight") else parameter
+                matrix.copy_(torch.randn(matrix.shape))
     seen = [index in config.seen_class_ids for index in range(config.num_labels)]
     model.set_classes(list(config.id2label.values()), torch.rand(config.num_labels, 7), seen=seen)
     return model.eval()

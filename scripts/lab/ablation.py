@@ -95,12 +95,12 @@ VARIANTS = {
     "region_only": Variant(
         "no channel attention, and no alignment",
         {"alignment_weight": 0.0},
-        dropped=r"(coarse|fine)_expert\..*\.channel_(value|weight)",
+        dropped=r"(coarse|fine)_expert\..*\.channel_(value|weight)\.weight",
     ),
     "channel_only": Variant(
         "no region attention, and no alignment",
         {"alignment_weight": 0.0},
-        dropped=r"(coarse|fine)_expert\..*\.region_(value|value_out|weight)",
+        dropped=r"(coarse|fine)_expert\..*\.region_(value|value_out|weight)\.weight",
     ),
     "no_distillation": Variant("no distillation between the experts", {"distillation_weight": 0.0}),
     "no_alignment": Variant("no alignment of the two attentions", {"alignment_weight": 0.0}),

@@ -1,10 +1,10 @@
 """
-The pooling of [`DednModel`] by attention, over the regions of a feature map or over its channels, with a backward pass
-of its own.
+The pooling of [`DednModel`] by attention, over the regions of a feature map or over its channels: by its formula, and
+block-wise with a backward pass of its own.
 """
 
 import torch
-from torch.autograd.function import once_differentiable
+from torch.autograd import forward_ad
 
 # Numbers in one tensor of a block of images: 4 MB in float32, so that a few of them stay in a processor's cache.
 BLOCK_SIZE = 2**20
@@ -24,7 +24,8 @@ class AttentivePooling(torch.autograd.Function):
         ∂T = Dᵀ W + Pᵀ (g V)
 
     and takes two more: the one that gives ∂W, and either the one that gives ∂V or, where Z is kept, S anew. (∂T only
-    where the backbone is trained.)
+    where the backbone is trained.) Where the backward pass is itself to be differentiated, it is that of the textbook
+    form, made anew from the inputs.
     """
 
     @staticmethod
@@ -52,9 +53,16 @@ class AttentivePooling(torch.autograd.Function):
         return scores
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad_scores):
         tokens, value, weight, scores, *kept = ctx.saved_tensors
+        # Several gradients at once, as with `torch.autograd.grad(…, is_grads_batched=True)`, do not show otherwise.
+        is_batched = "Batched" in str(torch._C._dispatch_keys(grad_scores))
+        if torch.is_grad_enabled() or is_batched:
+            inputs = [tensor for tensor, needed in zip((tokens, value, weight), ctx.needs_input_grad) if needed]
+            with torch.enable_grad():
+                scores = eager_pooling(tokens, value, weight)
+            gradients = iter(torch.autograd.grad(scores, inputs, grad_scores, create_graph=torch.is_grad_enabled()))
+            return tuple(next(gradients) if needed else None for needed in ctx.needs_input_grad)
         grad_both, grad_tokens = weight.new_zeros(2 * len(weight), weight.shape[1]), []
         grad_weight, grad_value = grad_both.chunk(2)
         blocks = zip(*(tensor.split(ctx.block) for tensor in (tokens, grad_scores, scores)))
@@ -78,9 +86,19 @@ class AttentivePooling(torch.autograd.Function):
         return torch.cat(grad_tokens) if grad_tokens else None, grad_value, grad_weight
 
 
+def _is_transformed(*tensors: torch.Tensor) -> bool:
+    """Whether these go through a transform of `torch.func` or forward-mode differentiation."""
+    return torch._C._are_functorch_transforms_active() or any(
+        forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors
+    )
+
+
 def attentive_pooling(tokens: torch.Tensor, value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """
     Pools tokens into one score an attribute: `Σ_n softmax_n(⟨weight_a, token_n⟩) · ⟨value_a, token_n⟩`.
+
+    Block-wise ([`AttentivePooling`]), with gradients of any order. Where that cannot be followed, under a compiler or
+    a transform of `torch.func`, it is [`eager_pooling`].
 
     Args:
         tokens (`torch.Tensor` of shape `(B, N, E)`): What is pooled over: R regions of C channels, or C channels of R
@@ -91,14 +109,19 @@ def attentive_pooling(tokens: torch.Tensor, value: torch.Tensor, weight: torch.T
     Returns:
         `torch.Tensor` of shape `(B, A)`.
     """
+    if torch.compiler.is_compiling() or _is_transformed(tokens, value, weight):
+        return eager_pooling(tokens, value, weight)
     device = tokens.device.type
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         tokens, value, weight = tokens.to(dtype), value.to(dtype), weight.to(dtype)
-    if torch.compiler.is_compiling():
-        return (attention_weights(tokens, weight) * (value @ tokens.mT)).sum(dim=-1)
     with torch.autocast(device, enabled=False):
         return AttentivePooling.apply(tokens, value, weight)
+
+
+def eager_pooling(tokens: torch.Tensor, value: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """The same as [`attentive_pooling`] by its formula."""
+    return (attention_weights(tokens, weight) * (value @ tokens.mT)).sum(dim=-1)
 
 
 def attention_weights(tokens: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
@@ -106,4 +129,4 @@ def attention_weights(tokens: torch.Tensor, weight: torch.Tensor) -> torch.Tenso
     return (weight @ tokens.mT).softmax(dim=-1)
 
 
-__all__ = ["attention_weights", "attentive_pooling"]
+__all__ = ["attention_weights", "attentive_pooling", "eager_pooling"]

@@ -78,7 +78,15 @@ class DednConfig(PretrainedConfig):
 
     model_type = "dedn"
     sub_configs = {"backbone_config": AutoConfig}  # noqa: RUF012
-    keys_to_ignore_at_inference = ["loss_parts", "attentions"]  # noqa: RUF012
+    # All but the logits, so that they alone are what a Trainer predicts.
+    keys_to_ignore_at_inference = [  # noqa: RUF012
+        "attribute_scores",
+        "coarse_logits",
+        "fine_logits",
+        "expert_scores",
+        "loss_parts",
+        "attentions",
+    ]
 
     def __init__(
         self,
@@ -144,6 +152,26 @@ class DednConfig(PretrainedConfig):
     def gamma(self) -> float:
         """γ of calibrated stacking in effect: `calibration`, or 2β where none is stored. It is not saved."""
         return 2 * self.class_bias if self.calibration is None else self.calibration
+
+    @property
+    def _attn_implementation(self):
+        return self._attn_implementation_internal
+
+    @_attn_implementation.setter
+    def _attn_implementation(self, value: str | dict | None):
+        """As upstream's, but that a name is not for the backbone too, which has no "blockwise" attention."""
+        if not isinstance(value, dict):
+            value = {"": value}
+        self._attn_implementation_internal = value.get("", getattr(self, "_attn_implementation_internal", None))
+        if "backbone_config" in value and self.backbone_config is not None:
+            self.backbone_config._attn_implementation = value["backbone_config"]
+
+    def to_dict(self) -> dict:
+        """As [`PretrainedConfig.to_dict`], with the attention where it is not the default."""
+        dictionary = super().to_dict()
+        if self._attn_implementation == "eager":
+            dictionary["attn_implementation"] = "eager"
+        return dictionary
 
     def _check(self):
         grouped = sorted(index for indices in self.attribute_groups.values() for index in indices)

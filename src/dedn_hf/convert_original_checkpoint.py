@@ -282,10 +282,12 @@ def _copy_heads(state: dict, model: DednModel, groups: dict[str, list[int]], ent
         heads[f"Snet{index}"] = model.fine_expert.heads[list(model.config.attribute_groups).index(name)]
     for original, head in heads.items():
         for name, parameter in head.named_parameters():
-            key = f"{original}.{entries[name]}"
-            if state[key].shape != parameter.shape:
+            # A module's weight is its matrix transposed.
+            matrix = parameter.T if name.endswith(".weight") else parameter
+            key = f"{original}.{entries[name.removesuffix('.weight')]}"
+            if state[key].shape != matrix.shape:
                 raise ValueError(
                     f"`{key}` has shape {tuple(state[key].shape)}, but beside the other entries it should have "
-                    f"{tuple(parameter.shape)}: the checkpoint is damaged."
+                    f"{tuple(matrix.shape)}: the checkpoint is damaged."
                 )
-            parameter.copy_(state[key])
+            matrix.copy_(state[key])

@@ -20,14 +20,31 @@ import torch.nn.functional as F
 from torch import nn
 from transformers import AutoBackbone, AutoConfig, AutoModel, PreTrainedModel
 from transformers import initialization as init
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import Transpose, WeightConverter
 from transformers.utils import ModelOutput
 
-from .attentive_pooling_dedn import attention_weights, attentive_pooling
+from .attentive_pooling_dedn import attention_weights, attentive_pooling, eager_pooling
 from .configuration_dedn import DednConfig
 
 if TYPE_CHECKING:
     # A saved model takes along the files that this one imports: the pipeline too, and again when it is saved anew.
     from .pipeline_dedn import ZeroShotAttributeClassificationPipeline  # noqa: F401
+
+
+# Until version 0.2 each matrix of a head was a parameter of its own, (D, C) where the module's weight is (C, D).
+_MATRICES = ("region_value", "region_value_out", "region_weight", "channel_value", "channel_weight")
+register_checkpoint_conversion_mapping(
+    "DednModel",
+    [WeightConverter(rf"{name}$", f"{name}.weight", operations=[Transpose(0, 1)]) for name in _MATRICES],
+    overwrite=True,
+)
+
+
+def _name_as_modules(head, state_dict, prefix, *_):
+    for name in _MATRICES:
+        if prefix + name in state_dict:
+            state_dict[f"{prefix}{name}.weight"] = state_dict.pop(prefix + name).T.contiguous()
 
 
 class DednAttentionHead(nn.Module):
@@ -42,26 +59,27 @@ class DednAttentionHead(nn.Module):
         super().__init__()
         size, channels, regions = config.word_vector_size, config.feature_channels, config.grid_size**2
         self.word_vectors = nn.Parameter(torch.empty(num_attributes, size))
-        if config.region_value_rank is None:
-            self.region_value = nn.Parameter(torch.empty(size, channels))
-        else:
-            self.region_value = nn.Parameter(torch.empty(size, config.region_value_rank))
-            self.region_value_out = nn.Parameter(torch.empty(config.region_value_rank, channels))
-        self.region_weight = nn.Parameter(torch.empty(size, channels))
-        self.channel_value = nn.Parameter(torch.empty(size, regions))
-        self.channel_weight = nn.Parameter(torch.empty(size, regions))
         self.low_rank = config.region_value_rank is not None
+        with init.no_init_weights():  # which `_init_weights` sees to
+            self.region_value = nn.Linear(size, config.region_value_rank or channels, bias=False)
+            if self.low_rank:
+                self.region_value_out = nn.Linear(config.region_value_rank, channels, bias=False)
+            self.region_weight = nn.Linear(size, channels, bias=False)
+            self.channel_value = nn.Linear(size, regions, bias=False)
+            self.channel_weight = nn.Linear(size, regions, bias=False)
+        self.region_weight.starts_as_zero = self.channel_weight.starts_as_zero = True
+        self.register_load_state_dict_pre_hook(_name_as_modules)
 
-    def folded(self) -> tuple[torch.Tensor, ...]:
+    def forward(self) -> tuple[torch.Tensor, ...]:
         """V H1 and V H2, each `(n, C)`, V H3 and V H4, each `(n, R)`: what the feature map is multiplied with."""
-        region_value = self.word_vectors @ self.region_value
+        region_value = self.region_value(self.word_vectors)
         if self.low_rank:
-            region_value = region_value @ self.region_value_out
+            region_value = self.region_value_out(region_value)
         return (
             region_value,
-            self.word_vectors @ self.region_weight,
-            self.word_vectors @ self.channel_value,
-            self.word_vectors @ self.channel_weight,
+            self.region_weight(self.word_vectors),
+            self.channel_value(self.word_vectors),
+            self.channel_weight(self.word_vectors),
         )
 
 
@@ -74,14 +92,32 @@ class DednExpert(nn.Module):
         self.heads = nn.ModuleList(DednAttentionHead(config, len(group)) for group in groups)
         self.register_buffer("attribute_order", torch.empty(len(config.attribute_names), dtype=torch.long))
 
-    def folded(self) -> list[torch.Tensor]:
-        """As [`DednAttentionHead.folded`], with one row for each of the A attributes in attribute order."""
-        return [torch.cat(rows)[self.attribute_order] for rows in zip(*(head.folded() for head in self.heads))]
+    def forward(self) -> list[torch.Tensor]:
+        """As [`DednAttentionHead.forward`], with one row for each of the A attributes in attribute order."""
+        return [torch.cat(rows)[self.attribute_order] for rows in zip(*(head() for head in self.heads))]
 
     @torch.no_grad()
     def set_word_vectors(self, word_vectors: torch.Tensor):
         for group, head in zip(self.groups, self.heads):
             head.word_vectors.copy_(word_vectors[group])
+
+
+def _is_plain(module: nn.Module) -> bool:
+    """Whether nothing is put around this module, or in its place, that counts on its being called."""
+    return type(module) in (DednExpert, DednAttentionHead, nn.ModuleList, nn.Linear) and not (
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or "forward" in vars(module)
+        or nn.modules.module._has_any_global_hook()
+    )
+
+
+def _is_float_on_cpu(parameter: torch.Tensor) -> bool:
+    return type(parameter) is nn.Parameter and parameter.device.type == "cpu" and parameter.dtype == torch.float32
+
+
+def _at_least_float(tensor: torch.Tensor) -> torch.Tensor:
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
 
 
 def distillation_distance(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
@@ -243,20 +279,46 @@ class DednPreTrainedModel(PreTrainedModel):
     base_model_prefix = "dedn"
     main_input_name = "pixel_values"
     input_modalities = ("image",)
+    _no_split_modules = ["DednExpert"]  # noqa: RUF012
     # Else the Trainer takes the loss for one that is already divided by the accumulated batch's size.
     accepts_loss_kwargs = False
+
+    def get_correct_attn_implementation(self, requested_attention: str | None, is_init_check: bool = False) -> str:
+        if requested_attention not in (None, "blockwise", "eager"):
+            raise ValueError(
+                f"A {type(self).__name__} has no attention {requested_attention!r}: its `attn_implementation` is "
+                '"blockwise", the default, or "eager". A backbone keeps its own; to ask for another, write '
+                f'`attn_implementation={{"backbone_config": {requested_attention!r}}}`.'
+            )
+        return requested_attention or "blockwise"
+
+    def set_attn_implementation(self, attn_implementation: str | dict):
+        """
+        As [`PreTrainedModel.set_attn_implementation`], but that a name is for the experts alone: the backbone keeps
+        its own, which is set by `{"backbone_config": name}`.
+
+        Raises:
+            ValueError: If there is no such implementation.
+        """
+        if not isinstance(attn_implementation, dict):
+            attn_implementation = {"": attn_implementation}
+        if "" in attn_implementation:
+            self.config._attn_implementation = self.get_correct_attn_implementation(attn_implementation[""])
+        if "backbone_config" in attn_implementation and self.backbone is not None:
+            self.backbone.set_attn_implementation(attn_implementation["backbone_config"])
 
     @torch.no_grad()
     def _init_weights(self, module):
         if isinstance(module, DednAttentionHead):
             init.normal_(module.word_vectors)
             init.copy_(module.word_vectors, F.normalize(module.word_vectors, dim=-1))
-            init.normal_(module.region_value)
-            if module.low_rank:
-                init.normal_(module.region_value_out)
-            init.zeros_(module.region_weight)
-            init.normal_(module.channel_value)
-            init.zeros_(module.channel_weight)
+            for linear in module.children():
+                self._init_matrix(linear)
+        elif isinstance(module, nn.Linear) and getattr(
+            self.coarse_expert.attribute_order, "_is_hf_initialized", False
+        ):
+            # Of a head that is not asked itself, because its word vectors were loaded.
+            self._init_matrix(module)
         elif isinstance(module, DednExpert):
             grouped = torch.tensor([index for group in module.groups for index in group], dtype=torch.long)
             init.copy_(module.attribute_order, grouped.argsort())
@@ -267,6 +329,14 @@ class DednPreTrainedModel(PreTrainedModel):
             init.copy_(module.seen_classes, seen)
             identity = torch.tensor([[1.0], [0.0]])
             init.copy_(module.attribute_calibration, identity.expand_as(module.attribute_calibration))
+
+    @staticmethod
+    def _init_matrix(linear: nn.Linear):
+        if getattr(linear, "starts_as_zero", False):
+            init.zeros_(linear.weight)
+        elif not getattr(linear.weight, "_is_hf_initialized", False):
+            # Drawn transposed, so that a seed gives the numbers that it gave when the matrix was stored so.
+            init.copy_(linear.weight, torch.empty_like(linear.weight.T).contiguous().normal_().T)
 
 
 class DednModel(DednPreTrainedModel):
@@ -285,22 +355,26 @@ class DednModel(DednPreTrainedModel):
         self.backbone = None
         if config.backbone_config is not None:
             self.backbone = backbone_class(config.backbone_config).from_config(config.backbone_config)
+        else:
+            self.main_input_name = "feature_map"
         self.coarse_expert = DednExpert(config, [list(range(num_attributes))])
         self.fine_expert = DednExpert(config, list(config.attribute_groups.values()))
         self.register_buffer("class_attributes", torch.empty(config.num_labels, num_attributes))
         self.register_buffer("seen_classes", torch.empty(config.num_labels, dtype=torch.bool))
         self.register_buffer("attribute_calibration", torch.empty(2, num_attributes))
-        self._kept_folded = None
+        self._kept = None
         self.post_init()
         self.train(self.training)
 
     def train(self, mode: bool = True):
         super().train(mode)
-        self._kept_folded = None
         # Here and not in __init__, because from_pretrained makes the parameters anew.
-        if self.backbone is not None and self.config.freeze_backbone:
-            self.backbone.eval()
-            self.backbone.requires_grad_(False)
+        if self.backbone is not None:
+            if self.config.freeze_backbone:
+                self.backbone.requires_grad_(False)
+            # Also where an adapter froze it: statistics of its own would move on, and not be saved with the adapter.
+            if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
+                self.backbone.eval()
         return self
 
     def save_pretrained(self, save_directory, *args, **kwargs):
@@ -318,7 +392,8 @@ class DednModel(DednPreTrainedModel):
                 "pt": ["AutoModelForZeroShotImageClassification"],
             }
         }
-        super().save_pretrained(save_directory, *args, **kwargs)
+        # "Original" is what they were called until version 0.2.
+        super().save_pretrained(save_directory, *args, **{"save_original_format": False} | kwargs)
         for file in Path(save_directory).glob("*.safetensors"):  # which are written for their owner only
             file.chmod(0o644)
 
@@ -435,6 +510,7 @@ class DednModel(DednPreTrainedModel):
                 See [`load_backbone`].
         """
         self.backbone = backbone.to(device=self.device, dtype=self.dtype)
+        self.main_input_name = "pixel_values"
         self.config.backbone_config = copy.deepcopy(backbone.config)
         # It may be a path of this machine.
         self.config.backbone_config._name_or_path = ""
@@ -478,8 +554,8 @@ class DednModel(DednPreTrainedModel):
             feature_map (`torch.Tensor` of shape `(B, C, H, W)`, *optional*):
                 Feature maps of the images instead, before normalisation.
             labels (`torch.LongTensor` of shape `(B,)`, *optional*):
-                Class ids; with them the loss is computed. The loss is the same in training and evaluation mode: it
-                uses the sum of both attentions and the class bias ±β.
+                Class ids, also of another integer type or of shape `(B, 1)`; with them the loss is computed. The loss
+                is the same in training and evaluation mode: it uses the sum of both attentions and the class bias ±β.
             class_attributes (`torch.Tensor` of shape `(K', A)`, *optional*):
                 Classes to score in this call instead of the model's own, all of them taken for unseen.
             output_attentions (`bool`, *optional*, defaults to `False`):
@@ -502,10 +578,11 @@ class DednModel(DednPreTrainedModel):
         if self.config.normalize_features:
             regions = F.normalize(regions, dim=-1)
 
-        region_value, region_weight, channel_value, channel_weight = self._folded()
+        region_value, region_weight, channel_value, channel_weight = self._folded(regions.device)
+        pool = eager_pooling if self.config._attn_implementation == "eager" else attentive_pooling
         # Channels first: what they keep for the backward pass is most of it, and is then not the first to be let go.
-        channel_scores = attentive_pooling(regions.mT, channel_value, channel_weight)
-        region_scores = attentive_pooling(regions, region_value, region_weight)
+        channel_scores = pool(regions.mT, channel_value, channel_weight)
+        region_scores = pool(regions, region_value, region_weight)
         coarse_region, fine_region = region_scores.chunk(2, dim=-1)
         coarse_channel, fine_channel = channel_scores.chunk(2, dim=-1)
 
@@ -514,7 +591,7 @@ class DednModel(DednPreTrainedModel):
         else:
             class_attributes = class_attributes.to(self.class_attributes)
             seen = torch.zeros_like(class_attributes[:, 0], dtype=torch.bool)
-        class_rows = F.normalize(class_attributes.float(), dim=-1).to(coarse_region.dtype)
+        class_rows = F.normalize(_at_least_float(class_attributes), dim=-1).to(coarse_region.dtype)
 
         if self.training:
             coarse, fine = coarse_region + coarse_channel, fine_region + fine_channel
@@ -623,42 +700,56 @@ class DednModel(DednPreTrainedModel):
             attentions=attentions,
         )
 
-    def _folded(self) -> tuple[torch.Tensor, ...]:
+    def _folded(self, device: torch.device) -> list[torch.Tensor]:
         """
         Both experts side by side: 2A attributes, and for each what the map is multiplied with.
 
-        For one image this is much of the work, so in inference it is kept until a parameter is changed in place or
-        replaced. (A change through `parameter.data` is not noticed before the next `train()`.)
+        For one image this is much of the work, so in inference on a CPU it is kept for as long as the parameters are
+        the same; unless something has been put around the experts' modules, or in their place, that counts on their
+        being called.
         """
-        experts = (self.coarse_expert, self.fine_expert)
-        parameters = [parameter for expert in experts for parameter in expert.parameters()]
+        modules = [module for expert in (self.coarse_expert, self.fine_expert) for module in expert.modules()]
+        parameters = [parameter for module in modules for parameter in module.parameters(recurse=False)]
         keep = not (
             self.training
             or torch.is_grad_enabled()
             or torch.compiler.is_compiling()
-            or any(parameter.is_inference() for parameter in parameters)
+            or torch._C._are_functorch_transforms_active()
         )
-        if keep:
-            device = parameters[0].device.type
-            autocast = torch.is_autocast_enabled(device) and torch.get_autocast_dtype(device)
-            key = (autocast, torch.is_inference_mode_enabled())
-            key += tuple((parameter.data_ptr(), parameter._version) for parameter in parameters)
-            if self._kept_folded is not None and self._kept_folded[0] == key:
-                return self._kept_folded[1]
-        folded = tuple(torch.cat(rows) for rows in zip(*(expert.folded() for expert in experts)))
-        if keep:
-            self._kept_folded = (key, folded)
+        if not (keep and all(map(_is_plain, modules)) and all(map(_is_float_on_cpu, parameters))):
+            self._kept = None
+            return self._fold(device)
+
+        autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
+        # By their contents, because nothing counts what is changed through `parameter.data`. Any change that could
+        # show in a score shows in these sums, and they take a quarter of the time.
+        if self._kept is None:
+            numbers = max(map(torch.numel, parameters))
+            self._kept = (1 + torch.rand(numbers, generator=torch.Generator().manual_seed(0)), None, None, None)
+        weights, *state, folded = self._kept
+        sums = torch.stack([torch.dot(values.flatten(), weights[: values.numel()]) for values in parameters])
+        if state[0] != autocast or not torch.equal(state[1], sums):
+            folded = self._fold(device)
+            self._kept = (weights, autocast, sums, folded)
         return folded
+
+    def _fold(self, device: torch.device) -> list[torch.Tensor]:
+        # An expert may have been put on a device of its own.
+        experts = (self.coarse_expert(), self.fine_expert())
+        return [torch.cat([rows.to(device) for rows in pair]) for pair in zip(*experts)]
+
+    def __getstate__(self):
+        return self.__dict__ | {"_kept": None}
 
     def _loss(self, coarse, fine, class_rows, seen, labels):
         """The total loss and its terms; `coarse` and `fine` are attribute scores by region and channel attention."""
         config = self.config
         has_unseen = len(config.seen_class_ids) < config.num_labels
-        class_rows = class_rows.float()
+        class_rows, labels = _at_least_float(class_rows), labels.flatten().long()
         class_bias = torch.where(seen, -config.class_bias, config.class_bias)
         parts, biased = {}, []
         for name, (by_region, by_channel) in (("coarse", coarse), ("fine", fine)):
-            by_region, by_channel = by_region.float(), by_channel.float()
+            by_region, by_channel = _at_least_float(by_region), _at_least_float(by_channel)
             scores = (by_region + by_channel) @ class_rows.T
             biased.append(scores + class_bias)
             parts[f"{name}_margin"] = margin_loss(scores, labels, seen, config.target_margin, config.seen_margin)
@@ -691,8 +782,16 @@ class DednModel(DednPreTrainedModel):
                     "Use `set_classes` to train on or evaluate other classes."
                 )
             self._check_class_attributes(class_attributes)
-        # A look at the values would break a graph apart.
-        if labels is not None and not torch.compiler.is_compiling():
+        if labels is not None and (
+            labels.is_floating_point() or labels.dtype == torch.bool or labels.numel() != len(feature_map)
+        ):
+            raise ValueError(
+                f"`labels` must be a class id, an integer, for each of the {len(feature_map)} images, but they are "
+                f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}. Give each image one "
+                "integer."
+            )
+        # A look at the values would break a graph apart, and is none that `torch.func.vmap` can give.
+        if labels is not None and not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()):
             lowest, highest = labels.min().item(), labels.max().item()
             if lowest < 0 or highest >= self.config.num_labels:
                 raise ValueError(

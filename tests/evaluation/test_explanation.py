@@ -19,8 +19,8 @@ def classifier(monkeypatch):
         for expert, color in ((model.coarse_expert, RED), (model.fine_expert, GREEN)):
             for head in expert.heads:
                 head.word_vectors.fill_(1.0)
-                head.region_weight.zero_()
-                head.region_weight[:, color] = 10.0
+                head.region_weight.weight.zero_()
+                head.region_weight.weight[color] = 10.0
     monkeypatch.setattr(model, "get_feature_map", lambda pixel_values: F.avg_pool2d(pixel_values, 8))
     model.config.backbone_config = ResNetConfig()  # which the pipeline asks for
     processor = CLIPImageProcessorPil(

@@ -246,7 +246,7 @@ def test_a_model_over_feature_maps_loads_too(tiny_model, tmp_path):
 
 
 def _nan(state):
-    state["coarse_expert.heads.0.region_value"][0, 0] = float("nan")
+    state["coarse_expert.heads.0.region_value.weight"][0, 0] = float("nan")
 
 
 def _undescribed(state):
@@ -257,7 +257,7 @@ def _undescribed(state):
 @pytest.mark.parametrize(
     "change, message",
     [
-        (_nan, "region_value holds values that are not finite"),
+        (_nan, "region_value.weight holds values that are not finite"),
         (_undescribed, "classes have no attributes at all"),
         (lambda state: state.pop("fine_expert.heads.1.word_vectors"), r"missing_keys \['fine_expert.heads.1.word_v"),
     ],

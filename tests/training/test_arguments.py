@@ -61,3 +61,13 @@ def test_arguments_can_be_replaced(tmp_path):
         f.name for f in dataclasses.fields(args) if f.init and getattr(args, f.name) != getattr(again, f.name)
     ]
     assert set(differing) <= {"seed", "eval_strategy", "do_eval", "accelerator_config"}
+
+
+@pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])
+def test_schedule_that_goes_by_a_metric(tmp_path, schedule):
+    options = {"output_dir": str(tmp_path), "lr_scheduler_type": schedule, "eval_strategy": "epoch", "use_cpu": True}
+    assert DednTrainingArguments(**options).lr_scheduler_kwargs == {"mode": "max"}
+    given = DednTrainingArguments(**options, lr_scheduler_kwargs='{"patience": 3}')
+    assert given.lr_scheduler_kwargs == {"mode": "max", "patience": 3}
+    assert dataclasses.replace(given, seed=1).lr_scheduler_kwargs == given.lr_scheduler_kwargs
+    assert not DednTrainingArguments(**options, metric_for_best_model="loss").lr_scheduler_kwargs

@@ -3,9 +3,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tiny_model import make_tiny_config
 from transformers import CLIPImageProcessorPil
 
 from dedn_hf.training import ClassSubset, PixelValueDataset
+from dedn_hf.training.dataset import check_dataset, read_labels
 
 
 @pytest.fixture
@@ -51,5 +53,71 @@ def test_labels_of_a_subset_of_classes(pixel_values):
 
 
 def test_class_outside_of_the_subset(pixel_values):
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match=r"images of classes \[2\], which are not among the given 2"):
         ClassSubset(pixel_values, [0, 1])
+
+
+def labelled(labels, column="label", feature=None):
+    features = datasets.Features({column: feature}) if feature else None
+    return datasets.Dataset.from_dict({column: labels}, features=features)
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        labelled([2, 0, 1]),
+        labelled([2, 0, 1], "labels"),
+        labelled([2, 0, 1], "label").add_column("other", ["a", "b", "c"]),
+        labelled([0, 0, 0], "label").add_column("labels", [2, 0, 1]),
+        labelled([2, 0, 1], feature=datasets.ClassLabel(names=["auk", "crow", "owl"])),
+        labelled([2, 0, 1], feature=datasets.Value("int32")).with_format("torch"),
+        labelled([[2], [0], [1]]),
+        labelled([2, 0, 1]).with_transform(lambda batch: pytest.fail("the images were read")),
+        torch.utils.data.Subset(labelled([1, 2, 0, 1]), [1, 2, 3]),
+        torch.utils.data.ConcatDataset([labelled([2]), labelled([0, 1], "labels")]),
+    ],
+)
+def test_labels_are_read_from_any_kind_of_data_set(dataset):
+    assert read_labels(dataset).tolist() == [2, 0, 1]
+
+
+def test_labels_of_a_torch_data_set(pixel_values):
+    assert read_labels(pixel_values).tolist() == [2, 0, 2, 1]
+    assert read_labels(torch.utils.data.Subset(pixel_values, [3, 0])).tolist() == [1, 2]
+
+
+def test_data_set_that_does_not_say_its_labels(pixel_values):
+    assert read_labels(labelled([0, 1], "class_id")) is None
+    assert read_labels([{"labels": 0}]) is None
+    assert read_labels(torch.utils.data.ConcatDataset([pixel_values, labelled([0], "class_id")])) is None
+    # Names of classes, as some have them there.
+    pixel_values.labels = ["auk", "crow", "owl"]
+    assert read_labels(pixel_values) is None
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda dataset: dataset,
+        lambda dataset: torch.utils.data.Subset(dataset, [0]),
+        lambda dataset: torch.utils.data.ConcatDataset([dataset, dataset]),
+        lambda dataset: dataset.to_iterable_dataset(),
+    ],
+    ids=["itself", "Subset", "ConcatDataset", "iterable"],
+)
+def test_names_of_classes_in_another_order(wrap):
+    maps = datasets.Dataset.from_dict({"feature_map": [[0.0]] * 2, "label": [0, 1]})
+    config = make_tiny_config()  # jay, wren, owl, swift, crow
+    for names in (["jay", "wren"], ["pigeon", "wren"], ["pigeon", "jackdaw"]):
+        check_dataset(wrap(maps.cast_column("label", datasets.ClassLabel(names=names))), "training", config)
+    with pytest.raises(ValueError, match="column `label`, 'wren' is 0, but for the model it is 1"):
+        check_dataset(wrap(maps.cast_column("label", datasets.ClassLabel(names=["wren", "jay"]))), "training", config)
+
+
+def test_labels_that_a_transform_makes_are_not_guessed_at():
+    maps = datasets.Dataset.from_dict({"image": [0] * 2, "label": [70, 80]})
+    transformed = maps.with_transform(lambda batch: pytest.fail("it was read"))
+    for dataset in (transformed, torch.utils.data.Subset(transformed, [1])):
+        check_dataset(dataset, "training", make_tiny_config())
+    with pytest.raises(ValueError, match="training set has labels 70, 80, but the model has 5 classes"):
+        check_dataset(maps.rename_column("image", "feature_map"), "training", make_tiny_config())

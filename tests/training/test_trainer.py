@@ -83,18 +83,25 @@ def test_metrics_at_each_evaluation(tmp_path):
     evaluations = [entry for entry in trainer.state.log_history if "eval_H" in entry]
     assert [entry["epoch"] for entry in evaluations] == [1, 2, 3]
     prediction = trainer.predict(trainer.eval_dataset)
-    expected = gzsl_metrics(prediction.predictions[0], prediction.label_ids, trainer.model.config.seen_class_ids)
+    expected = gzsl_metrics(prediction.predictions, prediction.label_ids, trainer.model.config.seen_class_ids)
     assert {name: evaluations[-1][f"eval_{name}"] for name in expected} == expected
 
 
-def test_last_output_is_the_expert_scores(tmp_path):
+def test_logits_are_what_is_predicted_and_more_on_request(tmp_path):
     trainer = make_trainer(tmp_path)
     prediction = trainer.predict(trainer.eval_dataset)
     batch = trainer.data_collator(trainer.eval_dataset.__getitems__(list(range(20))))
     with torch.no_grad():
         output = trainer.model(**batch)
-    np.testing.assert_allclose(prediction.predictions[-1], output.expert_scores, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(prediction.predictions[0], output.logits, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(prediction.predictions, output.logits, rtol=1e-5, atol=1e-6)
+    ignored = [name for name in trainer.model.config.keys_to_ignore_at_inference if name != "expert_scores"]
+    more = trainer.predict(trainer.eval_dataset, ignore_keys=ignored)
+    logits, expert_scores = more.predictions
+    np.testing.assert_array_equal(logits, prediction.predictions)
+    np.testing.assert_allclose(expert_scores, output.expert_scores, rtol=1e-5, atol=1e-6)
+    # The metrics are of the logits, whatever comes beside them.
+    figures = [f"test_{name}" for name in ("T1", "U", "S", "H")]
+    assert [more.metrics[name] for name in figures] == [prediction.metrics[name] for name in figures]
 
 
 @pytest.mark.parametrize("where", ["model", "checkpoint"])

@@ -17,6 +17,9 @@ CONFIG_SETTINGS = (
     "alignment_weight",
 )
 
+# Schedules of the learning rate that go by `metric_for_best_model`, and take it for one that is best when it is low.
+SCHEDULED_BY_METRIC = ("reduce_lr_on_plateau", "greedy")
+
 
 def arguments_of_process(training: dict) -> dict:
     """
@@ -75,8 +78,6 @@ class DednTrainingArguments(TrainingArguments):
     output_dir: str | None = field(
         default=None, metadata={"help": "Where results go; outputs/<dataset> if not given."}
     )
-    # The columns are named as the model's inputs; the Trainer would look for them in a signature and drop others.
-    remove_unused_columns: bool = field(default=False, metadata={"help": "Drop columns that the model does not take."})
     per_device_eval_batch_size: int = field(default=100, metadata={"help": "Batch size per device in evaluation."})
     logging_strategy: IntervalStrategy | str = field(default="epoch", metadata={"help": "When to log."})
     metric_for_best_model: str | None = field(default="H", metadata={"help": "What the best checkpoint is best in."})
@@ -86,3 +87,5 @@ class DednTrainingArguments(TrainingArguments):
         # There is nothing to pin memory for, and torch would warn of it at every pass.
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False
+        if self.lr_scheduler_type in SCHEDULED_BY_METRIC and self.greater_is_better:
+            self.lr_scheduler_kwargs = {"mode": "max"} | (self.lr_scheduler_kwargs or {})

@@ -1,10 +1,132 @@
 """Data sets as the Trainer takes them: items with `labels` and either `feature_map` or `pixel_values`."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 
 import datasets
 import numpy as np
 import torch
+from torch.utils.data import ConcatDataset, Subset
+
+from ..configuration_dedn import DednConfig
+
+
+def read_labels(dataset: torch.utils.data.Dataset) -> np.ndarray | None:
+    """
+    Label of each item of a data set, without reading anything else of it.
+
+    Args:
+        dataset (`Dataset` of length `N`):
+            A `datasets.Dataset` with a column `labels` or `label`, a data set with an attribute `labels`, or torch's
+            `Subset` or `ConcatDataset` of such.
+
+    Returns:
+        `np.ndarray` of shape `(N,)`, or `None` where it does not say them.
+    """
+    if isinstance(dataset, Subset):
+        labels = read_labels(dataset.dataset)
+        return None if labels is None else labels[np.asarray(dataset.indices, dtype=np.int64)]
+    if isinstance(dataset, ConcatDataset):
+        labels = [read_labels(part) for part in dataset.datasets]
+        return None if any(part is None for part in labels) else np.concatenate(labels)
+    if isinstance(dataset, datasets.Dataset):
+        column = _label_column(dataset.column_names)
+        if column is None:
+            return None
+        labels = dataset.select_columns(column).with_format("numpy")[:][column]
+    else:
+        labels = getattr(dataset, "labels", None)
+    if labels is None or len(labels) != len(dataset):
+        return None
+    return np.asarray(labels).reshape(len(dataset), -1)[:, 0]
+
+
+def check_dataset(dataset: torch.utils.data.Dataset, which: str, config: DednConfig):
+    """
+    Whether a data set is what a model can be trained or evaluated on, by what can be said without reading its images.
+
+    Args:
+        dataset (`Dataset`):
+            The data set. What a transform makes of its columns is not looked at.
+        which (`str`):
+            What it is called in the error, such as `"training"`.
+        config ([`DednConfig`]):
+            The model's.
+
+    Raises:
+        ValueError: If it has no labels or nothing for the model to see, labels are no ids of the model's classes, or
+            the column's names of classes are in another order than the model's.
+    """
+    parts = _parts(dataset)
+    transformed = any(isinstance(part, datasets.Dataset) and part.format["type"] == "custom" for part in parts)
+    for part in parts:
+        if isinstance(part, (datasets.Dataset, datasets.IterableDataset)) and part.column_names is not None:
+            column = _label_column(part.column_names)
+            _check_names(part, column, which, config.label2id, transformed)
+            if not transformed:
+                _check_columns(part, column, which)
+    # A transform may give other labels; an iterable data set would have to be read.
+    unknown = transformed or isinstance(dataset, torch.utils.data.IterableDataset)
+    labels = None if unknown else read_labels(dataset)
+    if labels is not None and np.issubdtype(labels.dtype, np.integer):
+        outside = np.unique(labels[(labels < 0) | (labels >= config.num_labels)])
+        if len(outside):
+            raise ValueError(
+                f"The {which} set has labels {', '.join(map(str, outside[:5]))}, but the model has "
+                f"{config.num_labels} classes, with ids from 0. Name all classes with `set_classes`."
+            )
+
+
+def _check_columns(dataset: datasets.Dataset | datasets.IterableDataset, column: str | None, which: str):
+    for needed in (("labels", "label"), ("feature_map", "pixel_values")):
+        if not set(needed) & set(dataset.column_names):
+            raise ValueError(
+                f"The {which} set has no column `{'` or `'.join(needed)}`, only {', '.join(dataset.column_names)}: "
+                "rename one with `rename_column`, or make it with `map` or `with_transform`."
+            )
+    feature = (dataset.features or {}).get(column)
+    kind = getattr(feature, "feature", feature)
+    if isinstance(kind, datasets.Value) and "int" not in kind.dtype:
+        raise ValueError(
+            f"The {which} set's column `{column}` holds {kind.dtype}, but a label is the id of a class, an integer: "
+            "cast it, or map names to ids with `model.config.label2id`."
+        )
+
+
+def _check_names(
+    dataset: datasets.Dataset | datasets.IterableDataset,
+    column: str | None,
+    which: str,
+    label2id: Mapping[str, int],
+    transformed: bool,
+):
+    feature = (dataset.features or {}).get(column)
+    names = feature.names if isinstance(feature, datasets.ClassLabel) else []
+    moved = [(name, index) for index, name in enumerate(names) if label2id.get(name, index) != index]
+    if not moved:
+        return
+    name, index = moved[0]
+    message = (
+        f"In the {which} set's column `{column}`, {name!r} is {index}, but for the model it is {label2id[name]}: use "
+        f"the model's order, `dataset.align_labels_with_mapping(model.config.label2id, {column!r})`"
+    )
+    if not transformed:
+        raise ValueError(f"{message}.")
+    warnings.warn(f"{message}, unless the transform does so.", stacklevel=2)
+
+
+def _parts(dataset: torch.utils.data.Dataset) -> list[torch.utils.data.Dataset]:
+    """What torch's `Subset` and `ConcatDataset` are made of."""
+    if isinstance(dataset, Subset):
+        return _parts(dataset.dataset)
+    if isinstance(dataset, ConcatDataset):
+        return [part for whole in dataset.datasets for part in _parts(whole)]
+    return [dataset]
+
+
+def _label_column(names: Sequence[str]) -> str | None:
+    # Where there are both, transformers' collator takes `labels`.
+    return next((name for name in ("labels", "label") if name in names), None)
 
 
 class PixelValueDataset(torch.utils.data.Dataset):
@@ -57,11 +179,17 @@ class ClassSubset(torch.utils.data.Dataset):
             Items with `labels`, all of them among the classes.
         class_ids (`Sequence[int]`):
             The classes.
+
+    Raises:
+        ValueError: If there is an image of another class.
     """
 
     def __init__(self, dataset: torch.utils.data.Dataset, class_ids: Sequence[int]):
         self.dataset = dataset
         place = {class_id: place for place, class_id in enumerate(class_ids)}
+        others = sorted(set(dataset.labels.tolist()) - set(place))
+        if others:
+            raise ValueError(f"There are images of classes {others}, which are not among the given {len(place)}.")
         self.labels = np.array([place[label] for label in dataset.labels.tolist()])
 
     def __len__(self) -> int:

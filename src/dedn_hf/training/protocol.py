@@ -236,7 +236,7 @@ class _Run:
         class_attributes, seen = model.class_attributes.numpy(), model.config.seen_class_ids
 
         def choose(prediction):
-            # The last output of the model is `expert_scores`.
+            # Beside the logits, `expert_scores` alone is kept.
             choice = choose_mixes(prediction.predictions[-1], class_attributes, prediction.label_ids, seen)
             mixes = {name: getattr(choice, name) for name in ("region_mix", "coarse_mix", "calibration")}
             return choice.metrics | mixes
@@ -249,7 +249,7 @@ class _Run:
             compute_metrics=choose,
             eval_strategy="epoch",
         )
-        self._train(chooser)
+        self._train(chooser, keep="expert_scores")
         best = _best_epoch(chooser)
         chosen = {name: best[f"eval_{name}"] for name in ("region_mix", "coarse_mix", "calibration")}
         figures = {
@@ -321,15 +321,16 @@ class _Run:
         write_card = self.write_card and partial(self.write_card, results=None)
         return DednTrainer(model, args, write_card=write_card, processing_class=processor, **kwargs)
 
-    def _train(self, trainer: DednTrainer, last_epoch: float = math.inf):
-        """Trains, or goes on from the last checkpoint."""
+    def _train(self, trainer: DednTrainer, last_epoch: float = math.inf, keep: str | None = None):
+        """Trains, or goes on from the last checkpoint. Metrics get the logits, and one more output if it is named."""
+        ignored = _ignored_but(trainer, keep)
         found = from_main(lambda: last_checkpoint(Path(trainer.args.output_dir)))
         if found is None:
-            trainer.train()
+            trainer.train(ignore_keys_for_eval=ignored)
             return
         checkpoint, state = found
         if state.global_step < state.max_steps and state.epoch < last_epoch:
-            trainer.train(resume_from_checkpoint=str(checkpoint))
+            trainer.train(resume_from_checkpoint=str(checkpoint), ignore_keys_for_eval=ignored)
             return
         # It had ended, and the Trainer would go on for another step, or another epoch.
         if trainer.args.load_best_model_at_end:
@@ -339,7 +340,7 @@ class _Run:
 
     def _test(self, trainer: DednTrainer) -> dict:
         prediction = trainer.predict(self._examples(["test_seen", "test_unseen"], self.all_class_ids))
-        logits, labels, seen = prediction.predictions[0], prediction.label_ids, self.dataset.seen_class_ids
+        logits, labels, seen = prediction.predictions, prediction.label_ids, self.dataset.seen_class_ids
         metrics = gzsl_metrics(logits, labels, seen)
         if not math.isnan(metrics["H"]):
             metrics["AUSUC"] = ausuc(seen_unseen_curve(logits, labels, seen))
@@ -348,7 +349,11 @@ class _Run:
     def _calibrate_attributes(self, trainer: DednTrainer):
         """Fits what makes attribute scores readable, on the training images."""
         # `test_dataset` is what Trainer.predict calls any data set; this one is trained on.
-        prediction = trainer.predict(self._examples(["trainval"], self.all_class_ids), metric_key_prefix="trainval")
+        prediction = trainer.predict(
+            self._examples(["trainval"], self.all_class_ids),
+            ignore_keys=_ignored_but(trainer, "attribute_scores"),
+            metric_key_prefix="trainval",
+        )
         strengths = self.dataset.class_attributes.clip(min=0)
         strengths = strengths / strengths.max()
         calibration = fit_attribute_calibration(prediction.predictions[1], strengths[prediction.label_ids])
@@ -367,6 +372,11 @@ class _Run:
             self.inputs.image_processor.save_pretrained(temporary)
         write_json(temporary / "training_log.json", histories)
         move_files(temporary, self.folder)
+
+
+def _ignored_but(trainer: DednTrainer, kept: str | None) -> list[str]:
+    """`ignore_keys` with which one more output is predicted than the logits."""
+    return [name for name in trainer.model.config.keys_to_ignore_at_inference if name != kept]
 
 
 def _best_epoch(trainer: DednTrainer) -> dict:
