@@ -5,30 +5,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from tiny_model import make_tiny_config, make_tiny_model
-from transformers import CLIPImageProcessorPil, ConvNextImageProcessorPil, ResNetConfig, ViTImageProcessorPil, pipeline
+from tiny_model import make_tiny_config
+from tiny_pipeline import BACKBONE, TASK, check_same, make_image, make_model, make_processor
+from transformers import ConvNextImageProcessorPil, ViTImageProcessorPil, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from dedn_hf import DednModel, ZeroShotAttributeClassificationPipeline
 from dedn_hf.pipeline_dedn import attention_in_image
 
 NAMES = ["jay", "wren", "owl", "swift", "crow"]
-TASK = "zero-shot-attribute-classification"
-
-
-BACKBONE = ResNetConfig(
-    embedding_size=4, hidden_sizes=[4, 6], depths=[1, 1], layer_type="basic", out_features=["stage2"]
-)
-
-
-def make_model(**changes):
-    model = make_tiny_model(backbone_config=BACKBONE, **changes)
-    model.set_attribute_calibration(torch.stack([torch.linspace(0.2, 0.5, 7), torch.linspace(-1, 1, 7)]))
-    return model
-
-
-def make_image(seed=0, width=40, height=30):
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
 @pytest.fixture
@@ -38,7 +23,7 @@ def image():
 
 @pytest.fixture
 def processor():
-    return CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size=24, resample=2)
+    return make_processor()
 
 
 @pytest.fixture
@@ -54,18 +39,6 @@ def run_model(classifier, image, **inputs):
 
 def scores_of(result):
     return {label["label"]: label["score"] for label in result["labels"]}
-
-
-def check_same(first, second):
-    """Two results are the same but for rounding."""
-    for part in ("labels", "attributes"):
-        assert [entry["label"] for entry in first[part]] == [entry["label"] for entry in second[part]]
-        for entry, other in zip(first[part], second[part], strict=True):
-            assert entry["score"] == pytest.approx(other["score"], abs=1e-5)
-            assert set(entry) == set(other)
-            assert entry.get("contribution") == pytest.approx(other.get("contribution"), abs=1e-5)
-            if "attention" in entry:
-                torch.testing.assert_close(entry["attention"], other["attention"], atol=1e-6, rtol=1e-4)
 
 
 # What is returned
@@ -118,7 +91,7 @@ def test_attributes_by_contribution(classifier, image, candidates):
     assert {tuple(entry.values()) for entry in by_contribution} == {tuple(entry.values()) for entry in by_score}
     contributions = [entry["contribution"] for entry in by_contribution]
     assert contributions == sorted(contributions, reverse=True) and any(contributions)
-    best = classifier(image, candidates, attributes_by="contribution", top_attributes=2, return_attention=True)
+    best = classifier(image, candidates, attributes_by="contribution", top_attributes=2, attention="image")
     assert [entry.pop("attention").shape for entry in best["attributes"]] == [(30, 40)] * 2
     assert best["attributes"] == by_contribution[:2]
 
@@ -284,7 +257,7 @@ def test_images_that_are_not_rgb(classifier):
 @pytest.mark.parametrize("batch_size", [2, 3, 5])
 def test_batching_changes_nothing(classifier, batch_size):
     images = [make_image(seed, width=30 + 5 * seed) for seed in range(5)]
-    parameters = {"candidate_labels": {"new": ["attribute 3"], "jay": None}, "return_attention": True}
+    parameters = {"candidate_labels": {"new": ["attribute 3"], "jay": None}, "attention": "image"}
     expected = [classifier(image, **parameters) for image in images]
     for inputs in (images, (image for image in images)):
         results = list(classifier(inputs, batch_size=batch_size, **parameters))
@@ -296,9 +269,9 @@ def test_batching_changes_nothing(classifier, batch_size):
 def test_half_precision(processor, image):
     expected = scores_of(pipeline(TASK, model=make_model(), image_processor=processor, device="cpu")(image))
     model = make_model().to(torch.bfloat16)
-    result = pipeline(TASK, model=model, image_processor=processor, device="cpu")(image, return_attention=True)
+    result = pipeline(TASK, model=model, image_processor=processor, device="cpu")(image, attention="image")
     assert scores_of(result) == pytest.approx(expected, abs=0.1)
-    assert result["attributes"][0]["attention"].dtype == torch.float32
+    assert result["attributes"][0]["attention"].dtype == np.float32
 
 
 def test_model_in_training_mode_is_put_into_evaluation_mode(processor, image):
@@ -313,13 +286,13 @@ def test_attention_is_the_experts_mix_in_the_image(classifier, image):
     share = classifier.model.config.coarse_mix
     attentions = run_model(classifier, image, output_attentions=True).attentions
     mixed = (share * attentions["coarse"] + (1 - share) * attentions["fine"])[0]
-    attributes = classifier(image, top_attributes=3, return_attention=True)["attributes"]
+    attributes = classifier(image, top_attributes=3, attention="image")["attributes"]
     assert len(attributes) == 3
     for entry in attributes:
         grid = mixed[[int(entry["label"].split()[1])]]
         expected = attention_in_image(grid, classifier.image_processor, 40, 30)[0]
         assert entry["attention"].shape == (30, 40)
-        torch.testing.assert_close(entry["attention"], expected)
+        np.testing.assert_allclose(entry["attention"], expected)
 
 
 def test_attention_lies_where_its_region_is_in_the_image(processor):
@@ -360,7 +333,7 @@ def test_attention_with_an_image_processor_that_is_not_understood(image):
     classifier = pipeline(TASK, model=model, image_processor=ConvNextImageProcessorPil(size={"shortest_edge": 24}))
     assert classifier(image)["labels"]
     with pytest.raises(ValueError, match=r"cannot tell what part of an image a ConvNextImageProcessorPil.*CLIPImage"):
-        classifier(image, return_attention=True)
+        classifier(image, attention="image")
 
 
 # Errors
@@ -378,9 +351,9 @@ def test_attention_with_an_image_processor_that_is_not_understood(image):
         ({"new": {"attribute 1": float("nan")}}, "strength nan"),
         ({"new": []}, "description of class 'new' names no attribute"),
         ({"new": {}}, "description of class 'new' names no attribute"),
-        ({"new": [0.5] * 6}, r"row of class 'new' must be 7 finite numbers.*shape \(6,\)"),
+        ({"new": [0.5] * 6}, "row of class 'new' must be 7 finite numbers.*it has 6"),
         ({"new": torch.full((7,), torch.nan)}, "row of class 'new' must be 7 finite numbers"),
-        (["jay", "owl", "jay"], r"\['jay'\] more than once"),
+        (["jay", "owl", "jay"], "'jay' more than once"),
         ([], "`candidate_labels` is empty"),
         ({}, "`candidate_labels` is empty"),
     ],
@@ -404,8 +377,8 @@ def test_closest_names_do_not_depend_on_the_order_of_words(processor, image):
 @pytest.mark.parametrize(
     "parameters, message",
     [
-        ({"top_k": -1}, "`top_k` .* cannot be negative, but it is -1"),
-        ({"top_attributes": -2}, "`top_attributes` .* cannot be negative"),
+        ({"top_k": -1}, "`top_k` must be a whole number from 0 on, or None for all, but it is -1"),
+        ({"top_attributes": -2}, "`top_attributes` must be a whole number from 0 on"),
         ({"threshold": 50}, "`threshold` is for scores from 0 to 1, but it is 50"),
         ({"attributes_by": "name"}, "`attributes_by` must be 'score' or 'contribution', but it is 'name'"),
         ({"unnamed_attributes": "half"}, "`unnamed_attributes` must be 'mean' or 'zero', but it is 'half'"),

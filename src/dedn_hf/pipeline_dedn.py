@@ -1,18 +1,110 @@
 """Pipeline that names an image's class, also one that is described on the spot, and its attributes."""
 
+import base64
+import binascii
 import contextlib
 import difflib
+import importlib
+import io
+import math
+import numbers
 import os
 import re
-from collections.abc import Callable, Sized
-from typing import Any, NamedTuple
+import sys
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from dataclasses import dataclass
+from typing import Any, NotRequired, TypedDict
 
+import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.utils.data import Dataset
+from PIL import Image, ImageOps
+from torch.utils.data import Dataset, IterableDataset
 from transformers import Pipeline
 from transformers.image_utils import load_image
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+PARAMETERS = (
+    "candidate_labels",
+    "unnamed_attributes",
+    "calibration",
+    "attention",
+    "top_k",
+    "top_attributes",
+    "attributes_by",
+    "threshold",
+    "timeout",
+)
+# The others have no `None`: it is as if they were not given.
+PARAMETERS_WITH_NONE = {"candidate_labels", "calibration", "attention", "top_k", "top_attributes", "timeout"}
+# A larger γ would leave float32 no digits for the class scores.
+LARGEST_CALIBRATION = 10_000
+NOT_GIVEN = object()
+
+
+class LabelResult(TypedDict):
+    """
+    A candidate, as a result tells of it.
+
+    Args:
+        label (`str`):
+            Its name.
+        score (`float`):
+            Its share of the softmax over all candidates, after calibration.
+        seen (`bool`):
+            Whether the model was trained on images of this class.
+    """
+
+    label: str
+    score: float
+    seen: bool
+
+
+class AttributeResult(TypedDict):
+    """
+    An attribute, as a result tells of it.
+
+    Args:
+        label (`str`):
+            Its name.
+        group (`str`):
+            The group that it is of, see `attribute_groups` in [`DednConfig`].
+        score (`float`):
+            From 0 to 1, how strongly the class of the image has it.
+        contribution (`float`):
+            What it adds to the class score of the first label over what it adds to that of the average candidate.
+        attention (`list[list[float]]` or `np.ndarray`, only when asked for):
+            With `attention="grid"` rows of the model's grid, from top to bottom: each region's share of the attention.
+            With `attention="image"` a float32 array of shape `(height, width)` of the upright image: each pixel's
+            share, 0 where the image was cropped away. Either sums to 1; the experts are mixed as their scores are.
+    """
+
+    label: str
+    group: str
+    score: float
+    contribution: float
+    attention: NotRequired[list[list[float]] | np.ndarray]
+
+
+class ImageResult(TypedDict):
+    """
+    What the pipeline says of an image: plain Python, which goes to JSON as it is but for `attention="image"`. The keys
+    depend on nothing but `attention`.
+
+    Args:
+        labels (`list[LabelResult]`):
+            The best `top_k` candidates by descending score.
+        attributes (`list[AttributeResult]`):
+            The first `top_attributes` by descending `attributes_by`.
+        crop (`list[float]`, only with `attention="grid"`):
+            Left, top, right and bottom of what the grid lies on, in pixels of the upright image; beyond its edges
+            where the image is padded.
+    """
+
+    labels: list[LabelResult]
+    attributes: list[AttributeResult]
+    crop: NotRequired[list[float]]
 
 
 class ZeroShotAttributeClassificationPipeline(Pipeline):
@@ -52,6 +144,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
     _load_tokenizer = False
 
     def __init__(self, *args, **kwargs):
+        _check_loading(kwargs)
         super().__init__(*args, **kwargs)
         if self.model.config.backbone_config is None:
             raise ValueError(
@@ -65,14 +158,28 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         self.group_of_attribute = {
             index: group for group, indices in self.model.config.attribute_groups.items() for index in indices
         }
+        _bind_modules(self, self.model, self.model.config)
 
-    def __call__(self, inputs, candidate_labels=None, **kwargs: Any):
+    def __getstate__(self):
+        # Pipelines count their calls, which would make another of it for the cache of a data set.
+        return self.__dict__ | {"call_count": 0}
+
+    def __call__(self, inputs=None, candidate_labels: Any = NOT_GIVEN, **kwargs: Any):
         """
         Finds the class and the attributes of images.
 
         Args:
-            inputs (`str`, `PIL.Image` or a list, [`~torch.utils.data.Dataset`] or generator of them):
-                A path or URL of an image, or an image.
+            inputs:
+                An image, or several; also by the name `images` or `image`. An image is
+
+                - a path, URL or base64 string, the bytes of a file, or an open one;
+                - a `PIL.Image.Image`;
+                - an array or tensor of shape (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 channels, uint8 or floats
+                  from 0 to 1. Where both could be channels they come last in an array and first in a tensor;
+                - a row of a data set with a column `"image"`.
+
+                Several are a list, tuple or column of a data set, an array of shape (N, H, W, C) or a tensor (N, C, H,
+                W), a data set or an iterator.
             candidate_labels (`list[str]` or `dict[str, Any]`, *optional*, defaults to all classes of the model):
                 Names of classes that the model knows; or, by name, descriptions of classes, each of which is
 
@@ -82,42 +189,66 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 - a row of the class-attribute matrix, A numbers on the scale of the model's own matrix;
                 - `None`, for a class that the model knows.
 
-                Rows are prepared once per call.
+                Rows are prepared once per call. A list of such lists and dicts has one for each image of a list.
             unnamed_attributes (`str`, *optional*, defaults to `"mean"`):
                 What a description means by the attributes that it does not name: `"mean"` is nothing in particular,
                 filled with the mean over the model's seen classes; `"zero"` is that the class has none of them.
             calibration (`float`, *optional*, defaults to that of the model's config):
                 γ, what the class scores of candidates that the model was trained on have to give way to the others. Of
                 no effect where all candidates are seen or all unseen.
+            attention (`str`, *optional*):
+                Where the region attention of each returned attribute looks: `"grid"` gives lists, `"image"` arrays of
+                the image's size. By default there is none.
             top_k (`int`, *optional*, defaults to 5):
-                How many labels are returned at most.
+                How many labels are returned at most; `None` is all.
             top_attributes (`int`, *optional*, defaults to 10):
-                How many attributes are returned at most.
+                How many attributes are returned at most; `None` is all.
             attributes_by (`str`, *optional*, defaults to `"score"`):
                 What chooses and sorts the attributes: `"score"` for what the image shows most, `"contribution"` for
                 what speaks most for the first label.
             threshold (`float`, *optional*, defaults to 0.0):
                 The lowest score with which a label is returned. Scores are not changed by what is left out.
-            return_attention (`bool`, *optional*, defaults to `False`):
-                Whether to return where the region attention of each returned attribute looks.
             batch_size (`int`, *optional*, defaults to 1):
                 Images that go through the model together.
+            num_workers (`int`, *optional*, defaults to 0):
+                Processes that read images.
             timeout (`float`, *optional*):
                 Seconds to wait for an image from the web; `None` is for ever.
 
         Returns:
-            `dict`, or for several images a `list` or iterator of them. Each has `"labels"`, a list of
-            `{"label", "score", "seen"}` (`seen`: whether the model was trained on this class) by descending score, and
-            `"attributes"`, a list of `{"label", "group", "score", "contribution"}` by descending `attributes_by`. With
-            `return_attention` an attribute also has `"attention"`: a `torch.Tensor` of shape `(height, width)` of the
-            image (upright, as its EXIF tag says) whose values are each pixel's share of the attention, experts mixed
-            as their scores are. It sums to 1 and is 0 where the image was cropped away.
+            [`ImageResult`] of an image, a `list` of them for several, or an iterator of them for a data set or an
+            iterator.
 
         Raises:
-            ValueError: If a class or attribute is unknown (names the closest), a description or parameter is not as it
-                should be, or an image cannot be read (names which one).
+            TypeError: If a parameter does not exist (names the closest).
+            ValueError: If a class or attribute is unknown (names the closest), a class is described by nothing, a
+                description or parameter is not as it should be, or an image cannot be read (names which one).
         """
-        return super().__call__(inputs, candidate_labels=candidate_labels, **kwargs)
+        _check_names(kwargs)
+        named = {name: kwargs.pop(name) for name in ("images", "image") if name in kwargs}
+        given = [value for value in (inputs, *named.values()) if value is not None]
+        if len(given) != 1:
+            which = "which image" if not given else "the images only once"
+            raise ValueError(f"Say {which}: `classifier(image)` or `classifier([image, another])`.")
+        _check_loading(kwargs)
+        if candidate_labels is not NOT_GIVEN:
+            kwargs["candidate_labels"] = candidate_labels
+        (inputs,) = given
+        if isinstance(inputs, Mapping) and _are_several(inputs.get("image")):
+            inputs = inputs["image"]
+        if not _are_several(inputs):
+            return super().__call__(_Numbered(None, inputs), **kwargs)
+        is_data_set = isinstance(inputs, Dataset) or hasattr(inputs, "column_names")
+        if isinstance(inputs, (Sequence, np.ndarray, torch.Tensor)) or (is_data_set and hasattr(inputs, "__len__")):
+            images = _NumberedDataset(inputs)
+        elif isinstance(inputs, Sized):
+            images = _NumberedDataset(list(inputs))
+        else:
+            images = _NumberedStream(inputs)
+        results = super().__call__(images, **kwargs)
+        if isinstance(inputs, Sized) and not is_data_set:
+            return list(results)
+        return _Results(results, len(images)) if isinstance(images, Sized) else (result for result in results)
 
     def prepare_call(self, **parameters: Any) -> Callable[[list], list[dict]]:
         """
@@ -135,7 +266,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             ValueError: as a call does.
         """
         _, forward, postprocess = self._sanitize_parameters(**parameters)
-        forward, candidates = self._prepare(**(self._forward_params | forward))
+        forward, candidates = self._prepare(None, **(self._forward_params | forward))
         postprocess = self._postprocess_params | postprocess | candidates
 
         def classify(inputs: list) -> list[dict]:
@@ -146,173 +277,296 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
 
         return classify
 
-    def _sanitize_parameters(
-        self,
-        candidate_labels=None,
-        unnamed_attributes=None,
-        calibration=None,
-        return_attention=None,
-        top_k=None,
-        top_attributes=None,
-        attributes_by=None,
-        threshold=None,
-        timeout=None,
-    ):
-        for name, value in (("top_k", top_k), ("top_attributes", top_attributes)):
-            if value is not None and value < 0:
-                raise ValueError(f"`{name}` is a number of entries and cannot be negative, but it is {value}.")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"`threshold` is for scores from 0 to 1, but it is {threshold}.")
-        if unnamed_attributes not in (None, "mean", "zero"):
-            raise ValueError(f"`unnamed_attributes` must be 'mean' or 'zero', but it is {unnamed_attributes!r}.")
-        if attributes_by not in (None, "score", "contribution"):
-            raise ValueError(f"`attributes_by` must be 'score' or 'contribution', but it is {attributes_by!r}.")
+    def _sanitize_parameters(self, **parameters):
+        _check_names(parameters)
+        for name, value in list(parameters.items()):
+            if value is None and name not in PARAMETERS_WITH_NONE:
+                del parameters[name]
+            elif value is not None:
+                parameters[name] = self._read_parameter(name, value)
 
-        def given(**parameters):
-            return {name: value for name, value in parameters.items() if value is not None}
+        def given(*names):
+            return {name: parameters[name] for name in names if name in parameters}
 
-        forward = given(
-            candidate_labels=candidate_labels,
-            unnamed_attributes=unnamed_attributes,
-            calibration=calibration,
-            return_attention=return_attention,
-        )
-        postprocess = given(
-            top_k=top_k, top_attributes=top_attributes, attributes_by=attributes_by, threshold=threshold
-        )
-        return given(timeout=timeout), forward, postprocess
+        forward = given("candidate_labels", "unnamed_attributes", "calibration", "attention")
+        return given("timeout"), forward, given("top_k", "top_attributes", "attributes_by", "threshold")
+
+    def _read_parameter(self, name: str, value):
+        if name in ("top_k", "top_attributes"):
+            return _integer(name, value, 0, ", or None for all")
+        if name == "candidate_labels":
+            return self._read_candidates(value)
+        choices = {
+            "unnamed_attributes": ("mean", "zero"),
+            "attributes_by": ("score", "contribution"),
+            "attention": ("grid", "image"),
+        }
+        if name in choices:
+            first, second = choices[name]
+            if not isinstance(value, str) or value not in (first, second):
+                raise ValueError(f"`{name}` must be {first!r} or {second!r}, but it is {value!r}.")
+            return value
+        number = _number(value)
+        if name == "threshold" and not 0 <= number <= 1:
+            raise ValueError(f"`threshold` is for scores from 0 to 1, but it is {value!r}.")
+        if name == "calibration" and not abs(number) <= LARGEST_CALIBRATION:
+            raise ValueError(
+                f"`calibration` must be a number from {-LARGEST_CALIBRATION} to {LARGEST_CALIBRATION}, but it is "
+                f"{value!r}."
+            )
+        if name == "timeout" and not 0 < number < math.inf:
+            raise ValueError(f"`timeout` must be a number of seconds above 0 or None, but it is {value!r}.")
+        return number
 
     # A call goes through one of these two, once, with the parameters of the pipeline and of the call together.
 
     def run_single(self, inputs, preprocess_params, forward_params, postprocess_params):
-        forward_params, candidates = self._prepare(**forward_params)
+        forward_params, candidates = self._prepare(1, **forward_params)
         return super().run_single(inputs, preprocess_params, forward_params, postprocess_params | candidates)
 
     def get_iterator(self, inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params):
-        forward_params, candidates = self._prepare(**forward_params)
-        if isinstance(inputs, Sized):
-            inputs = _NumberedDataset(inputs)
-        else:
-            inputs = (_Numbered(index, image) for index, image in enumerate(inputs))
+        num_images = len(inputs) if isinstance(inputs, Sized) else None
+        forward_params, candidates = self._prepare(num_images, **forward_params)
         return super().get_iterator(
             inputs, num_workers, batch_size, preprocess_params, forward_params, postprocess_params | candidates
         )
 
     def _prepare(
-        self, candidate_labels=None, unnamed_attributes="mean", calibration=None, return_attention=False
+        self,
+        num_images: int | None,
+        candidate_labels=None,
+        unnamed_attributes="mean",
+        calibration=None,
+        attention=None,
     ) -> tuple[dict, dict]:
         """Parameters of `_forward`, and those of `postprocess` that tell the candidates."""
-        config = self.model.config
-        forward = {"calibration": calibration, "return_attention": return_attention}
-        if candidate_labels is None:
-            names = [config.id2label[index] for index in range(config.num_labels)]
-            seen = [index in config.seen_class_ids for index in range(config.num_labels)]
-            return forward | {"class_attributes": None, "seen": None}, {"names": names, "seen": seen}
-        if isinstance(candidate_labels, dict):
-            descriptions = candidate_labels
+        if attention is not None:
+            crop_in_image(self.image_processor, 1, 1)
+        forward = {"calibration": calibration, "attention": attention, "class_attributes": None, "seen": None}
+        if isinstance(candidate_labels, list):
+            if num_images != len(candidate_labels):
+                raise ValueError(
+                    f"`candidate_labels` has a list of candidates for each image, {len(candidate_labels)} in all, but "
+                    f"the number of images is {'not known' if num_images is None else num_images}. Give a list of as "
+                    "many images, or one list of names or one dict for all."
+                )
+            for candidates in candidate_labels:
+                self._class_rows(candidates, unnamed_attributes)
+            forward |= {"lists": candidate_labels, "unnamed_attributes": unnamed_attributes}
+            names, seen = map(list, zip(*map(self._names_and_seen, candidate_labels)))
         else:
-            names = [candidate_labels] if isinstance(candidate_labels, str) else list(candidate_labels)
-            twice = sorted({name for name in names if names.count(name) > 1})
-            if twice:
-                raise ValueError(f"`candidate_labels` has {twice} more than once. Name each class once.")
-            descriptions = dict.fromkeys(names)
+            names, seen = self._names_and_seen(candidate_labels)
+            rows = self._class_rows(candidate_labels, unnamed_attributes)
+            if candidate_labels is not None:
+                forward |= {"class_attributes": rows, "seen": torch.tensor(seen)}
+        return forward, {"names": names, "seen": seen, "attention": attention}
+
+    def _read_candidates(self, candidate_labels) -> dict[str, Any] | list[dict[str, Any]]:
+        """
+        Candidates by name, each with `None`, strengths of attributes by name, or a list of numbers as its description;
+        or a list of them, one for each image.
+        """
+        if isinstance(candidate_labels, Mapping):
+            descriptions = list(candidate_labels.items())
+        elif isinstance(candidate_labels, str):
+            descriptions = [(candidate_labels, None)] if candidate_labels else []
+        elif not isinstance(candidate_labels, Iterable):
+            raise ValueError(
+                "`candidate_labels` must be names of classes or, by name, their descriptions, but it is "
+                f"{candidate_labels!r}. Give a list or a dict."
+            )
+        else:
+            entries = list(candidate_labels)
+            are_lists = [isinstance(entry, Iterable) and not isinstance(entry, (str, bytes)) for entry in entries]
+            if entries and all(are_lists):
+                found = [self._read_candidates(entry) for entry in entries]
+                if any(isinstance(candidates, list) for candidates in found):
+                    raise ValueError("`candidate_labels` is a list of lists of lists. Give one list for each image.")
+                return found
+            if any(are_lists):
+                raise ValueError(
+                    "`candidate_labels` has both names and lists. Give names for all images, or a list of names or a "
+                    "dict for each image."
+                )
+            descriptions = [(name, None) for name in entries]
         if not descriptions:
             raise ValueError("`candidate_labels` is empty. Name one class at least, or leave it out for all classes.")
+        for name, _ in descriptions:
+            if not isinstance(name, str) or not name.strip():
+                known = ", ".join(repr(known) for known in list(self.model.config.label2id)[:3])
+                raise ValueError(f"`candidate_labels` has {name!r}, which is no name of a class, such as {known}.")
+        # Some systems store `é` as two characters.
+        twice = _first_repeated(unicodedata.normalize("NFC", name).strip() for name, _ in descriptions)
+        if twice is not None:
+            raise ValueError(f"`candidate_labels` has {twice!r} more than once. Name each class once.")
+        return {str(name): self._read_description(name, description) for name, description in descriptions}
 
-        rows, seen = [], []
-        for name, description in descriptions.items():
-            if description is not None:
-                rows.append(self._class_row(name, description, unnamed_attributes))
-                seen.append(name in config.trained_class_names)
-            elif name in config.label2id:
-                rows.append(self.model.class_attributes[config.label2id[name]].float())
-                seen.append(config.label2id[name] in config.seen_class_ids)
-            else:
+    def _read_description(self, name: str, description) -> dict[str, float] | list[float] | None:
+        if description is None:
+            return None
+        if isinstance(description, str):
+            description = [description]
+        if not isinstance(description, Mapping) and hasattr(description, "keys"):  # a row of a pandas table
+            by_key = dict(description)
+            description = by_key if all(isinstance(key, str) for key in by_key) else list(by_key.values())
+        if not isinstance(description, Mapping):
+            if isinstance(description, (bytes, bytearray)) or not isinstance(description, Iterable):
+                raise ValueError(
+                    f"The description of class {name!r} must be attributes, strengths of attributes or a row of "
+                    f"numbers, but it is {description!r}. Give a list or a dict."
+                )
+            if isinstance(description, (torch.Tensor, np.ndarray)):
+                description = description.tolist()
+            entries = list(description) if isinstance(description, Iterable) else [description]
+            if not all(isinstance(entry, str) for entry in entries):
+                return self._read_row(name, entries)
+        else:
+            entries = list(description)
+
+        known = set(self.model.config.attribute_names)
+        for attribute in entries:
+            if attribute not in known:
+                raise ValueError(
+                    f"Class {name!r} is described by {attribute!r}, which is no attribute of the model; "
+                    f"{_closest(attribute, self.model.config.attribute_names)}."
+                )
+        if not entries:
+            raise ValueError(f"The description of class {name!r} names no attribute. Name at least one.")
+        twice = _first_repeated(entries)
+        if twice is not None:
+            raise ValueError(f"The description of class {name!r} has {twice!r} more than once. Name it once.")
+        if not isinstance(description, Mapping):
+            return dict.fromkeys(entries, 1.0)
+        strengths = {attribute: _number(strength) for attribute, strength in description.items()}
+        for attribute, strength in strengths.items():
+            if not 0 <= strength <= 1:
+                raise ValueError(
+                    f"Attribute {attribute!r} of class {name!r} has strength {description[attribute]!r}, but "
+                    "strengths are numbers from 0 to 1, as strong as in any class of the model. Values on the "
+                    "matrix's own scale can be given as a row of all attributes."
+                )
+        return strengths
+
+    def _read_row(self, name: str, entries: list) -> list[float]:
+        num_attributes = len(self.model.config.attribute_names)
+        row = [_number(entry) for entry in entries]
+        wrong = [entry for entry, number in zip(entries, row) if not math.isfinite(number)]
+        if wrong or len(row) != num_attributes:
+            found = f"it has {wrong[0]!r}" if wrong else f"it has {len(row)}"
+            raise ValueError(
+                f"The row of class {name!r} must be {num_attributes} finite numbers, one for each of the model's "
+                f"attributes (`config.attribute_names`), but {found}."
+            )
+        return row
+
+    def _names_and_seen(self, candidates: dict[str, Any] | None) -> tuple[list[str], list[bool]]:
+        config = self.model.config
+        id2label, label2id, seen_ids = config.id2label, config.label2id, set(config.seen_class_ids)
+        if candidates is None:
+            indices = range(len(id2label))
+            return [id2label[index] for index in indices], [index in seen_ids for index in indices]
+        trained = set(config.trained_class_names)
+        seen = [
+            label2id.get(name) in seen_ids if description is None else name in trained
+            for name, description in candidates.items()
+        ]
+        return list(candidates), seen
+
+    def _class_rows(self, candidates: dict[str, Any] | None, unnamed_attributes: str) -> torch.Tensor:
+        """A row of the class-attribute matrix for each candidate, on the scale of the model's own matrix."""
+        known = rows = self.model.class_attributes.float()
+        if candidates is not None:
+            strongest = known.amax(dim=0)
+            unnamed = torch.zeros_like(strongest)
+            if unnamed_attributes == "mean":
+                seen = self.model.seen_classes
+                unnamed = (known[seen] if seen.any() else known).mean(dim=0)
+            rows = torch.stack(
+                [self._class_row(name, candidates[name], known, strongest, unnamed) for name in candidates]
+            )
+        has_some = (rows > 0).any(dim=1).tolist()
+        if not all(has_some):
+            name = self._names_and_seen(candidates)[0][has_some.index(False)]
+            raise ValueError(
+                f"Class {name!r} has no attribute above 0, so that it has no score of its own. Describe it by what it "
+                "has in `candidate_labels`, or give the model its rows with `model.set_classes`."
+            )
+        return rows
+
+    def _class_row(self, name: str, description, known, strongest, unnamed) -> torch.Tensor:
+        config = self.model.config
+        if description is None:
+            if name not in config.label2id:
                 raise ValueError(
                     f"The model has no class {name!r}; {_closest(name, config.label2id)}. To add a class, describe "
                     f"it: `candidate_labels={{{name!r}: [attributes it has]}}`."
                 )
-        forward |= {"class_attributes": torch.stack(rows), "seen": torch.tensor(seen)}
-        return forward, {"names": list(descriptions), "seen": seen}
-
-    def _class_row(self, name: str, description, unnamed_attributes: str) -> torch.Tensor:
-        """A row of the class-attribute matrix, on the scale of the model's own matrix."""
-        attribute_names, known = self.model.config.attribute_names, self.model.class_attributes.float()
-        if isinstance(description, str):
-            description = [description]
-        if isinstance(description, (list, tuple, set)) and all(isinstance(entry, str) for entry in description):
-            description = dict.fromkeys(description, 1.0)
-        if not isinstance(description, dict):
-            row = torch.as_tensor(description, dtype=known.dtype, device=known.device)
-            if row.shape != known.shape[1:] or not row.isfinite().all():
-                raise ValueError(
-                    f"The row of class {name!r} must be {len(attribute_names)} finite numbers, one for each of the "
-                    f"model's attributes (`config.attribute_names`), but it has shape {tuple(row.shape)}."
-                )
-            return row
-
-        if not description:
-            raise ValueError(f"The description of class {name!r} names no attribute. Name at least one.")
-        if unnamed_attributes == "zero":
-            row = torch.zeros_like(known[0])
-        else:
-            seen = self.model.seen_classes
-            row = (known[seen] if seen.any() else known).mean(dim=0)
-        strongest = known.amax(dim=0)
-        for attribute, strength in description.items():
-            if attribute not in attribute_names:
-                raise ValueError(
-                    f"Class {name!r} is described by {attribute!r}, which is no attribute of the model; "
-                    f"{_closest(attribute, attribute_names)}."
-                )
-            if not 0 <= strength <= 1:
-                raise ValueError(
-                    f"Attribute {attribute!r} of class {name!r} has strength {strength}, but strengths are from 0 to "
-                    "1, as strong as in any class of the model. Values on the matrix's own scale can be given as a "
-                    "row of all attributes."
-                )
-            index = attribute_names.index(attribute)
-            row[index] = strength * strongest[index]
-        return row
+            return known[config.label2id[name]]
+        if isinstance(description, list):
+            return known.new_tensor(description)
+        index_of = {attribute: index for index, attribute in enumerate(config.attribute_names)}
+        named = torch.tensor([index_of[attribute] for attribute in description], device=known.device)
+        strengths = known.new_tensor(list(description.values()))
+        if not ((strengths > 0) & (strongest[named] > 0)).any():
+            nothing = "no class of the model has what it names" if strengths.any() else "all its strengths are 0"
+            raise ValueError(f"Class {name!r} is described by nothing: {nothing}. Name an attribute that it has.")
+        return unnamed.index_put((named,), strengths * strongest[named])
 
     def preprocess(self, image, timeout=None):
         index = None
         if isinstance(image, _Numbered):
-            index, image = image
+            index, image = image.index, image.image
         try:
-            loaded = load_image(image, timeout=timeout)
+            loaded = load_any_image(image, timeout)
             inputs = self.image_processor(images=loaded, return_tensors="pt")
         except Exception as error:
             place = "The image" if index is None else f"Image {index} (counted from 0)"
-            path = image if isinstance(image, str) else getattr(image, "filename", "")
+            path = os.fsdecode(image) if isinstance(image, (str, os.PathLike)) else getattr(image, "filename", "")
             path = f" {path[:200]!r}" if path else f" of type {type(image).__name__}"
             raise ValueError(f"{place},{path}, cannot be read: {error}") from error
         inputs = inputs.to(self.dtype)
         inputs["size"] = loaded.size
+        inputs["index"] = index
         return inputs
 
-    def _forward(self, model_inputs, class_attributes, seen, calibration, return_attention):
-        prediction = self.model.predict(
-            pixel_values=model_inputs["pixel_values"],
-            class_attributes=class_attributes,
-            seen=seen,
-            calibration=calibration,
-            output_attentions=return_attention,
-        )
-        results = {
-            "logits": prediction.logits,
-            "score": prediction.attribute_probabilities,
-            "contribution": prediction.contributions,
-            "size": model_inputs["size"],
-        }
-        if return_attention:
-            results["attention"] = prediction.attentions["mixed"]
-        return results
+    def _forward(
+        self, model_inputs, class_attributes, seen, calibration, attention, lists=None, unnamed_attributes="mean"
+    ):
+        options = {"calibration": calibration, "output_attentions": attention is not None}
+        if lists is None:
+            prediction = self.model.predict(
+                pixel_values=model_inputs["pixel_values"], class_attributes=class_attributes, seen=seen, **options
+            )
+            return _columns(prediction) | {"size": model_inputs["size"]}
+
+        index = model_inputs["index"] or 0  # a list of them, for a batch
+        columns = []
+        feature_maps = self.model.get_feature_map(model_inputs["pixel_values"]).split(1)
+        for feature_map, place in zip(feature_maps, index if isinstance(index, list) else [index]):
+            prediction = self.model.predict(
+                feature_map=feature_map,
+                class_attributes=self._class_rows(lists[place], unnamed_attributes),
+                seen=torch.tensor(self._names_and_seen(lists[place])[1]),
+                **options,
+            )
+            columns.append({name: value[0] for name, value in _columns(prediction).items()})
+        results = {name: [values[name] for values in columns] for name in columns[0]}
+        return results | {"size": model_inputs["size"], "index": index}
 
     def postprocess(
-        self, model_outputs, names, seen, top_k=5, top_attributes=10, attributes_by="score", threshold=0.0
-    ):
-        config = self.model.config
+        self,
+        model_outputs,
+        names,
+        seen,
+        attention=None,
+        top_k=5,
+        top_attributes=10,
+        attributes_by="score",
+        threshold=0.0,
+    ) -> ImageResult:
+        config, size = self.model.config, model_outputs["size"]
+        if "index" in model_outputs:
+            names, seen = names[model_outputs["index"]], seen[model_outputs["index"]]
         scores, order = model_outputs["logits"][0].softmax(dim=-1).sort(descending=True, stable=True)
         labels = [
             {"label": names[index], "score": score, "seen": seen[index]}
@@ -320,7 +574,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             if score >= threshold
         ]
         order = model_outputs[attributes_by][0].argsort(descending=True, stable=True)[:top_attributes]
-        scores, contributions = (model_outputs[name][0, order].tolist() for name in ("score", "contribution"))
+        scores, contributions = (model_outputs[name][0][order].tolist() for name in ("score", "contribution"))
         attributes = [
             {
                 "label": config.attribute_names[index],
@@ -330,18 +584,50 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             }
             for index, score, contribution in zip(order.tolist(), scores, contributions)
         ]
-        if "attention" in model_outputs and attributes:
-            width, height = model_outputs["size"]
-            maps = attention_in_image(model_outputs["attention"][0, order], self.image_processor, width, height)
-            for attribute, attention in zip(attributes, maps):
-                attribute["attention"] = attention
-        return {"labels": labels, "attributes": attributes}
+        result = {"labels": labels, "attributes": attributes}
+        if attention is not None:
+            maps = model_outputs["attention"][0][order]
+            if attention == "grid":
+                maps = maps.tolist()
+                result["crop"] = list(crop_in_image(self.image_processor, *size))
+            elif attributes:
+                maps = attention_in_image(maps, self.image_processor, *size).numpy()
+            for attribute, attention_map in zip(attributes, maps):
+                attribute["attention"] = attention_map
+        return result
 
 
-class _Numbered(NamedTuple):
-    """An image and its place, so that an error can name it."""
+def _bind_modules(*values):
+    """
+    Makes the modules of the classes of these, and those beside them, attributes of their packages, as an import does.
 
-    index: int
+    transformers loads a model's own code without it. dill, which `datasets` pickles with, then takes the classes for
+    unknown, and sends their code along, which cannot be read again.
+    """
+    packages = {type(value).__module__.rpartition(".")[0] for value in values}
+    for name, module in list(sys.modules.items()):
+        package, _, child = name.rpartition(".")
+        if package in packages and package and child not in vars(importlib.import_module(package)):
+            setattr(sys.modules[package], child, module)
+
+
+def _columns(prediction) -> dict[str, torch.Tensor]:
+    """What of a prediction a result is made of."""
+    columns = {
+        "logits": prediction.logits,
+        "score": prediction.attribute_probabilities,
+        "contribution": prediction.contributions,
+    }
+    if prediction.attentions is not None:
+        columns["attention"] = prediction.attentions["mixed"]
+    return columns
+
+
+@dataclass
+class _Numbered:
+    """An image and its place among several, so that an error can name it."""
+
+    index: int | None
     image: Any
 
 
@@ -357,6 +643,121 @@ class _NumberedDataset(Dataset):
             return _Numbered(index, self.images[index])
         except Exception as error:  # a data set may decode its images
             raise ValueError(f"Image {index} (counted from 0) cannot be read: {error}") from error
+
+
+class _NumberedStream(IterableDataset):
+    def __init__(self, images):
+        self.images = images
+
+    def __iter__(self):
+        images, index = iter(self.images), 0
+        while True:
+            try:
+                image = next(images)
+            except StopIteration:
+                return
+            except Exception as error:
+                raise ValueError(f"Image {index} (counted from 0) cannot be read: {error}") from error
+            yield _Numbered(index, image)
+            index += 1
+
+
+class _Results(Iterator):
+    """Results of a data set as they are asked for; those of transformers begin anew whenever `iter` is called."""
+
+    def __init__(self, results, num_images: int):
+        self.results, self.num_images = iter(results), num_images
+
+    def __len__(self):
+        return self.num_images
+
+    def __next__(self):
+        return next(self.results)
+
+
+def _are_several(images) -> bool:
+    """Whether these are images and not one; what is neither is taken for one, and reading it says what is wrong."""
+    if isinstance(images, (np.ndarray, torch.Tensor)):
+        return images.ndim == 4 or (images.ndim == 1 and getattr(images.dtype, "kind", "") in "OU")  # paths, objects
+    one = (str, bytes, bytearray, memoryview, os.PathLike, Image.Image, Mapping, set, frozenset)
+    if images is None or isinstance(images, one) or hasattr(images, "read"):
+        return False
+    return isinstance(images, (Iterable, Dataset))
+
+
+def load_any_image(image, timeout: float | None = None) -> Image.Image:
+    """
+    An image from whatever the pipeline takes for one, in RGB and upright, as its EXIF tag says.
+
+    Args:
+        image:
+            See [`~ZeroShotAttributeClassificationPipeline.__call__`].
+        timeout (`float`, *optional*):
+            Seconds to wait for an image from the web.
+
+    Returns:
+        `PIL.Image.Image`.
+
+    Raises:
+        ValueError: If it is no image, or one whose values have no certain meaning.
+        OSError: If it cannot be read.
+    """
+    if isinstance(image, Mapping):
+        if "image" in image:
+            return load_any_image(image["image"], timeout)
+        if "bytes" not in image and "path" not in image:
+            raise ValueError(f"it has no 'image', but {', '.join(map(repr, image))}; give what holds the image")
+        image = image.get("path") if image.get("bytes") is None else image["bytes"]
+    if isinstance(image, (np.ndarray, torch.Tensor)):
+        image = _image_of_array(image)
+    elif isinstance(image, (bytes, bytearray, memoryview)):
+        image = io.BytesIO(image)
+    elif isinstance(image, os.PathLike):
+        image = os.fsdecode(image)
+    no_image = "it is no image of a kind that Pillow knows"
+    if isinstance(image, str) and os.path.isdir(image):
+        raise ValueError("it is a folder; give the paths of its images")
+    is_url = isinstance(image, str) and image.startswith(("http://", "https://"))
+    try:
+        if isinstance(image, str) and not is_url and not os.path.isfile(image):
+            no_image = "it is neither a file nor a URL nor an image in base64"
+            image = io.BytesIO(base64.b64decode(re.sub(r"^data:image/[^,]*,|\s", "", image), validate=True))
+        if is_url:
+            image = load_image(image, timeout=timeout)
+        elif isinstance(image, str) or hasattr(image, "read"):
+            image = Image.open(image)
+    except (Image.UnidentifiedImageError, binascii.Error):  # whose text is where its bytes are in memory
+        raise ValueError(no_image) from None
+    if not isinstance(image, Image.Image):
+        kind = "one flat list of images" if isinstance(image, Iterable) else "a path, URL, array or PIL image"
+        raise ValueError(f"it is no image; give {kind}")
+    if image.mode.startswith("I;16"):
+        # Pillow would show all above 255 as white.
+        image = Image.fromarray((np.asarray(ImageOps.exif_transpose(image)) / 257).round().astype(np.uint8))
+    elif image.mode in ("I", "F"):
+        raise ValueError(f"what is white in an image of mode {image.mode!r} is not known; save it with 8 or 16 bits")
+    return load_image(image)
+
+
+def _image_of_array(array: np.ndarray | torch.Tensor) -> Image.Image:
+    is_tensor, dtype, shape = isinstance(array, torch.Tensor), array.dtype, tuple(array.shape)
+    if is_tensor:
+        array = array.detach().cpu()
+        array = (array.float() if array.is_floating_point() else array).numpy()
+    channels = [axis for axis in (0, -1) if array.ndim == 3 and array.shape[axis] in (1, 3, 4)]
+    if array.size == 0 or not (array.ndim == 2 or channels):
+        raise ValueError(
+            f"an array of shape {shape} is no image; one has shape (H, W), (H, W, C) or (C, H, W) with 1, 3 or 4 "
+            "channels"
+        )
+    if array.ndim == 3 and channels[0 if is_tensor else -1] == 0:
+        array = array.transpose(1, 2, 0)
+    if array.dtype.kind == "f" and array.min() >= 0 and array.max() <= 1:
+        array = (array * 255).round().astype(np.uint8)
+    elif array.dtype != np.uint8:
+        span = f", from {array.min():g} to {array.max():g}" if array.dtype.kind in "fiu" else ""
+        raise ValueError(f"its values are {dtype}{span}; give uint8, or floats from 0 to 1")
+    return Image.fromarray(np.ascontiguousarray(array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array))
 
 
 def crop_in_image(image_processor, width: int, height: int) -> tuple[float, float, float, float]:
@@ -390,9 +791,11 @@ def crop_in_image(image_processor, width: int, height: int) -> tuple[float, floa
         left, top = (width - shown) / 2, (height - shown) / 2
         return left, top, left + shown, top + shown
     resized_width, resized_height = width, height
-    if image_processor.do_resize:
-        size = dict(image_processor.size)
-        if set(size) == {"shortest_edge"} and image_processor.do_center_crop:
+    # Not all image processors have these.
+    do_center_crop = getattr(image_processor, "do_center_crop", False)
+    if getattr(image_processor, "do_resize", True):
+        size = dict(getattr(image_processor, "size", None) or {})
+        if set(size) == {"shortest_edge"} and do_center_crop:
             resized_width, resized_height = (
                 int(size["shortest_edge"] * side / min(width, height)) for side in (width, height)
             )
@@ -404,7 +807,7 @@ def crop_in_image(image_processor, width: int, height: int) -> tuple[float, floa
                 f"{size} shows. Use one that resizes the shorter side and crops the centre, as CLIPImageProcessor."
             )
     crop_width, crop_height = resized_width, resized_height
-    if image_processor.do_center_crop:
+    if do_center_crop:
         crop_width, crop_height = image_processor.crop_size["width"], image_processor.crop_size["height"]
     left, top = (resized_width - crop_width) // 2, (resized_height - crop_height) // 2
     x_scale, y_scale = width / resized_width, height / resized_height
@@ -455,6 +858,47 @@ def attention_in_image(attention: torch.Tensor, image_processor, width: int, hei
     maps = F.grid_sample(attention[None], points[None], padding_mode="border", align_corners=False)[0]
     maps = maps * ((x.abs() <= 1) & (y.abs() <= 1)[:, None])
     return maps / maps.sum(dim=(1, 2), keepdim=True)
+
+
+def _check_names(parameters: Iterable[str]):
+    names = (*PARAMETERS, "batch_size", "num_workers", "inputs", "images", "image")
+    for name in parameters:
+        if name == "return_attention":
+            raise TypeError(
+                "`return_attention` is now `attention`: 'image' for arrays of the image's size, 'grid' for lists over "
+                "the model's grid."
+            )
+        if name not in names:
+            raise TypeError(f"The pipeline has no parameter {name!r}; {_closest(name, names)}.")
+
+
+def _check_loading(parameters: dict):
+    for name, least in (("batch_size", 1), ("num_workers", 0)):
+        if parameters.get(name) is not None:
+            parameters[name] = _integer(name, parameters[name], least)
+
+
+def _first_repeated(names: Iterable[str]) -> str | None:
+    met = set()
+    for name in names:
+        if name in met:
+            return name
+        met.add(name)
+    return None
+
+
+def _number(value) -> float:
+    """A number of any library as Python's, and NaN for what is none, such as truth values and text."""
+    if isinstance(value, (np.ndarray, np.generic, torch.Tensor)) and value.ndim == 0:
+        value = value.item()
+    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+
+
+def _integer(name: str, value, least: int, or_else: str = "") -> int:
+    number = _number(value)
+    if not (number >= least and number.is_integer()):
+        raise ValueError(f"`{name}` must be a whole number from {least} on{or_else}, but it is {value!r}.")
+    return int(number)
 
 
 def _closest(name: str, names) -> str:

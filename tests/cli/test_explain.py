@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from command_line import CommandFailed
@@ -77,6 +78,13 @@ def test_image_file_that_is_not_square(run, birds):
     printed = run("bird.jpg")
     assert "True class" not in printed and "What it may be" in printed
     assert Path("bird_explanation.png").is_file()
+
+
+def test_image_of_sixteen_bits(run, birds):
+    grey = birds.splits["test_unseen"][0]["image"].convert("L")
+    grey.save("bird.png")
+    Image.fromarray(np.asarray(grey).astype(np.uint16) * 257).save("fine.png")
+    assert run("fine.png").replace("fine", "bird") == run("bird.png")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,8 @@
 from pathlib import Path
 
 import explain_sheet
+import numpy as np
 import pytest
-import torch
 from explain_sheet import main, plot_explanations
 from PIL import Image
 
@@ -14,7 +14,7 @@ MODEL = Path(dedn_hf.__file__).with_name("default_model")
 
 
 def make_explanation(name, width, height, words="red wing"):
-    attention = torch.rand(height, width, generator=torch.Generator().manual_seed(0))
+    attention = np.random.default_rng(0).random((height, width), dtype=np.float32)
     attributes = [AttributeEvidence(text, 0.5, attention / attention.sum()) for text in (words, "long tail", "round")]
     return Explanation([(name, 0.83, False), ("owl", 0.1, True)], attributes)
 

@@ -51,15 +51,15 @@ def main(arguments: list[str]):
     check_model(args.model)
 
     from transformers import pipeline
-    from transformers.image_utils import load_image
 
     from ..data import load_gzsl_dataset
     from ..evaluation.explanation import explain_image, plot_explanation
+    from ..pipeline_dedn import load_any_image
 
     classifier = pipeline(TASK, model=args.model, device="cpu")
     truth = None
     if args.image is not None:
-        image = load_image(args.image)  # upright, as its EXIF tag says
+        image = load_any_image(args.image)
     else:
         # The model has word vectors of its own.
         dataset = load_gzsl_dataset(args.dataset, args.data_dir, word_vectors="random")

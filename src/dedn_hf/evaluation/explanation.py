@@ -6,7 +6,6 @@ import re
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from PIL import Image
 
@@ -40,13 +39,13 @@ class AttributeEvidence:
             What it is, see [`describe_attribute`].
         contribution (`float`):
             What it adds to the score of the class over what it adds to that of the average candidate.
-        attention (`torch.Tensor` of shape `(height, width)`):
+        attention (`np.ndarray` of shape `(height, width)`):
             Each pixel's share of the region attention.
     """
 
     words: str
     contribution: float
-    attention: torch.Tensor
+    attention: np.ndarray
 
 
 @dataclass
@@ -110,7 +109,7 @@ def explain_image(
         top_k=top_classes,
         top_attributes=top_attributes,
         attributes_by="contribution",
-        return_attention=True,
+        attention="image",
         **kwargs,
     )
     classes = [(label["label"], label["score"], label["seen"]) for label in result["labels"]]
@@ -165,7 +164,7 @@ def draw_attention(axes, pixels: np.ndarray, attribute: AttributeEvidence):
         attribute ([`AttributeEvidence`]):
             The attribute.
     """
-    weights = attribute.attention.numpy()
+    weights = attribute.attention
     strength = (weights / weights.max())[..., None]
     grey = pixels.mean(axis=2, keepdims=True)
     # What attention leaves out fades to pale grey, what it looks at keeps its colours.
