@@ -11,7 +11,7 @@ from transformers import ConvNextImageProcessorPil, ViTImageProcessorPil, pipeli
 from transformers.pipelines.pt_utils import KeyDataset
 
 from dedn_hf import DednModel, ZeroShotAttributeClassificationPipeline
-from dedn_hf.pipeline_dedn import attention_in_image
+from dedn_hf.images_dedn import attention_in_image
 
 NAMES = ["jay", "wren", "owl", "swift", "crow"]
 

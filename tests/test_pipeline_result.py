@@ -9,7 +9,8 @@ from tiny_pipeline import check_same, make_classifier, make_image, make_model, m
 from transformers import CLIPImageProcessorPil, ConvNextImageProcessorPil
 
 from dedn_hf import ZeroShotAttributeClassificationPipeline
-from dedn_hf.pipeline_dedn import AttributeResult, ImageResult, LabelResult, attention_in_image, crop_in_image
+from dedn_hf.images_dedn import attention_in_image, crop_in_image
+from dedn_hf.pipeline_dedn import AttributeResult, ImageResult, LabelResult
 
 IMAGES = [make_image(seed, width=30 + 5 * seed) for seed in range(5)]
 ALL = ["jay", "wren", "owl", "swift", "crow"]

@@ -11,7 +11,7 @@ from transformers import CLIPImageProcessorPil, ResNetConfig, pipeline
 
 from dedn_hf.evaluation.explanation import explain_image
 from dedn_hf.evaluation.report import predict_examples
-from dedn_hf.pipeline_dedn import attention_in_image
+from dedn_hf.images_dedn import attention_in_image
 
 BACKBONE = ResNetConfig(
     embedding_size=4, hidden_sizes=[4, 6], depths=[1, 1], layer_type="basic", out_features=["stage2"]

@@ -20,7 +20,7 @@ from dedn_hf import DednModel
 from dedn_hf.backbone_dedn import backbone_class, backbone_feature_map, load_backbone
 from dedn_hf.features.extraction import extract_feature_maps
 from dedn_hf.features.store import fingerprint_weights
-from dedn_hf.pipeline_dedn import crop_in_image
+from dedn_hf.images_dedn import crop_in_image
 
 SWIN = {"depths": [1, 1], "embed_dim": 8, "num_heads": [1, 2], "img_size": 64, "window_size": 4}
 # Architecture, its arguments, side of the image, side of the grid.

@@ -29,7 +29,9 @@ from .backbone_dedn import backbone_class, backbone_feature_map
 from .configuration_dedn import DednConfig
 
 if TYPE_CHECKING:
-    # A saved model takes along the files that this one imports: the pipeline too, and again when it is saved anew.
+    # A saved model takes along the files that this one imports: the pipeline too, and again when it is saved anew,
+    # and what that imports in turn, which older transformers would not find.
+    from .images_dedn import load_any_image  # noqa: F401
     from .pipeline_dedn import ZeroShotAttributeClassificationPipeline  # noqa: F401
 
 
@@ -40,12 +42,6 @@ register_checkpoint_conversion_mapping(
     [WeightConverter(rf"{name}$", f"{name}.weight", operations=[Transpose(0, 1)]) for name in _MATRICES],
     overwrite=True,
 )
-
-
-def _name_as_modules(head, state_dict, prefix, *_):
-    for name in _MATRICES:
-        if prefix + name in state_dict:
-            state_dict[f"{prefix}{name}.weight"] = state_dict.pop(prefix + name).T.contiguous()
 
 
 class DednAttentionHead(nn.Module):
@@ -69,19 +65,26 @@ class DednAttentionHead(nn.Module):
             self.channel_value = nn.Linear(size, regions, bias=False)
             self.channel_weight = nn.Linear(size, regions, bias=False)
         self.region_weight.starts_as_zero = self.channel_weight.starts_as_zero = True
-        self.register_load_state_dict_pre_hook(_name_as_modules)
 
     def forward(self) -> tuple[torch.Tensor, ...]:
         """V H1 and V H2, each `(n, C)`, V H3 and V H4, each `(n, R)`: what the feature map is multiplied with."""
-        region_value = self.region_value(self.word_vectors)
+        # Counters of operations stumble over a parameter as a module's input in inference mode.
+        word_vectors = self.word_vectors if torch.is_grad_enabled() else self.word_vectors.detach()
+        region_value = self.region_value(word_vectors)
         if self.low_rank:
             region_value = self.region_value_out(region_value)
         return (
             region_value,
-            self.region_weight(self.word_vectors),
-            self.channel_value(self.word_vectors),
-            self.channel_weight(self.word_vectors),
+            self.region_weight(word_vectors),
+            self.channel_value(word_vectors),
+            self.channel_weight(word_vectors),
         )
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        for name in _MATRICES:
+            if prefix + name in state_dict:
+                state_dict[f"{prefix}{name}.weight"] = state_dict.pop(prefix + name).T.contiguous()
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 class DednExpert(nn.Module):

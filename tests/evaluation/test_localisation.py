@@ -16,7 +16,7 @@ from dedn_hf.data.cub import ATTRIBUTE_PARTS
 from dedn_hf.data.cub import load as load_cub
 from dedn_hf.data.synthetic_birds import ATTRIBUTE_NAMES, PART_NAMES
 from dedn_hf.evaluation.localisation import AttributeLocalisation, attribute_parts, image_sizes
-from dedn_hf.pipeline_dedn import crop_in_image
+from dedn_hf.images_dedn import crop_in_image
 
 
 def make_localisation(points, parts, grid_size=3, boxes=None, has_attribute=None, **groups):

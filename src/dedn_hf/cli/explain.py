@@ -54,7 +54,7 @@ def main(arguments: list[str]):
 
     from ..data import load_gzsl_dataset
     from ..evaluation.explanation import explain_image, plot_explanation
-    from ..pipeline_dedn import load_any_image
+    from ..images_dedn import load_any_image
 
     classifier = pipeline(TASK, model=args.model, device="cpu")
     truth = None
@@ -67,7 +67,7 @@ def main(arguments: list[str]):
         if not 0 <= args.index < len(split):
             raise ValueError(f"{args.split} has images from 0 to {len(split) - 1}, and no {args.index}.")
         example = split[args.index]
-        image, truth = example["image"].convert("RGB"), dataset.class_names[example["label"]]
+        image, truth = load_any_image(example["image"]), dataset.class_names[example["label"]]
     explanation = explain_image(classifier, image, args.top_classes, args.top_attributes)
 
     predicted = explanation.classes[0][0]

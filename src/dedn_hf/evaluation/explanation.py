@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from ..images_dedn import load_any_image
 from ..pipeline_dedn import ZeroShotAttributeClassificationPipeline
 from .plots import save_figure
 
@@ -135,7 +136,7 @@ def plot_explanation(explanation: Explanation, image: Image.Image, path: str | o
         title (`str`):
             Heading of the picture.
     """
-    pixels = np.asarray(image.convert("RGB")) / 255
+    pixels = np.asarray(load_any_image(image)) / 255
     columns = min(3, 1 + len(explanation.attributes))
     rows = math.ceil((1 + len(explanation.attributes)) / columns)
     panel_height = 8 / columns * image.height / image.width

@@ -19,7 +19,7 @@ from PIL import Image
 
 from ..configuration_dedn import DednConfig
 from ..data import GzslDataset
-from ..pipeline_dedn import crop_in_image
+from ..images_dedn import crop_in_image
 
 MEASURES = ("part", "part_within_one_cell", "box")
 LOOKS = ("coarse", "fine", "mixed", "uniform", "centre")
@@ -86,7 +86,7 @@ class AttributeLocalisation:
         boxes (`np.ndarray` of shape `(N, 4)`):
             `[x, y, width, height]` of the birds, in pixels.
         crops (`np.ndarray` of shape `(N, 4)`):
-            `[left, top, right, bottom]` of what the model sees, in pixels, see [`~pipeline_dedn.crop_in_image`].
+            `[left, top, right, bottom]` of what the model sees, in pixels, see [`~images_dedn.crop_in_image`].
         has_attribute (`np.ndarray` of shape `(N, A)`, bool):
             Whether the class of an image has an attribute.
         config ([`DednConfig`]):
@@ -159,7 +159,7 @@ class AttributeLocalisation:
                 Config of the model.
 
         Raises:
-            ValueError: see [`~pipeline_dedn.crop_in_image`].
+            ValueError: see [`~images_dedn.crop_in_image`].
         """
         crops = [crop_in_image(image_processor, *size) for size in image_sizes(images).tolist()]
         columns = images.select_columns(["part_points", "box"]).with_format("numpy")[:]

@@ -421,7 +421,7 @@ def evaluate_model(
         [`EvaluationReport`].
 
     Raises:
-        ValueError: see [`match_classes`] and [`~pipeline_dedn.crop_in_image`].
+        ValueError: see [`match_classes`] and [`~images_dedn.crop_in_image`].
     """
     place = match_classes(model.config, dataset)
     class_attributes = model.class_attributes.float().cpu().numpy()

@@ -12,6 +12,7 @@ from transformers import AutoImageProcessor, CLIPImageProcessorPil
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..backbone_dedn import backbone_feature_map, load_backbone
+from ..images_dedn import load_any_image
 from .store import FeatureMapStore, fingerprint_weights
 from .store_writer import StoreWriter, start_processes
 from .torchvision_resnet import load_torchvision_resnet
@@ -196,7 +197,7 @@ class _PixelValues(torch.utils.data.Dataset):
         for place in places:
             row = self.dataset[int(self.order[place])]
             try:
-                images.append(Image().decode_example(row["image"]).convert("RGB"))
+                images.append(load_any_image(row["image"]))
                 readable.append(place)
             except Exception as error:  # Pillow raises whatever a damaged byte leads to
                 reason = re.sub(r" at 0x[0-9a-f]+", "", str(error)) or type(error).__name__

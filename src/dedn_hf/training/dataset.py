@@ -9,6 +9,7 @@ import torch
 from torch.utils.data import ConcatDataset, Subset
 
 from ..configuration_dedn import DednConfig
+from ..images_dedn import load_any_image
 
 
 def read_labels(dataset: torch.utils.data.Dataset) -> np.ndarray | None:
@@ -166,7 +167,7 @@ class PixelValueDataset(torch.utils.data.Dataset):
         return [{"pixel_values": p, "labels": int(self.labels[i])} for p, i in zip(pixel_values, indices, strict=True)]
 
     def _preprocess(self, indices: list[int]) -> torch.Tensor:
-        images = [image.convert("RGB") for image in self.images[indices]["image"]]
+        images = [load_any_image(image) for image in self.images[indices]["image"]]
         return self.image_processor(images, return_tensors="pt")["pixel_values"]
 
 
