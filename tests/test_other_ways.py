@@ -2,14 +2,16 @@
 
 import copy
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload
 from peft import LoraConfig, PeftModel, get_peft_model
+from PIL import Image
 from tiny_model import make_tiny_config, make_tiny_model
-from transformers import AutoModel, ResNetConfig
+from transformers import AutoModel, CLIPImageProcessorPil, ResNetConfig, pipeline
 
 from dedn_hf import DednModel, load_gzsl_dataset
 from dedn_hf.evaluation import gzsl_metrics
@@ -139,6 +141,24 @@ def test_a_map_of_devices(model, pixel_values, tmp_path):
         torch.testing.assert_close(logits(loaded, pixel_values), expected)
         loaded.save_pretrained(tmp_path / "again")
         torch.testing.assert_close(logits(AutoModel.from_pretrained(tmp_path / "again"), pixel_values), expected)
+
+
+def test_a_pipeline_of_an_offloaded_model(model, pixel_values, tmp_path):
+    processor = CLIPImageProcessorPil(size={"shortest_edge": 24}, crop_size=24)
+    image = Image.new("RGB", (30, 40), "red")
+    make = partial(pipeline, "zero-shot-attribute-classification", image_processor=processor)
+    expected = [label["label"] for label in make(model=model)(image)["labels"]]
+    model.save_pretrained(tmp_path / "model")
+    buffers = {name: "cpu" for name, _ in model.named_buffers(recurse=False)}
+    options = {"offload_folder": tmp_path / "offload"}
+    device_map = {"backbone": "cpu", "coarse_expert": "disk", "fine_expert": "disk", **buffers}
+    loaded = AutoModel.from_pretrained(tmp_path / "model", device_map=device_map, **options)
+    for _ in range(2):
+        assert [label["label"] for label in make(model=loaded)(image)["labels"]] == expected
+    loaded = AutoModel.from_pretrained(tmp_path / "model", device_map={**device_map, "backbone": "disk"}, **options)
+    for offloaded in (loaded, cpu_offload(model)):
+        with pytest.raises(ValueError, match=r"offloaded.*`from_pretrained\(device_map=…\)`.*not 'disk'"):
+            make(model=offloaded)
 
 
 def test_offloaded_buffers(model, pixel_values):

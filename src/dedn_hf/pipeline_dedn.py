@@ -16,6 +16,7 @@ from typing import Any, NotRequired, TypedDict
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 from torch.utils.data import Dataset, IterableDataset
 from transformers import Pipeline
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
@@ -143,6 +144,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
 
     def __init__(self, *args, **kwargs):
         _check_loading(kwargs)
+        _check_devices(kwargs.get("model", args[0] if args else None))
         super().__init__(*args, **kwargs)
         if self.model.config.backbone_config is None:
             raise ValueError(
@@ -722,6 +724,17 @@ def _check_loading(parameters: dict):
     for name, least in (("batch_size", 1), ("num_workers", 0)):
         if parameters.get(name) is not None:
             parameters[name] = _integer(name, parameters[name], least)
+
+
+def _check_devices(model):
+    """Raises a `ValueError` if it cannot be told from a model with offloaded parameters where it computes."""
+    if isinstance(model, nn.Module) and any(parameter.is_meta for parameter in model.parameters()):
+        place = next(iter(getattr(model, "hf_device_map", {"": "disk"}).values()))
+        if place == "disk":
+            raise ValueError(
+                "The model's parameters are offloaded, and it does not say where it computes: load it by "
+                "`from_pretrained(device_map=…)`, and let the first entry of the map be a device and not 'disk'."
+            )
 
 
 def _first_repeated(names: Iterable[str]) -> str | None:
