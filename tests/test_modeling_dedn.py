@@ -859,6 +859,19 @@ def test_pruning_reaches_the_experts():
             torch.testing.assert_close(model(feature_map=feature_map).logits, expected(feature_map=feature_map).logits)
 
 
+def test_a_replica_without_parameters(feature_map):
+    """What `nn.DataParallel` puts on each of several GPUs: its tensors are attributes and no parameters."""
+    model = make_tiny_model()
+    replica = copy.deepcopy(model)
+    for module in replica.modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            del module._parameters[name]
+            object.__setattr__(module, name, parameter.detach().clone())
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(replica(feature_map=feature_map).logits, model(feature_map=feature_map).logits)
+
+
 # Folders of before
 
 

@@ -249,19 +249,20 @@ def test_autocast(dtype, birds, default_scores):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", ["eager", "blockwise again", "compiled", "exported", "onnx", "double"])
+@pytest.mark.parametrize("way", ["eager", "one by one", "compiled", "exported", "eager exported", "onnx", "double"])
 def test_other_ways_in_float32(way, birds, default_scores, tmp_path):
     model = AutoModel.from_pretrained(DEFAULT_MODEL)
     pixel_values = birds[0][torch.arange(200) * len(birds[0]) // 200]
     expected = default_scores[torch.arange(200) * len(birds[0]) // 200]
     if way == "eager":
         scores = score(AutoModel.from_pretrained(DEFAULT_MODEL, attn_implementation="eager"), pixel_values)
-    elif way == "blockwise again":
+    elif way == "one by one":
         scores = torch.cat([score(model, image[None]) for image in pixel_values])
     elif way == "compiled":
         with torch.no_grad():
             scores = torch.compile(model, fullgraph=True, backend="aot_eager")(pixel_values).logits
-    elif way == "exported":
+    elif way.endswith("exported"):
+        model.set_attn_implementation("eager" if way == "eager exported" else "blockwise")
         exported = torch.export.export(model, (pixel_values[:2],), dynamic_shapes=({0: torch.export.Dim("batch")},))
         scores = exported.module()(pixel_values)["logits"]
     elif way == "onnx":

@@ -672,7 +672,8 @@ class DednModel(DednPreTrainedModel):
         self._check_inputs(feature_map, labels, class_attributes)
 
         # One row a region (B, R, C); its transpose has one row a channel.
-        regions = feature_map.to(self.dtype).flatten(2).mT.contiguous()
+        # (`self.dtype` asks the model's parameters, and a replica on one of several GPUs has none.)
+        regions = feature_map.to(self.coarse_expert.heads[0].word_vectors.dtype).flatten(2).mT.contiguous()
         if self.config.normalize_features:
             regions = F.normalize(regions, dim=-1)
 
@@ -817,7 +818,7 @@ class DednModel(DednPreTrainedModel):
         """
         modules = [module for expert in (self.coarse_expert, self.fine_expert) for module in expert.modules()]
         parameters = [parameter for module in modules for parameter in module.parameters(recurse=False)]
-        keep = not (
+        keep = parameters and not (
             self.training
             or torch.is_grad_enabled()
             or torch.compiler.is_compiling()

@@ -151,7 +151,6 @@ def test_trial_of_a_search(tmp_path):
 
 
 def test_hyperparameter_search(tmp_path):
-    pytest.importorskip("optuna")
     given = {"model": None, "model_init": lambda: make_trainval_model(DATASET)}
     trainer = make(tmp_path, given=given, eval_strategy="epoch", logging_strategy="steps", logging_steps=1)
     best = trainer.hyperparameter_search(
