@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from test_trainer import losses
 from tiny_training import TinyFeatureMaps, make_tiny_arguments, make_tiny_dataset, make_trainval_model
 from torch.utils.data import ConcatDataset, Subset
@@ -649,3 +650,18 @@ def test_checkpoint_is_pushed_with_the_code_and_the_card(tmp_path, monkeypatch):
     }
     trainer.create_model_card()
     assert (tmp_path / "out" / "README.md").read_text(encoding="utf-8") == "card"
+
+
+@pytest.mark.parametrize("trainer_class", [DednTrainer, Trainer])
+def test_an_adapter_alone_is_trained_and_saved(trainer_class, tmp_path):
+    base = make_trainval_model(DATASET)
+    before = {name: value.clone() for name, value in base.state_dict().items()}
+    adapted = get_peft_model(base, LoraConfig(r=2, target_modules=["region_value", "region_weight"]))
+    trainer = make(tmp_path, trainer_class, given={"model": adapted}, save_strategy="epoch")
+    trainer.train()
+    saved = {file.name for file in (tmp_path / "checkpoint-10").iterdir()}
+    assert "adapter_model.safetensors" in saved and "model.safetensors" not in saved
+    after = {name.replace(".base_layer", ""): value for name, value in base.state_dict().items()}
+    assert all(torch.equal(after[name], value) for name, value in before.items())
+    assert any(parameter.any() for name, parameter in adapted.named_parameters() if "lora_B" in name)
+    assert ("eval_H" in trainer.evaluate()) == (trainer_class is DednTrainer)
