@@ -101,7 +101,7 @@ def test_names_of_the_argument(classifier, expected, name):
         lambda path: (PIXELS / 255).astype(np.float32),
         lambda path: PIXELS.transpose(2, 0, 1),
         lambda path: PIXELS[:, ::-1][:, ::-1],
-        lambda path: np.dstack([PIXELS, PIXELS[..., 0]]),
+        lambda path: np.dstack([PIXELS, np.full_like(PIXELS[..., 0], 255)]),
         lambda path: TENSOR,
         lambda path: TENSOR.permute(1, 2, 0),
         lambda path: TENSOR / 255,
@@ -280,8 +280,8 @@ def test_processes_that_read_images(classifier, expected, num_workers):
         ("data:image/png", "it is neither a file nor a URL"),
         ("file:///nowhere.png", "it is neither a file nor a URL"),
         (".", "it is a folder; give the paths of its images"),
-        (Image.fromarray(GREY.astype(np.float32)), "what is white in an image of mode 'F' is not known"),
-        (Image.fromarray(GREY.astype(np.int32)), "what is white in an image of mode 'I' is not known"),
+        (Image.fromarray(GREY.astype(np.float32)), "what is white among floats beyond 0 to 1, here from 5 to 242"),
+        (Image.fromarray(GREY.astype(np.int32)), "what is white among 32-bit integers, here from 5 to 242"),
     ],
 )
 def test_no_image(classifier, image, message):

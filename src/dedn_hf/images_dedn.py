@@ -13,11 +13,15 @@ import torch
 import torch.nn.functional as F
 from PIL import Image, ImageOps
 from transformers.image_utils import load_image
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 
 def load_any_image(image, timeout: float | None = None) -> Image.Image:
     """
-    An image from whatever the pipeline takes for one, in RGB and upright, as its EXIF tag says.
+    An image from whatever the pipeline takes for one, in RGB and upright, as its EXIF tag says; on white, where it is
+    transparent; the first frame, with a warning, where it has several.
 
     Args:
         image:
@@ -61,12 +65,34 @@ def load_any_image(image, timeout: float | None = None) -> Image.Image:
     if not isinstance(image, Image.Image):
         kind = "one flat list of images" if isinstance(image, Iterable) else "a path, URL, array or PIL image"
         raise ValueError(f"it is no image; give {kind}")
-    if image.mode.startswith("I;16"):
+    # The two pictures of an MPO file, as telephones make them, are one.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
+        logger.warning(
+            f"{getattr(image, 'filename', '') or 'An image'} has {image.n_frames} frames: the first is taken."
+        )
+    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         # Pillow would show all above 255 as white.
-        image = Image.fromarray((np.asarray(ImageOps.exif_transpose(image)) / 257).round().astype(np.uint8))
-    elif image.mode in ("I", "F"):
-        raise ValueError(f"what is white in an image of mode {image.mode!r} is not known; save it with 8 or 16 bits")
+        image = _image_of_greys(ImageOps.exif_transpose(image))
+    elif image.has_transparency_data:
+        # What lies below is no part of the picture: mostly black, or what was cut away.
+        image = ImageOps.exif_transpose(image).convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return load_image(image)
+
+
+def _image_of_greys(image: Image.Image) -> Image.Image:
+    greys = np.asarray(image)
+    if image.mode.startswith("I;16"):
+        greys = greys / 257
+    elif image.mode == "F" and greys.min() >= 0 and greys.max() <= 1:
+        greys = greys * 255
+    else:
+        kind = "32-bit integers" if image.mode == "I" else "floats beyond 0 to 1"
+        raise ValueError(
+            f"what is white among {kind}, here from {greys.min():g} to {greys.max():g}, is not known; save it with 8 "
+            "or 16 bits, or as floats from 0 to 1"
+        )
+    return Image.fromarray(greys.round().astype(np.uint8))
 
 
 def _image_of_array(array: np.ndarray | torch.Tensor) -> Image.Image:
