@@ -253,3 +253,15 @@ def test_without_h5py(run, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", fail)
     with pytest.raises(ImportError, match=r"pip install 'dedn-hf\[hdf5\]'"):
         run()
+
+
+@pytest.mark.parametrize("channels_last", [False, True])
+@pytest.mark.parametrize("value, what", [(0, "all zeros"), (np.nan, "not finite"), (np.inf, "not finite")])
+def test_rows_that_were_never_written_or_not_well_are_named(run, tmp_path, value, what, channels_last):
+    maps = MAPS.astype(np.float32)
+    maps[4] = 0 if value == 0 else maps[4]
+    maps[4, 1, 2, 0] = value
+    maps = np.moveaxis(maps, 1, -1) if channels_last else maps
+    file = write(tmp_path / "holes.hdf5", feature_map=maps, labels=np.array(LABELS))
+    with pytest.raises(ValueError, match=f"row 4, of the image with id {IMAGE_IDS[4]}, is {what}"):
+        run(file=file)

@@ -57,7 +57,8 @@ def import_hdf5(
         ImportError: If h5py is not installed.
         FileNotFoundError: If there is no such file.
         ValueError: If the file lacks a key, its maps have no or more than one possible layout, its rows do not fit the
-            data set (the first that does not is named), a map exceeds float16, or the folder is that of another store.
+            data set (the first that does not is named), a map is all zeros, not finite or exceeds float16, or the
+            folder is that of another store.
     """
     try:
         import h5py
@@ -117,6 +118,7 @@ def import_hdf5(
                     raise ValueError(
                         f"{map_key} in {file} cannot be read from row {places[0]} to {places[-1]}: {error}."
                     ) from error
+                _check_maps(file, map_key, block, places, row_ids)
                 block = block[place_of_row]
                 if channels_last:
                     block = block.reshape(len(rows), side * side, channels).swapaxes(1, 2)
@@ -180,6 +182,20 @@ def _read_proposed_order(data_dir: str | os.PathLike, name: str, dataset: Datase
             f"{split.folder / 'res101.mat'} names {image_files[found.index(None)]}, which is no image of the data set."
         )
     return np.array([id_of_path[path] for path in found]), split.class_names
+
+
+def _check_maps(file: Path, key: str, block: np.ndarray, places: np.ndarray, row_ids: np.ndarray):
+    """Raises a ValueError that names the first row of a block that was never written, or not well."""
+    axes = tuple(range(1, block.ndim))
+    finite, written = np.isfinite(block).all(axis=axes), block.any(axis=axes)
+    if (finite & written).all():
+        return
+    first = (finite & written).argmin()
+    what = "all zeros" if finite[first] else "not finite"
+    raise ValueError(
+        f"{key} in {file}: row {places[first]}, of the image with id {row_ids[places[first]]}, is {what}. Make the "
+        "file again: whoever wrote it has left the row out."
+    )
 
 
 def _check_rows(
