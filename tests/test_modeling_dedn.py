@@ -766,6 +766,21 @@ def test_what_inference_keeps_is_of_one_precision():
         assert model.double()(feature_map=feature_map).logits.dtype == torch.float64
 
 
+def test_what_inference_keeps_does_not_depend_on_the_defaults_of_torch(feature_map):
+    model = make_tiny_model()
+    expected = model(feature_map=feature_map).logits
+    torch.set_default_dtype(torch.float64)
+    torch.set_default_device("meta")
+    try:
+        with torch.no_grad():
+            kept = model._folded(model.device)
+            assert model._folded(model.device) is kept
+            torch.testing.assert_close(model(feature_map=feature_map).logits, expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
+
+
 def test_a_copy_takes_along_nothing_that_inference_keeps():
     model = make_tiny_model()
     before = pickle.dumps(model)
@@ -883,6 +898,10 @@ def _as_before(state):
     }
 
 
+class Subclass(DednModel):
+    pass
+
+
 @pytest.mark.parametrize("rank", [None, 2])
 def test_folders_and_states_of_before_load_to_the_same_numbers(rank, tmp_path, feature_map):
     model = make_tiny_model(region_value_rank=rank)
@@ -894,7 +913,7 @@ def test_folders_and_states_of_before_load_to_the_same_numbers(rank, tmp_path, f
     assert not any(report[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     other = DednModel(model.config)
     other.load_state_dict(before)
-    for copied in (loaded, other.eval()):
+    for copied in (loaded, other.eval(), Subclass.from_pretrained(tmp_path)):
         assert all(torch.equal(value, copied.state_dict()[name]) for name, value in model.state_dict().items())
     # And are saved as folders are now.
     loaded.save_pretrained(tmp_path)

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 # Until version 0.2 each matrix of a head was a parameter of its own, (D, C) where the module's weight is (C, D).
 _MATRICES = ("region_value", "region_value_out", "region_weight", "channel_value", "channel_weight")
 register_checkpoint_conversion_mapping(
-    "DednModel",
+    DednConfig.model_type,
     [WeightConverter(rf"{name}$", f"{name}.weight", operations=[Transpose(0, 1)]) for name in _MATRICES],
     overwrite=True,
 )
@@ -832,8 +832,9 @@ class DednModel(DednPreTrainedModel):
         # By their contents, because nothing counts what is changed through `parameter.data`. Any change that could
         # show in a score shows in these sums, and they take a quarter of the time.
         if self._kept is None:
-            numbers = max(map(torch.numel, parameters))
-            self._kept = (1 + torch.rand(numbers, generator=torch.Generator().manual_seed(0)), None, None, None)
+            numbers, generator = max(map(torch.numel, parameters)), torch.Generator().manual_seed(0)
+            weights = 1 + torch.rand(numbers, generator=generator, dtype=torch.float32, device="cpu")
+            self._kept = (weights, None, None, None)
         weights, *state, folded = self._kept
         sums = torch.stack([torch.dot(values.flatten(), weights[: values.numel()]) for values in parameters])
         if state[0] != autocast or not torch.equal(state[1], sums):
