@@ -163,10 +163,33 @@ def test_empty_and_missing_class(load, tree):
     with pytest.raises(FileNotFoundError, match=r"JPEGImages/bat has no images"):
         load()
     folder.rmdir()
-    with pytest.raises(
-        FileNotFoundError, match=r"has 4 folders for the 5 classes in classes\.txt: bat is in only one"
-    ):
+    with pytest.raises(FileNotFoundError, match=r"has no folder for 1 of the 5 classes in classes\.txt: bat\."):
         load_awa2_images(tree)
+
+
+def test_a_folder_too_many_is_not_read_and_said(load, tree):
+    expected = load().splits["test_unseen"]["image_id"][:]
+    folder = tree / "Animals_with_Attributes2/JPEGImages/.thumbnails"
+    folder.mkdir()
+    Image.new("RGB", (4, 4)).save(folder / "bat.jpg")
+    with pytest.warns(UserWarning, match=r"JPEGImages: \.thumbnails is no class in classes\.txt, and not read"):
+        assert load().splits["test_unseen"]["image_id"][:] == expected
+
+
+def test_capital_letters_in_a_files_ending(load, tree):
+    def contents():
+        return {
+            name: [(row["image_id"], row["image"].getpixel((0, 0))) for row in split]
+            for name, split in load().splits.items()
+        }
+
+    expected = contents()
+    folder = tree / "Animals_with_Attributes2/JPEGImages/bat"
+    (folder / "bat_10003.jpg").rename(folder / "bat_10003.JPG")
+    assert contents() == expected
+    Image.new("RGB", (4, 4)).save(folder / "bat_10003.jpg")
+    with pytest.raises(ValueError, match=r"bat_10003\.jpg is there twice|bat_10003\.JPG is there twice"):
+        load()
 
 
 def test_image_too_many(load, tree):

@@ -1,6 +1,7 @@
 """Animals with Attributes 2 (Xian et al. 2018) in its official layout, with the Proposed Split."""
 
 import os
+import warnings
 from pathlib import Path
 
 from datasets import Dataset
@@ -118,19 +119,30 @@ def _read_images(folder: Path) -> tuple[list[str], dict[str, dict]]:
     (class_file,) = find_files(folder, "classes.txt", help=AWA2_HELP)
     class_names, image_folder = read_numbered(class_file, AWA2_HELP), folder.resolve() / "JPEGImages"
     folders = {path.name for path in image_folder.iterdir() if path.is_dir()} if image_folder.is_dir() else set()
-    if folders != set(class_names):
-        differing = sorted(folders ^ set(class_names))
+    missing = sorted(set(class_names) - folders)
+    if missing:
         raise FileNotFoundError(
-            f"{image_folder} has {len(folders)} folders for the {len(class_names)} classes in {class_file.name}: "
-            f"{', '.join(differing[:3])}{', …' if len(differing) > 3 else ''} {'are' if differing[1:] else 'is'} in "
-            f"only one of them. {AWA2_HELP}"
+            f"{image_folder} has no folder for {len(missing)} of the {len(class_names)} classes in {class_file.name}: "
+            f"{', '.join(missing[:3])}{', …' if len(missing) > 3 else ''}. {AWA2_HELP}"
+        )
+    strangers = sorted(folders - set(class_names))
+    if strangers:
+        warnings.warn(
+            f"{image_folder}: {', '.join(strangers[:3])}{', …' if len(strangers) > 3 else ''} "
+            f"{'are no classes' if strangers[1:] else 'is no class'} in {class_file.name}, and not read.",
+            stacklevel=4,
         )
     images = {}
     for label, name in enumerate(class_names):
-        files = sorted(path.name for path in (image_folder / name).glob("*.jpg"))
+        files = sorted(path for path in (image_folder / name).iterdir() if path.suffix.lower() == ".jpg")
         if not files:
             raise FileNotFoundError(f"{image_folder / name} has no images (*.jpg). {AWA2_HELP}")
         for file in files:
-            path = f"{name}/{file}"
-            images[path] = {"image": str(image_folder / path), "label": label, "image_id": image_id_of(path)}
+            # As the Proposed Split and stores name it, also where a copy has made it .JPG.
+            path = f"{name}/{file.stem}.jpg"
+            if path in images:
+                raise ValueError(
+                    f"{file} is there twice, with its ending in small and in capital letters. Remove one."
+                )
+            images[path] = {"image": str(file), "label": label, "image_id": image_id_of(path)}
     return class_names, images
