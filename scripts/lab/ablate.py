@@ -59,6 +59,7 @@ def main(arguments: list[str] | None = None):
             script.word_vectors,
             check_files=script.feature_maps is None,
             attribute_groups=config.pop("attribute_groups", None),
+            attribute_scale=script.attribute_scale,
         )
     names = dataset.attribute_names
     vectors = {name: load_word_vectors(source, names) for name, source in sources.items() if source is not None}

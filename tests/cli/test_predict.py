@@ -300,6 +300,15 @@ def test_classes_of_a_table_are_the_candidates(photos, classifier, scale):
     assert row["seen"] == "false" and row["score_3"] == row["seen_3"] == ""
 
 
+def test_attribute_scale_of_a_table_of_classes(photos, classifier, capsys):
+    names = classifier.model.config.attribute_names[:2]
+    Path("mine.csv").write_text(f"class,{names[0]},{names[1]}\none,5,0\nother,1,5\n")
+    check_refused(capsys, "'5', the highest strength", "--classes", "mine.csv")
+    assert run("photos/0.png", "--classes", "mine.csv", "--attribute_scale", 5) == 0
+    assert "mine.csv: 2 classes, 2 attributes, strengths up to 5 on a scale from 0 to 5" in capsys.readouterr().err
+    check_refused(capsys, "attribute_scale is 'five'", "--classes", "mine.csv", "--attribute_scale", "five")
+
+
 def test_wrong_table_of_classes(photos, capsys, monkeypatch):
     Path("mine.csv").write_text("class,no such thing\none,1\n")
     check_refused(capsys, "no such thing", "--classes", "mine.csv", "--output", "birds.csv")
@@ -328,6 +337,7 @@ def test_wrong_model_and_device(photos, capsys, tmp_path):
         (["a.png", "--top_k", "0"], "'0' is no number from 1 on"),
         (["a.png", "--attributes", "some"], "'some' is no number from 1 on"),
         (["a.png", "--batch_size", "-1"], "'-1' is no number from 1 on"),
+        (["a.png", "--attribute_scale", "5"], "name it with --classes"),
         (["a.png", "--resume"], "name it with --output"),
         (["a.png", "--topk", "3"], "--topk"),
     ],

@@ -143,6 +143,48 @@ def test_per_cent(tree, load):
     assert any("taken as per cent" in line for line in read_folder(tree).understood)
 
 
+@pytest.mark.parametrize("unknown", ["", "NA", "-1"])
+def test_unknown_strengths_take_the_mean_of_the_seen_classes(tree, load, caplog, unknown):
+    known = load().class_attributes
+    assert not caplog.records
+    replace_line(tree / "classes.csv", 3, f"Amsel,{unknown},{known[1, 1]},{known[1, 2]},0")
+    replace_line(tree / "classes.csv", 5, f"Spatz,{known[3, 0]},{known[3, 1]},{known[3, 2]},{unknown}")
+    found = load().class_attributes
+    # Seen and validation classes are 0, 1, 2 and 4.
+    known[1, 3] = 0
+    known[1, 0], known[3, 3] = known[[0, 2, 4], 0].mean(), known[[0, 1, 2, 4], 3].mean()
+    np.testing.assert_allclose(found, known, rtol=1e-6)
+    said = (
+        "classes.csv: 2 unknown strengths take the seen classes' mean of the attribute, such as 'brown wing' of Amsel"
+    )
+    assert said in caplog.text and said in check_folder(tree, "random")[0]
+
+
+def test_attribute_known_of_unseen_classes_only_takes_their_mean(tree, load):
+    rows = [[name, 1, 0.5, 0, 0.6 if name == "Spatz" else 0.2 if name == "Taube" else "?"] for name in CLASSES]
+    write_table(tree / "classes.csv", [["class", *ATTRIBUTES], *rows])
+    np.testing.assert_allclose(load().class_attributes[:, 3], [0.4, 0.4, 0.4, 0.6, 0.4, 0.2], rtol=1e-6)
+    assert any("4 unknown strengths take all classes' mean" in line for line in read_folder(tree).understood)
+
+
+def test_attribute_scale(tree, load):
+    rows = [[name, 5, label, 0, 0] for label, name in enumerate(CLASSES)]
+    write_table(tree / "classes.csv", [["class", *ATTRIBUTES], *rows])
+    assert "line 2 (Zaunkönig): 'brown wing' is '5'" in problems_of(tree)[0]
+    assert "--attribute_scale" in problems_of(tree)[0]
+    np.testing.assert_allclose(load(attribute_scale="5").class_attributes[:, 1], np.arange(6) / 5, rtol=1e-6)
+    np.testing.assert_allclose(load(attribute_scale="percent").class_attributes[:, 0], 0.05, rtol=1e-6)
+    dataset = load_gzsl_dataset("folder", tree, "random", attribute_scale=5)
+    assert dataset.class_attributes.max() == 1
+    understood, problems = check_gzsl_dataset("folder", tree, "random", attribute_scale="5")
+    assert not problems and any("on a scale from 0 to 5" in line for line in understood)
+    for load_or_check in (load_gzsl_dataset, check_gzsl_dataset):
+        with pytest.raises(ValueError, match="attribute_scale is 'five'; it must be unit"):
+            load_or_check("folder", tree, "random", attribute_scale="five")
+        with pytest.raises(ValueError, match="cub has a scale of its own"):
+            load_or_check("cub", tree, "random", attribute_scale="unit")
+
+
 def test_a_changed_table_is_read_anew(load, tree):
     assert load().seen_class_ids == [0, 1, 2, 4]
     replace_line(tree / "split.csv", 2, "Zaunkönig,unseen")
@@ -246,10 +288,15 @@ def test_odd_images(tree, load):
     [
         ("classes.csv", 3, "Zaunkönig,1,1,1,1", "classes.csv, line 3: class 'Zaunkönig' is in line 2 already"),
         ("classes.csv", 3, "Amsel,1,1,1", "classes.csv, line 3: 4 values where the header has 5"),
-        ("classes.csv", 3, "Amsel,,x,0,0", "line 3 (Amsel): strengths .* 'brown wing' is '', and 1 more are wrong"),
-        ("classes.csv", 3, "Amsel,-1,0,0,1", "line 3 (Amsel): strengths .* 'brown wing' is '-1'"),
-        ("classes.csv", 3, "Amsel,nan,0,0,1", "line 3 (Amsel): strengths .* 'brown wing' is 'nan'"),
-        ("classes.csv", 3, "Amsel,101,0,0,1", "line 3 (Amsel): strengths .* 'brown wing' is '101'"),
+        (
+            "classes.csv",
+            3,
+            "Amsel,high,low,0,1",
+            "line 3 (Amsel): 'brown wing' is 'high', but strengths .*, and 1 more",
+        ),
+        ("classes.csv", 3, "Amsel,-0.5,0,0,1", "line 3 (Amsel): 'brown wing' is '-0.5', but strengths"),
+        ("classes.csv", 3, "Amsel,inf,0,0,1", "line 3 (Amsel): 'brown wing' is 'inf', but strengths"),
+        ("classes.csv", 3, "Amsel,101,0,0,1", "line 3 (Amsel): 'brown wing' is '101', neither"),
         ("classes.csv", 3, "Amsel,0,0,0,0", "line 3 (Amsel): the class has no attribute above 0"),
         ("classes.csv", 3, None, "images/Amsel has 10 images, but classes.csv gives the class no attributes"),
         ("classes.csv", 3, ",1,1,1,1", "line 3: the class has no name"),

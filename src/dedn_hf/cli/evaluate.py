@@ -17,6 +17,10 @@ def main(arguments: list[str]):
     parser.add_argument("--model", required=True, help="folder or Hub id of a model")
     parser.add_argument("--dataset", required=True, help="synthetic_birds, cub, …: what it was trained for")
     parser.add_argument("--data_dir", help="folder of the data set's files")
+    parser.add_argument(
+        "--attribute_scale",
+        help="unit, percent or the top of the scale of a folder's classes.csv (default: as the table says)",
+    )
     parser.add_argument("--feature_maps", help="read a store of `dedn features` instead of images")
     parser.add_argument("--output_dir", required=True, help="folder for results.json and figures")
     parser.add_argument("--batch_size", type=int, default=100, help="images in the model at once (default: 100)")
@@ -40,7 +44,11 @@ def main(arguments: list[str]):
     model = DednModel.from_pretrained(args.model).to(args.device)
     # Evaluation uses the model's own word vectors, so the data set's are of no interest.
     dataset = load_gzsl_dataset(
-        args.dataset, args.data_dir, word_vectors="random", check_files=args.feature_maps is None
+        args.dataset,
+        args.data_dir,
+        word_vectors="random",
+        check_files=args.feature_maps is None,
+        attribute_scale=args.attribute_scale,
     )
     match_classes(model.config, dataset)
     if args.feature_maps is not None:

@@ -26,6 +26,10 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     of_dataset = parser.add_argument_group("an image of a data set, instead of a file")
     of_dataset.add_argument("--dataset", help="synthetic_birds, cub, …")
     of_dataset.add_argument("--data_dir", help="folder of the data set's files; the synthetic birds need none")
+    of_dataset.add_argument(
+        "--attribute_scale",
+        help="unit, percent or the top of the scale of a folder's classes.csv (default: as the table says)",
+    )
     of_dataset.add_argument("--split", choices=SPLITS, default=SPLITS[0], help=f"its split (default: {SPLITS[0]})")
     of_dataset.add_argument("--index", type=int, default=0, help="which image of the split, from 0 (default: 0)")
     args = parser.parse_args(arguments)
@@ -62,7 +66,9 @@ def main(arguments: list[str]):
         image = load_any_image(args.image)
     else:
         # The model has word vectors of its own.
-        dataset = load_gzsl_dataset(args.dataset, args.data_dir, word_vectors="random")
+        dataset = load_gzsl_dataset(
+            args.dataset, args.data_dir, word_vectors="random", attribute_scale=args.attribute_scale
+        )
         split = dataset.splits[args.split]
         if not 0 <= args.index < len(split):
             raise ValueError(f"{args.split} has images from 0 to {len(split) - 1}, and no {args.index}.")

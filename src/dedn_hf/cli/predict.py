@@ -40,6 +40,11 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         "--classes", metavar="FILE.csv", help="classes to choose among, by their attributes: class,<attribute>,…"
     )
     parser.add_argument(
+        "--attribute_scale",
+        metavar="SCALE",
+        help="unit, percent or the top of the scale of --classes (default: as the table says)",
+    )
+    parser.add_argument(
         "--top_k", type=_at_least_one, metavar="N", help="labels for an image (default: 3 in a table, 1 in a file)"
     )
     parser.add_argument(
@@ -57,6 +62,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     args = parser.parse_intermixed_args(arguments)
     if args.resume and args.output is None:
         parser.error("--resume goes on with a file: name it with --output")
+    if args.attribute_scale is not None and args.classes is None:
+        parser.error("--attribute_scale says how to read a table of classes: name it with --classes")
     if args.top_k is None:
         args.top_k = 1 if args.output else 3
     return args
@@ -69,9 +76,11 @@ def main(arguments: list[str]) -> int:
         PredictionFile.check(args.output, args.resume)
     classes = None
     if args.classes:
-        from ..data.class_table import load_class_descriptions
+        from ..data.class_table import load_class_table
 
-        classes = load_class_descriptions(args.classes)
+        table = load_class_table(args.classes, args.attribute_scale)
+        print(*table.understood, sep="\n", file=sys.stderr)
+        classes = table.descriptions()
     images = ImageSearch(args.images)
     paths = iter(images)
     first = next(paths, None)

@@ -41,6 +41,10 @@ class DataArguments:
         "Word vectors of the attributes: .npy, .safetensors, GloVe or word2vec text, a sentence-embedding model, or "
         "`random`."
     )
+    attribute_scale: str | None = _option(
+        "What strengths in a folder's classes.csv are: unit (0 to 1), percent, or the top of the scale, such as 5; by "
+        "default as the table says."
+    )
     recipe: str | None = _option("YAML file of settings in place of the data set's own recipe.")
     config_overrides: str | None = _option(
         "What of the model's config is to differ from the recipe, name=value,…, such as "
@@ -214,8 +218,9 @@ def main(arguments: list[str]) -> int | None:
     from ..training.run_folder import leave_process_group
 
     of_dataset = (command.dataset, command.data_dir, command.word_vectors, command.num_groups)
+    scale = {} if command.attribute_scale is None else {"attribute_scale": command.attribute_scale}
     if command.check:
-        understood, problems = check_gzsl_dataset(*of_dataset)
+        understood, problems = check_gzsl_dataset(*of_dataset, **scale)
         print("\n".join([*understood, *(f"WRONG: {problem}" for problem in problems)]))
         print(f"Found wrong: {len(problems)}" if problems else "Nothing wrong was found.")
         return 1 if problems else 0
@@ -228,6 +233,7 @@ def main(arguments: list[str]) -> int | None:
             *of_dataset,
             check_files=command.feature_maps is None,
             attribute_groups=config.pop("attribute_groups", None),
+            **scale,
         )
     inputs = prepare_inputs(dataset, command.feature_maps, command.backbone, config)
     results = run_protocol(

@@ -3,11 +3,13 @@
 import csv
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+
+from .strengths import read_scale, read_strengths
 
 
 @dataclass
@@ -21,30 +23,46 @@ class ClassTable:
         attribute_names (`list[str]`):
             The A attributes in the order of their columns.
         class_attributes (`np.ndarray` of shape `(K, A)`, float32, *optional*):
-            Strengths as fractions; `None` if there are problems, or nobody asked.
+            Strengths as fractions; `None` if there are problems, or nobody asked. NaN where they are unknown, until
+            [`~ClassTable.fill_unknown`].
         understood (`list[str]`):
             What was found, one line each.
+        notes (`list[str]`):
+            Those of them that were taken in a way that could have been meant otherwise.
         problems (`list[str]`):
             What is wrong with it, one line each. With any, the rest may be incomplete.
+        table_name (`str`):
+            What the file is called in all these.
     """
 
     class_names: list[str] = field(default_factory=list)
     attribute_names: list[str] = field(default_factory=list)
     class_attributes: np.ndarray | None = None
     understood: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+    table_name: str = ""
 
-    def read_classes(self, file: str | os.PathLike, names_only: bool = False):
+    def read_classes(
+        self, file: str | os.PathLike, names_only: bool = False, attribute_scale: str | float | None = None
+    ):
         """
         Reads a table of classes, and notes all that is wrong with it instead of stopping at it.
 
         Args:
             file (`str` or `os.PathLike`):
-                CSV file with the header `class,<attribute>,…`; strengths 0 to 1, or 0 to 100 where any is above 1.
+                CSV file with the header `class,<attribute>,…`.
             names_only (`bool`, *optional*, defaults to `False`):
                 Whether to look at the first column alone.
+            attribute_scale (`str` or `float`, *optional*):
+                What strengths are: `"unit"` (0 to 1), `"percent"` (0 to 100), or from 0 to this number. By default
+                the first or the second, as the table as a whole says; what may be neither is wrong.
+
+        Raises:
+            ValueError: If there is no such `attribute_scale`.
         """
-        file, wrong = Path(file), self.problems.append
+        file, wrong, top = Path(file), self.problems.append, read_scale(attribute_scale)
+        self.table_name = file.name
         header, rows = read_table(file, "class", self.problems)
         self.class_names = list(rows)
         if not rows and not self.problems:
@@ -60,26 +78,63 @@ class ClassTable:
                 wrong(f"{file.name}, line 1: attribute {place + 1} has no name")
             elif name in self.attribute_names[:place]:
                 wrong(f"{file.name}, line 1: attribute {name!r} is there twice")
-        strengths = {name: [_number(cell) for cell in cells[1:]] for name, (_, cells) in rows.items()}
-        for name, (number, cells) in rows.items():
-            outside = [place for place, value in enumerate(strengths[name], start=1) if not 0 <= value <= 100]
-            if outside:
-                more = f", and {len(outside) - 1} more are wrong" if len(outside) > 1 else ""
+        lines = [f"{file.name}, line {number} ({name})" for name, (number, _) in rows.items()]
+        cells = [cells[1:] for _, cells in rows.values()]
+        strengths = read_strengths(cells, self.attribute_names, lines.__getitem__, top)
+        self.problems += strengths.problems
+        unknown = np.isnan(strengths.values)
+        if not self.problems:
+            for column in np.flatnonzero(unknown.all(0)):
                 wrong(
-                    f"{file.name}, line {number} ({name}): strengths must be from 0 to 1 or from 0 to 100, but "
-                    f"{header[outside[0]]!r} is {cells[outside[0]]!r}{more}"
+                    f"{file.name}: attribute {self.attribute_names[column]!r} is unknown in all classes: give it "
+                    "strengths, or leave it out"
                 )
-            elif not any(strengths[name]):
-                wrong(f"{file.name}, line {number} ({name}): the class has no attribute above 0")
         if self.problems:
             return
-        matrix = np.array(list(strengths.values()))
-        unit, scale = ("per cent", 100) if matrix.max() > 1 else ("fractions", 1)
-        self.class_attributes = (matrix / scale).astype(np.float32)
+        self.class_attributes = strengths.values.astype(np.float32)
         self.understood.append(
-            f"{file.name}: {len(matrix)} classes, {len(self.attribute_names)} attributes, strengths up to "
-            f"{matrix.max():g} taken as {unit}"
+            f"{file.name}: {len(cells)} classes, {len(self.attribute_names)} attributes, strengths {strengths.scale}"
         )
+        self.note(*(f"{file.name}: {note}" for note in strengths.notes))
+
+    def fill_unknown(self, seen_class_names: Container[str] = ()):
+        """
+        Gives unknown strengths the mean of the attribute over seen classes, or over all where it is known of no seen
+        class.
+
+        Args:
+            seen_class_names (`Container[str]`, *optional*):
+                The seen classes. By default nobody knows, and the mean is over all classes.
+        """
+        if self.class_attributes is None:
+            return
+        values, unknown = self.class_attributes, np.isnan(self.class_attributes)
+        seen = np.array([name in seen_class_names for name in self.class_names])[:, None]
+        of_seen, of_all = [], []
+        for column in np.flatnonzero(unknown.any(0)):
+            known = ~unknown[:, column]
+            chosen, examples = known & seen[:, 0], of_seen
+            if not chosen.any():
+                chosen, examples = known, of_all
+            values[unknown[:, column], column] = values[chosen, column].mean(dtype=np.float64)
+            examples += [
+                f"{self.attribute_names[column]!r} of {self.class_names[row]}"
+                for row in np.flatnonzero(unknown[:, column])
+            ]
+        for examples, classes in ((of_seen, "the seen classes'"), (of_all, "all classes'")):
+            if examples:
+                cells = f"{len(examples)} unknown strengths take" if len(examples) > 1 else "1 unknown strength takes"
+                self.note(f"{self.table_name}: {cells} {classes} mean of the attribute, such as {examples[0]}")
+
+    def note(self, *lines: str):
+        """Adds to what was understood, and to the notes."""
+        self.understood += lines
+        self.notes += lines
+
+    def descriptions(self) -> dict[str, dict[str, float]]:
+        """The classes as the pipeline's `candidate_labels`: class → attribute → strength from 0 to 1."""
+        rows = zip(self.class_names, self.class_attributes.tolist())
+        return {name: dict(zip(self.attribute_names, strengths)) for name, strengths in rows}
 
     def require_sound(self, source: str | os.PathLike, advice: str = ""):
         """Raises a ValueError that lists the problems of a source, if there are any."""
@@ -87,25 +142,27 @@ class ClassTable:
             raise ValueError("\n- ".join([f"{source} cannot be used:", *self.problems]) + advice)
 
 
-def load_class_descriptions(file: str | os.PathLike) -> dict[str, dict[str, float]]:
+def load_class_table(file: str | os.PathLike, attribute_scale: str | float | None = None) -> ClassTable:
     """
-    The classes of a table as the pipeline's `candidate_labels`.
+    A table of classes of which nobody knows whether they are seen.
 
     Args:
         file (`str` or `os.PathLike`):
             See [`ClassTable.read_classes`].
+        attribute_scale (`str` or `float`, *optional*):
+            As there.
 
     Returns:
-        `dict[str, dict[str, float]]`: class → attribute → strength from 0 to 1.
+        [`ClassTable`]: without unknown strengths.
 
     Raises:
-        ValueError: If anything is wrong with the table, all of which is listed.
+        ValueError: If anything is wrong with the table, all of which is listed, or there is no such `attribute_scale`.
     """
     table = ClassTable()
-    table.read_classes(file)
+    table.read_classes(file, attribute_scale=attribute_scale)
     table.require_sound(file)
-    rows = zip(table.class_names, table.class_attributes.tolist())
-    return {name: dict(zip(table.attribute_names, strengths)) for name, strengths in rows}
+    table.fill_unknown()
+    return table
 
 
 def read_table(
@@ -175,10 +232,3 @@ def read_table(
 def normalize(text: str) -> str:
     """Text without space around it, in Unicode's normal form C: some systems store `é` as two characters."""
     return unicodedata.normalize("NFC", text).strip()
-
-
-def _number(cell: str) -> float:
-    try:
-        return float(cell)
-    except ValueError:
-        return float("nan")

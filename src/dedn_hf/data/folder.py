@@ -2,11 +2,13 @@
 Your own images, attributes and classes, from a folder:
 
     images/<class>/*      the images of each class; one that is only described needs none
-    classes.csv           class,<attribute>,…: how strongly each class has each attribute, 0 to 1 or 0 to 100
+    classes.csv           class,<attribute>,…: how strongly each class has each attribute, 0 to 1 or 0 to 100;
+                          nothing where it is unknown
     attributes.csv        attribute,group,description: optional, and so are its last two columns
     split.csv             class,split: seen, validation or unseen; optional, else drawn
 """
 
+import logging
 import os
 import unicodedata
 from dataclasses import dataclass, field
@@ -19,6 +21,8 @@ from tqdm.auto import tqdm
 from .class_table import ClassTable, normalize, read_table
 from .dataset import DatasetCard, GzslDataset, describe_groups, image_features, make_splits
 from .splits import draw, fifth, fingerprint_split, image_id_of
+
+logger = logging.getLogger(__name__)
 
 CARD = DatasetCard(
     title="Own images",
@@ -119,7 +123,12 @@ def load_images(data_dir: str | os.PathLike, check_files: bool = True) -> Datase
     return Dataset.from_list(list(_make_rows(contents).values()), features=image_features(contents.class_names))
 
 
-def load(data_dir: str | os.PathLike, check_files: bool = True, seed: int = 0) -> GzslDataset:
+def load(
+    data_dir: str | os.PathLike,
+    check_files: bool = True,
+    seed: int = 0,
+    attribute_scale: str | float | None = None,
+) -> GzslDataset:
     """
     Your own images, attributes and classes.
 
@@ -130,6 +139,8 @@ def load(data_dir: str | os.PathLike, check_files: bool = True, seed: int = 0) -
             As in [`load_images`].
         seed (`int`, *optional*, defaults to 0):
             Seed of what is drawn: images for test and validation and, without `split.csv`, classes.
+        attribute_scale (`str` or `float`, *optional*):
+            As in [`read_folder`].
 
     Returns:
         `GzslDataset`: named `"folder"`, with class attributes as fractions, without word vectors, and without groups
@@ -138,8 +149,10 @@ def load(data_dir: str | os.PathLike, check_files: bool = True, seed: int = 0) -
     Raises:
         ValueError: If anything is wrong with the folder, all of which is listed.
     """
-    contents = read_folder(data_dir, seed)
+    contents = read_folder(data_dir, seed, attribute_scale)
     contents.require_sound(contents.folder, ADVICE)
+    for line in contents.understood:
+        logger.log(logging.WARNING if line in contents.notes else logging.INFO, line)
     parts = contents.partition(seed)
     splits = [contents.class_splits[name] for name in contents.class_names]
     return GzslDataset(
@@ -157,19 +170,21 @@ def load(data_dir: str | os.PathLike, check_files: bool = True, seed: int = 0) -
     )
 
 
-def check(data_dir: str | os.PathLike) -> tuple[list[str], list[str], FolderContents]:
+def check(
+    data_dir: str | os.PathLike, attribute_scale: str | float | None = None
+) -> tuple[list[str], list[str], FolderContents]:
     """
     What is understood of a folder, and what is wrong with it, before anything runs. Opens every image.
 
     Args:
-        data_dir (`str` or `os.PathLike`):
+        data_dir, attribute_scale:
             As in [`load`].
 
     Returns:
         `tuple[list[str], list[str], FolderContents]`: what is understood and what is wrong, one line each, and what
         was found, with `attribute_names`, `attribute_groups` and `attribute_descriptions`.
     """
-    contents = read_folder(data_dir)
+    contents = read_folder(data_dir, attribute_scale=attribute_scale)
     files = [file for images in contents.images.values() for file in images.values()]
     for file in tqdm(files, desc="Opening images", unit="image", disable=None):
         try:
@@ -180,7 +195,9 @@ def check(data_dir: str | os.PathLike) -> tuple[list[str], list[str], FolderCont
     return contents.understood, contents.problems, contents
 
 
-def read_folder(data_dir: str | os.PathLike, seed: int = 0) -> FolderContents:
+def read_folder(
+    data_dir: str | os.PathLike, seed: int = 0, attribute_scale: str | float | None = None
+) -> FolderContents:
     """
     Reads the tables of a folder and lists its images, and notes all that is wrong instead of stopping at it.
 
@@ -188,12 +205,14 @@ def read_folder(data_dir: str | os.PathLike, seed: int = 0) -> FolderContents:
 
     Args:
         data_dir (`str` or `os.PathLike`):
-            Folder with `images/<class>/*` and `classes.csv` (header `class,<attribute>,…`; strengths 0 to 1, or 0 to
-            100 where any is above 1) and, optionally, `attributes.csv` (header `attribute,group,description`) and
-            `split.csv` (header `class,split`, with seen, validation or unseen).
+            Folder with `images/<class>/*` and `classes.csv` (header `class,<attribute>,…`) and, optionally,
+            `attributes.csv` (header `attribute,group,description`) and `split.csv` (header `class,split`, with seen,
+            validation or unseen).
         seed (`int`, *optional*, defaults to 0):
             Seed of the classes' split where there is no `split.csv`: a fifth of the classes with images is unseen and
             another fifth validation (rounded, at least one); classes without images are unseen.
+        attribute_scale (`str` or `float`, *optional*):
+            Of `classes.csv`, see [`ClassTable.read_classes`].
 
     Returns:
         `FolderContents`: its `problems` are empty if the folder can be used.
@@ -202,7 +221,7 @@ def read_folder(data_dir: str | os.PathLike, seed: int = 0) -> FolderContents:
     if not contents.folder.is_dir():
         contents.problems.append(f"{contents.folder} is no folder")
         return contents
-    contents.read_classes(contents.folder / "classes.csv")
+    contents.read_classes(contents.folder / "classes.csv", attribute_scale=attribute_scale)
     if (contents.folder / "attributes.csv").exists():
         _read_attributes(contents)
     _find_images(contents)
@@ -210,6 +229,7 @@ def read_folder(data_dir: str | os.PathLike, seed: int = 0) -> FolderContents:
         _read_split(contents)
     else:
         _draw_split(contents, seed)
+    contents.fill_unknown([name for name, split in contents.class_splits.items() if split != "unseen"])
     if not contents.problems:
         counts = {name: len(ids) for name, ids in contents.partition(seed).items()}
         contents.understood.append("images: " + ", ".join(f"{count} {name}" for name, count in counts.items()))

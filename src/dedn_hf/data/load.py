@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from importlib import import_module
+from inspect import signature
 from pathlib import Path
 from types import ModuleType
 
@@ -38,6 +39,7 @@ def load_gzsl_dataset(
     num_groups: int | None = None,
     check_files: bool = True,
     attribute_groups: Mapping[str, Sequence[int]] | None = None,
+    attribute_scale: str | float | None = None,
 ) -> GzslDataset:
     """
     Loads a data set with word vectors of its attributes.
@@ -58,16 +60,20 @@ def load_gzsl_dataset(
             Whether all image files that the data set lists must exist; stored feature maps need none.
         attribute_groups (`Mapping[str, Sequence[int]]`, *optional*):
             Groups in place of the data set's own, such as those of a recipe.
+        attribute_scale (`str` or `float`, *optional*):
+            What the strengths in a folder's `classes.csv` are, see [`ClassTable.read_classes`]; other data sets have
+            scales of their own.
 
     Raises:
-        ValueError: If there is no such data set, it needs a `data_dir`, or cannot use `word_vectors`, `num_groups` or
-            `attribute_groups`.
+        ValueError: If there is no such data set, it needs a `data_dir`, or cannot use `word_vectors`, `num_groups`,
+            `attribute_groups` or `attribute_scale`.
         FileNotFoundError: If a file is missing; says which, and where to get it.
     """
     if num_groups is not None and "attribute_groups" in read_recipe(name).model:
         raise ValueError(f"The data set {name!r} has groups of attributes: leave --num_groups {num_groups} out.")
+    scale = _scale_options(name, attribute_scale)
     source = _word_vector_source(name, data_dir, word_vectors)
-    dataset = dataset_module(name).load(data_dir, check_files=check_files)
+    dataset = dataset_module(name).load(data_dir, check_files=check_files, **scale)
     if source is not None:
         dataset.word_vectors = load_word_vectors(source, dataset.attribute_names, dataset.attribute_descriptions)
     if attribute_groups is not None:
@@ -107,29 +113,34 @@ def load_images(name: str, data_dir: str, check_files: bool = True) -> Dataset:
 
 
 def check_gzsl_dataset(
-    name: str, data_dir: str | None = None, word_vectors: str | None = None, num_groups: int | None = None
+    name: str,
+    data_dir: str | None = None,
+    word_vectors: str | None = None,
+    num_groups: int | None = None,
+    attribute_scale: str | float | None = None,
 ) -> tuple[list[str], list[str]]:
     """
     What is understood of a data set, and what is wrong with it, before anything runs.
 
     Args:
-        name, data_dir, word_vectors, num_groups:
+        name, data_dir, word_vectors, num_groups, attribute_scale:
             As in [`load_gzsl_dataset`].
 
     Returns:
         `tuple[list[str], list[str]]`: what is understood, and what is wrong, one line each.
 
     Raises:
-        ValueError: If there is no such data set, or it needs a `data_dir`.
+        ValueError: If there is no such data set, it needs a `data_dir`, or cannot use `attribute_scale`.
     """
     module = dataset_module(name)
     _need_data_dir(name, data_dir)
+    scale = _scale_options(name, attribute_scale)
     if not hasattr(module, "check"):
         try:
             return describe_dataset(load_gzsl_dataset(name, data_dir, word_vectors, num_groups)), []
         except (OSError, ValueError) as error:
             return [], [str(error)]
-    understood, problems, found = module.check(data_dir)
+    understood, problems, found = module.check(data_dir, **scale)
     if found.attribute_names:
         try:
             source = _word_vector_source(name, data_dir, word_vectors)
@@ -230,6 +241,15 @@ def _choose_groups(found, word_vectors: np.ndarray | None, num_groups: int | Non
     if word_vectors is None:
         return {"all": list(range(len(found.attribute_names)))}
     return cluster_attributes(found.attribute_names, word_vectors, num_groups)
+
+
+def _scale_options(name: str, attribute_scale: str | float | None) -> dict[str, str | float]:
+    """What is to be added to the arguments of a module's `load` and `check`."""
+    if attribute_scale is None:
+        return {}
+    if "attribute_scale" not in signature(dataset_module(name).load).parameters:
+        raise ValueError(f"{name} has a scale of its own: leave --attribute_scale {attribute_scale} out.")
+    return {"attribute_scale": attribute_scale}
 
 
 def _need_data_dir(name: str, data_dir: str | None):

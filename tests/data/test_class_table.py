@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from dedn_hf.data.class_table import load_class_table
+
+
+@pytest.fixture
+def read(tmp_path):
+    def read(text, attribute_scale=None, encoding="utf-8"):
+        (tmp_path / "birds.csv").write_bytes(text.encode(encoding))
+        return load_class_table(tmp_path / "birds.csv", attribute_scale)
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("rows", "values", "said"),
+    [
+        (["1,0.5", "0,1"], [[1, 0.5], [0, 1]], "up to 1 taken as fractions"),
+        (["100,50", "0,30"], [[1, 0.5], [0, 0.3]], "up to 100 taken as per cent"),
+        (["100%,50 %", "0,3.5%"], [[1, 0.5], [0, 0.035]], "up to 100 %"),
+        (["yes,No", "FALSE,true"], [[1, 0], [0, 1]], "up to 100 %"),
+        (["yes,40", "no,80"], [[1, 0.4], [0, 0.8]], "up to 80 taken as per cent"),
+        (["yes,0", "no,80"], [[1, 0], [0, 0.8]], "up to 80 taken as per cent"),
+        (["x,", ",X"], [[1, 0], [0, 1]], "x taken as yes and an empty cell as no in 2 columns"),
+        (['1,"0,5"', "0,1"], [[1, 0.5], [0, 1]], "decimal commas"),
+        (["1,-1", "0,0.5"], [[1, 0.5], [0, 0.5]], "1 cells of -1 taken as unknown"),
+        (["1,?", "0,0.5"], [[1, 0.5], [0, 0.5]], "1 unknown strength takes all classes' mean"),
+    ],
+)
+def test_cells(read, rows, values, said):
+    one, other = rows
+    table = read(f"class,a,b\none,{one}\nother,{other}\n")
+    np.testing.assert_allclose(table.class_attributes, values, rtol=1e-6)
+    assert any(said in line for line in table.understood), table.understood
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["1,0", "0,10", "1,1"], "line 3 (k1): 'b' is '10', but 2 of 3 classes have no strength above 1"),
+        (["90,80", "0,1", "70,30"], "line 3 (k1): 'b' is '1', the highest strength of the class, but 2 of 3"),
+        (["1,50", "0,80"], "line 2 (k0): 'a' is '1', the highest strength of the attribute, but others go up to 80"),
+        (["5,0", "0,3"], "line 2 (k0): 'a' is '5', the highest strength: too high for fractions"),
+        (["2,7", "5,200"], "line 3 (k1): 'b' is '200', neither"),
+        (["1,-1", "-1,1"], "line 2 (k0): 'b' is '-1', and there is no third value"),
+        (["1,-1", "-0.5,1"], "line 2 (k0): 'b' is '-1', but strengths must be numbers from 0 on"),
+        (["1,", ",1"], "line 2 (k0): 'b' is '', which means unknown, and all other cells are the same"),
+        (["1,", "0.5,"], "attribute 'b' is unknown in all classes"),
+        (["1,0.5", ","], "line 3 (k1): the class has no attribute above 0"),
+        (["100%,1", "0,50%"], "line 2 (k0): 'b' is '1', but .* 'a' is '100%', with a per cent sign"),
+        (["120%,1", "0,50%"], "line 2 (k0): 'a' is '120%', above 100 %"),
+        (['0.5,"0,5"', "1,0.2"], "line 2 (k0): 'b' is '0,5', and there are decimal commas as well as points"),
+        (['"1.000,5",0', "0,1"], "line 2 (k0): 'a' is '1.000,5', but strengths"),
+        (["1_0,0", "0,1"], "line 2 (k0): 'a' is '1_0', but strengths"),
+    ],
+)
+def test_what_fits_no_scale_is_refused_by_its_place(read, rows, message):
+    with pytest.raises(ValueError) as error:
+        read("class,a,b\n" + "".join(f"k{number},{row}\n" for number, row in enumerate(rows)))
+    start, *end = message.split(".* ")
+    assert start in str(error.value) and all(part in str(error.value) for part in end), error.value
+
+
+@pytest.mark.parametrize(("scale", "top"), [("unit", 1), ("percent", 100), ("5", 5), (5, 5), ("2.5", 2.5)])
+def test_attribute_scale_says_what_the_table_does_not(read, scale, top):
+    text = "class,a,b\none,1,0\nother,0.5,1\n"
+    np.testing.assert_allclose(read(text, scale).class_attributes, np.array([[1, 0], [0.5, 1]]) / top, rtol=1e-6)
+    with pytest.raises(ValueError, match=r"line 3 \(other\): 'a' is '101', above the "):
+        read("class,a,b\none,1,0\nother,101,1\n", scale)
+
+
+@pytest.mark.parametrize("scale", ["five", "0", "-1", "nan", "inf", "", [], "1/2"])
+def test_wrong_attribute_scale(read, scale):
+    with pytest.raises(ValueError, match=r"attribute_scale is .*; it must be unit"):
+        read("class,a\none,1\n", scale)
