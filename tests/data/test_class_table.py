@@ -1,3 +1,5 @@
+import random
+
 import numpy as np
 import pytest
 
@@ -126,3 +128,33 @@ def test_what_is_no_table_is_refused_by_its_line(read, text, message):
 def test_a_folder_for_a_file(tmp_path):
     with pytest.raises(ValueError, match="cannot be read: Is a directory"):
         load_class_table(tmp_path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_mutated_tables_are_read_as_fractions_or_refused(read):
+    tables = [
+        "class,a,b\nr,1,0.5\nw,80,20\n",
+        "class;a;b\nr;1;0,5\nw;0;x\n",
+        ",class,a\n0,r,yes\n1,w,\n",
+        "sep=\t\nclass\ta\nr\t10%\n",
+    ]
+    pieces = [*',;\t"#\n\r%-.0159xe? \x00\ufeffé²', "nan", "-1", "class", "1e999", "sep=", "yes"]
+    draw, refused = random.Random(0), 0
+    for _ in range(1000):
+        text = list(draw.choice(tables))
+        for _ in range(draw.randint(1, 4)):
+            place = draw.randrange(len(text))
+            text[place : place + draw.randint(0, 2)] = draw.choice([[], [draw.choice(pieces)]])
+            text = text or [","]
+        try:
+            values = read("".join(text), encoding=draw.choice(["utf-8", "utf-16"])).class_attributes
+            assert ((values >= 0) & (values <= 1)).all() and (values > 0).any(1).all(), text
+        except ValueError as error:
+            assert "cannot be used:\n- " in str(error)
+            refused += 1
+    assert 0 < refused < 1000
+
+
+def test_a_row_that_ends_after_its_number(read):
+    with pytest.raises(ValueError, match="line 3: 0 values where the header has 2"):
+        read(",class,a\n0,one,1\n1\n")

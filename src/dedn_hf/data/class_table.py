@@ -257,7 +257,7 @@ def read_table(
         return [], {}
     table = {}
     for number, row in rows:
-        name, problem = row[0], None
+        name, problem = row[0] if row else "", None
         if len(row) != len(header):
             problem = f"{len(row)} values where the header has {len(header)}"
             if len(row) > len(header) and delimiter == ",":
