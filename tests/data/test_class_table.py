@@ -1,3 +1,5 @@
+import random
+
 import numpy as np
 import pytest
 
@@ -24,7 +26,7 @@ def read(tmp_path):
         (["yes,0", "no,80"], [[1, 0], [0, 0.8]], "up to 80 taken as per cent"),
         (["x,", ",X"], [[1, 0], [0, 1]], "x taken as yes and an empty cell as no in 2 columns"),
         (['1,"0,5"', "0,1"], [[1, 0.5], [0, 1]], "decimal commas"),
-        (["1,-1", "0,0.5"], [[1, 0.5], [0, 0.5]], "1 cells of -1 taken as unknown"),
+        (["1,-1", "0,0.5"], [[1, 0.5], [0, 0.5]], "-1 taken as unknown, in 1 cells"),
         (["1,?", "0,0.5"], [[1, 0.5], [0, 0.5]], "1 unknown strength takes all classes' mean"),
     ],
 )
@@ -74,3 +76,85 @@ def test_attribute_scale_says_what_the_table_does_not(read, scale, top):
 def test_wrong_attribute_scale(read, scale):
     with pytest.raises(ValueError, match=r"attribute_scale is .*; it must be unit"):
         read("class,a\none,1\n", scale)
+
+
+PLAIN = "class,a,b\none,1,0.5\nother,0,1\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (PLAIN.replace(",", ";"), "semicolons between values"),
+        (PLAIN.replace(",", "\t"), "tabs between values"),
+        (PLAIN.replace(",", ";").replace(".", ","), "decimal commas"),
+        ("sep=;\n" + PLAIN.replace(",", ";"), "semicolons between values"),
+        ("sep=,\r\n" + PLAIN, ""),
+        ("\ufeff" + PLAIN, ""),
+        ("# mine, of today\n" + PLAIN.replace("other", "#two\nother"), "left out lines that begin with #: 2"),
+        (",class,a,b\n0,one,1,0.5\n1,other,0,1\n", "left out the first column, which numbers the rows"),
+        ("Unnamed: 0,class,a,b\n0,one,1,0.5\n1,other,0,1\n", "left out the first column"),
+        (",a,b\none,1,0.5\nother,0,1\n", "the first column, which has no name, taken as 'class'"),
+        ("Class,a,b,,\none,1,0.5,,\nother,0,1,,,\n", ""),
+        (PLAIN.replace("\n", "\r"), ""),
+    ],
+)
+def test_tables_as_programs_write_them(read, text, said):
+    table = read(text)
+    assert table.class_names == ["one", "other"] and table.attribute_names == ["a", "b"]
+    np.testing.assert_allclose(table.class_attributes, [[1, 0.5], [0, 1]], rtol=1e-6)
+    assert any(said in line for line in table.understood), table.understood
+
+
+def test_utf_16_of_a_spreadsheet(read):
+    assert read("class\ta\nWürger\t1\n", encoding="utf-16").class_names == ["Würger"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("attribute,one,other\na,1,0\n", "line 1: .* exchange rows and columns"),
+        ("class,a,b\none,0,5,1\n", "line 2: 4 values where the header has 3; a value with a comma"),
+        ("# mine\n\nname,a\none,1\n", "line 3: the header must begin with 'class'"),
+        ("# mine\nclass,a\n#\none,high\n", "line 4 (one): 'a' is 'high'"),
+        (",a,b\n0,1,0\n1,0,1\n", "line 1: the header must begin with 'class'"),
+    ],
+)
+def test_what_is_no_table_is_refused_by_its_line(read, text, message):
+    with pytest.raises(ValueError) as error:
+        read(text)
+    assert all(part in str(error.value) for part in message.split(".* ")), error.value
+
+
+def test_a_folder_for_a_file(tmp_path):
+    with pytest.raises(ValueError, match="cannot be read: Is a directory"):
+        load_class_table(tmp_path)
+
+
+@pytest.mark.filterwarnings("error")
+def test_mutated_tables_are_read_as_fractions_or_refused(read):
+    tables = [
+        "class,a,b\nr,1,0.5\nw,80,20\n",
+        "class;a;b\nr;1;0,5\nw;0;x\n",
+        ",class,a\n0,r,yes\n1,w,\n",
+        "sep=\t\nclass\ta\nr\t10%\n",
+    ]
+    pieces = [*',;\t"#\n\r%-.0159xe? \x00\ufeffé²', "nan", "-1", "class", "1e999", "sep=", "yes"]
+    draw, refused = random.Random(0), 0
+    for _ in range(1000):
+        text = list(draw.choice(tables))
+        for _ in range(draw.randint(1, 4)):
+            place = draw.randrange(len(text))
+            text[place : place + draw.randint(0, 2)] = draw.choice([[], [draw.choice(pieces)]])
+            text = text or [","]
+        try:
+            values = read("".join(text), encoding=draw.choice(["utf-8", "utf-16"])).class_attributes
+            assert ((values >= 0) & (values <= 1)).all() and (values > 0).any(1).all(), text
+        except ValueError as error:
+            assert "cannot be used:\n- " in str(error)
+            refused += 1
+    assert 0 < refused < 1000
+
+
+def test_a_row_that_ends_after_its_number(read):
+    with pytest.raises(ValueError, match="line 3: 0 values where the header has 2"):
+        read(",class,a\n0,one,1\n1\n")

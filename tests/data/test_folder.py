@@ -167,6 +167,30 @@ def test_attribute_known_of_unseen_classes_only_takes_their_mean(tree, load):
     assert any("4 unknown strengths take all classes' mean" in line for line in read_folder(tree).understood)
 
 
+def test_tables_in_another_case_and_with_other_delimiters(tree, load):
+    before = load()
+    for name in ("classes.csv", "attributes.csv", "split.csv"):
+        text = (tree / name).read_text(encoding="utf-8")
+        (tree / name).unlink()
+        text = "# mine\n" + text[0].upper() + text[1:].replace(",", ";").replace("0.", "0,")
+        (tree / name.capitalize()).write_text(text, encoding="utf-8")
+    after = load()
+    np.testing.assert_array_equal(after.class_attributes, before.class_attributes)
+    assert after.seen_class_ids == before.seen_class_ids and after.attribute_groups == before.attribute_groups
+    assert after.attribute_descriptions == before.attribute_descriptions
+    assert len(load_folder_images(tree)) == 60
+    understood = read_folder(tree).understood
+    for name in ("Classes.csv", "Attributes.csv", "Split.csv"):
+        for said in (
+            f"{name} taken as {name.lower()}",
+            f"{name}: semicolons between values",
+            f"{name}: left out lines",
+        ):
+            assert any(said in line for line in understood), understood
+    (tree / "CLASSES.csv").write_text("class,a\n")
+    assert "CLASSES.csv and Classes.csv may both be classes.csv: keep one" in problems_of(tree)
+
+
 def test_attribute_scale(tree, load):
     rows = [[name, 5, label, 0, 0] for label, name in enumerate(CLASSES)]
     write_table(tree / "classes.csv", [["class", *ATTRIBUTES], *rows])
@@ -302,7 +326,7 @@ def test_odd_images(tree, load):
         ("classes.csv", 3, ",1,1,1,1", "line 3: the class has no name"),
         ("classes.csv", 1, "class,a,b,a,c", "line 1: attribute 'a' is there twice"),
         ("classes.csv", 1, "class,a,b,,c", "line 1: attribute 3 has no name"),
-        ("classes.csv", 1, "class;a;b", "line 1: the header must begin with 'class', .*commas"),
+        ("classes.csv", 1, "name|a|b", "line 1: the header must begin with 'class', .*commas"),
         ("attributes.csv", 3, None, "lacks 1 of the 4 attributes in classes.csv, such as 'black wing'"),
         ("attributes.csv", 3, "brown wing,wing,", "line 3: attribute 'brown wing' is there twice"),
         ("attributes.csv", 3, "white wing,wing,", "line 3: classes.csv has no attribute 'white wing'"),

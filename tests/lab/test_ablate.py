@@ -70,7 +70,10 @@ def test_cub(main, planned, tmp_path):
     for more in ([], ["--sentence_model", "vectors.npy", "--variants", "full"]):
         with pytest.raises(KeyboardInterrupt):
             main(*options, *more)
-        assert main.asked == [("cub", "D", None, {"check_files": False, "attribute_groups": groups}), ("F", model)]
+        assert main.asked == [
+            ("cub", "D", None, {"check_files": False, "attribute_groups": groups, "attribute_scale": None}),
+            ("F", model),
+        ]
     (training, variants, seeds, _), (_, more_variants, _, word_vectors) = planned
     assert variants == list(DEFAULT_VARIANTS["cub"]) and seeds == [0] and training.num_train_epochs == 5
     assert (

@@ -79,7 +79,6 @@ def main(arguments: list[str]) -> int:
         from ..data.class_table import load_class_table
 
         table = load_class_table(args.classes, args.attribute_scale)
-        print(*table.understood, sep="\n", file=sys.stderr)
         classes = table.descriptions()
     images = ImageSearch(args.images)
     paths = iter(images)
@@ -93,6 +92,8 @@ def main(arguments: list[str]) -> int:
     if args.attributes == "all":
         num_attributes, names = len(config.attribute_names), config.attribute_names
     classify = classifier.prepare_call(candidate_labels=classes, top_k=args.top_k, top_attributes=num_attributes)
+    if classes:
+        print(*table.understood, sep="\n", file=sys.stderr)
     file, done, count, failed, width = None, Counter(), 0, 0, 0
     if args.output:
         resume_labels = (classes or config.label2id) if args.resume else None

@@ -1,15 +1,21 @@
 """The table of classes, `class,<attribute>,…`: how strongly each class has each attribute, 0 to 1 or 0 to 100."""
 
+import codecs
 import csv
+import io
 import os
+import re
 import unicodedata
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
 from .strengths import read_scale, read_strengths
+
+DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+TRANSPOSED = ". It has the classes as columns: exchange rows and columns, as pandas' `table.T` does"
 
 
 @dataclass
@@ -63,7 +69,7 @@ class ClassTable:
         """
         file, wrong, top = Path(file), self.problems.append, read_scale(attribute_scale)
         self.table_name = file.name
-        header, rows = read_table(file, "class", self.problems)
+        header, rows = read_table(file, "class", self.problems, notes=self.understood)
         self.class_names = list(rows)
         if not rows and not self.problems:
             wrong(f"{file.name}: it has no classes")
@@ -166,10 +172,18 @@ def load_class_table(file: str | os.PathLike, attribute_scale: str | float | Non
 
 
 def read_table(
-    file: Path, kind: str, problems: list[str], columns: Sequence[str] = (), known: Sequence[str] = ()
+    file: Path,
+    kind: str,
+    problems: list[str],
+    columns: Sequence[str] = (),
+    known: Sequence[str] = (),
+    notes: list[str] | None = None,
 ) -> tuple[list[str], dict[str, tuple[int, list[str]]]]:
     """
     Reads a CSV file with a row for each thing of a kind, of which the first column is the name. All is normalised.
+
+    Commas, semicolons or tabs are between values. Lines that begin with `#`, a first line `sep=;` and a first column
+    without a name that numbers the rows, as pandas writes it, are left out.
 
     Args:
         file (`Path`):
@@ -182,20 +196,29 @@ def read_table(
             The other columns that there may be; without any, there may be all.
         known (`Sequence[str]`, *optional*):
             The names in `classes.csv`; without any, all may be named.
+        notes (`list[str]`, *optional*):
+            Where to add what was left out, and what is between values if not commas.
 
     Returns:
         `tuple[list[str], dict[str, tuple[int, list[str]]]]`: the header, and name → line and cells of the sound rows.
         Empty if the file cannot be read or the header is wrong.
     """
     try:
-        # Spreadsheet programs begin UTF-8 with a mark.
-        with open(file, encoding="utf-8-sig", newline="") as lines:
-            reader = csv.reader(lines)
-            rows = [(reader.line_num, [normalize(cell) for cell in row]) for row in reader]
+        content = file.read_bytes()
+        # Spreadsheet programs begin UTF-8 with a mark, too.
+        marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+        text = content.decode("utf-16" if marked else "utf-8-sig")
+        comments = []
+        lines = list(_blank_comments(text, comments))
+        delimiter = _sniff_delimiter(lines, kind)
+        reader = csv.reader(lines, delimiter=delimiter)
+        rows = [(reader.line_num, [normalize(cell) for cell in row]) for row in reader]
         rows = [(number, row) for number, row in rows if any(row)]
         problem = None if rows else "is empty"
     except FileNotFoundError:
         problem = "is missing"
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror or error}"
     except UnicodeDecodeError:
         problem = "is not UTF-8: save it with that encoding"
     except csv.Error as error:
@@ -203,19 +226,42 @@ def read_table(
     if problem:
         problems.append(f"{file.name} {problem}")
         return [], {}
-    (_, header), *rows = rows
+    (first, header), *rows = rows
+    said = [] if notes is None else notes
+    if delimiter != ",":
+        said.append(f"{file.name}: {DELIMITERS[delimiter]} between values")
+    if comments:
+        said.append(f"{file.name}: left out lines that begin with #: {len(comments)}, the first is line {comments[0]}")
+    # Spreadsheet programs may end each line with empty cells.
+    while len(header) > 1 and not header[-1] and not any(any(row[len(header) - 1 :]) for _, row in rows):
+        header.pop()
+    width = len(header)
+    rows = [(number, row if any(row[width:]) else row[:width]) for number, row in rows]
+    first_cells = [row[0] for _, row in rows]
+    if _is_index(header[0]) and all(map(str.isdecimal, first_cells)) and header[1:] and _is(header[1], kind):
+        said.append(f"{file.name}: left out the first column, which numbers the rows")
+        header, rows = header[1:], [(number, row[1:]) for number, row in rows]
+    elif _is_index(header[0]) and len(header) > 1 and not any(map(str.isdecimal, first_cells)):
+        said.append(f"{file.name}: the first column, which has no name, taken as {kind!r}")
+        header = [kind, *header[1:]]
+    header = [kind if _is(header[0], kind) else header[0], *header[1:]]
+    if columns:
+        header = [name.casefold() for name in header]
     if header[0] != kind or (columns and (set(header[1:]) - set(columns) or len(set(header)) < len(header))):
         must = f"be {','.join([kind, *columns])}" if columns else f"begin with {kind!r}"
         problems.append(
-            f"{file.name}, line 1: the header must {must}, but is {','.join(header)!r}; values must have commas "
-            "between them"
+            f"{file.name}, line {first}: the header must {must}, but is {delimiter.join(header)!r}; values must have "
+            "commas, semicolons or tabs between them"
+            + ("" if kind != "class" or not header[0].casefold().startswith("attribute") else TRANSPOSED)
         )
         return [], {}
     table = {}
     for number, row in rows:
-        name, problem = row[0], None
+        name, problem = row[0] if row else "", None
         if len(row) != len(header):
             problem = f"{len(row)} values where the header has {len(header)}"
+            if len(row) > len(header) and delimiter == ",":
+                problem += "; a value with a comma in it needs quotes"
         elif not name:
             problem = f"the {kind} has no name"
         elif name in table:
@@ -227,6 +273,52 @@ def read_table(
         if problem:
             problems.append(f"{file.name}, line {number}: {problem}")
     return header, table
+
+
+def _blank_comments(text: str, comments: list[int]) -> Iterator[str]:
+    """The lines of a table, of which those that hold nothing of it are empty; adds their numbers to the comments."""
+    quoted = False
+    for number, line in enumerate(io.StringIO(text, newline=""), start=1):
+        if not quoted and line.startswith("#"):
+            comments.append(number)
+            yield "\n"
+        elif number == 1 and re.fullmatch(r'"?sep=.?"?[;,\t]*\s*', line, re.IGNORECASE):
+            yield "\n"
+        else:
+            quoted ^= line.count('"') % 2 == 1
+            yield line
+
+
+def _sniff_delimiter(lines: Sequence[str], kind: str) -> str:
+    """What is between the values of a header: of all candidates it makes most cells, one of the first two the kind."""
+    header = [line for line in lines if line.strip(" \r\n")][:1]
+    best, most = ",", 1
+    for delimiter in DELIMITERS:
+        cells = [normalize(cell) for cell in next(csv.reader(header, delimiter=delimiter), [])]
+        if len(cells) > most and (any(_is(cell, kind) for cell in cells[:2]) or _is_index(cells[0])):
+            best, most = delimiter, len(cells)
+    return best
+
+
+def _is(cell: str, kind: str) -> bool:
+    return cell.casefold() == kind
+
+
+def _is_index(cell: str) -> bool:
+    return cell.casefold() in ("", "unnamed: 0")
+
+
+def find_table(folder: Path, name: str, problems: list[str], notes: list[str]) -> Path:
+    """The file of a folder that has a name, in other case where there is only one; `name` itself if there is none."""
+    if not (folder / name).exists():
+        others = sorted(file.name for file in folder.iterdir() if file.name.casefold() == name)
+        if len(others) > 1:
+            problems.append(f"{' and '.join(others)} may both be {name}: keep one")
+        if len(others) == 1:
+            notes.append(f"{others[0]} taken as {name}")
+        if others:
+            return folder / others[0]
+    return folder / name
 
 
 def normalize(text: str) -> str:

@@ -18,7 +18,7 @@ from datasets import Dataset
 from PIL import Image
 from tqdm.auto import tqdm
 
-from .class_table import ClassTable, normalize, read_table
+from .class_table import ClassTable, find_table, normalize, read_table
 from .dataset import DatasetCard, GzslDataset, describe_groups, image_features, make_splits
 from .splits import draw, fifth, fingerprint_split, image_id_of
 
@@ -117,7 +117,11 @@ def load_images(data_dir: str | os.PathLike, check_files: bool = True) -> Datase
         ValueError: If there are no images, or the classes do not fit them; names what is wrong.
     """
     contents = FolderContents(folder=Path(data_dir).resolve())
-    contents.read_classes(contents.folder / "classes.csv", names_only=True)
+    if contents.folder.is_dir():
+        file = find_table(contents.folder, "classes.csv", contents.problems, contents.understood)
+        contents.read_classes(file, names_only=True)
+    else:
+        contents.problems.append(f"{contents.folder} is no folder")
     _find_images(contents)
     contents.require_sound(contents.folder, ADVICE)
     return Dataset.from_list(list(_make_rows(contents).values()), features=image_features(contents.class_names))
@@ -221,12 +225,16 @@ def read_folder(
     if not contents.folder.is_dir():
         contents.problems.append(f"{contents.folder} is no folder")
         return contents
-    contents.read_classes(contents.folder / "classes.csv", attribute_scale=attribute_scale)
-    if (contents.folder / "attributes.csv").exists():
-        _read_attributes(contents)
+    tables = {
+        name: find_table(contents.folder, name, contents.problems, contents.understood)
+        for name in ("classes.csv", "attributes.csv", "split.csv")
+    }
+    contents.read_classes(tables["classes.csv"], attribute_scale=attribute_scale)
+    if tables["attributes.csv"].exists():
+        _read_attributes(contents, tables["attributes.csv"])
     _find_images(contents)
-    if (contents.folder / "split.csv").exists():
-        _read_split(contents)
+    if tables["split.csv"].exists():
+        _read_split(contents, tables["split.csv"])
     else:
         _draw_split(contents, seed)
     contents.fill_unknown([name for name, split in contents.class_splits.items() if split != "unseen"])
@@ -244,10 +252,10 @@ def _make_rows(contents: FolderContents) -> dict[int, dict]:
     }
 
 
-def _read_attributes(contents: FolderContents):
+def _read_attributes(contents: FolderContents, file: Path):
     names, wrong = contents.attribute_names, contents.problems.append
-    file, columns = contents.folder / "attributes.csv", ("group", "description")
-    header, table = read_table(file, "attribute", contents.problems, columns, names)
+    columns = ("group", "description")
+    header, table = read_table(file, "attribute", contents.problems, columns, names, contents.understood)
     if not header:
         return
     absent = [name for name in names if name not in table]
@@ -315,9 +323,9 @@ def _visible(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
 
 
-def _read_split(contents: FolderContents):
+def _read_split(contents: FolderContents, file: Path):
     names, wrong = contents.class_names, contents.problems.append
-    header, table = read_table(contents.folder / "split.csv", "class", contents.problems, ["split"], names)
+    header, table = read_table(file, "class", contents.problems, ["split"], names, contents.understood)
     if not header:
         return
     contents.class_splits = {name: "".join(cells[1:]).lower() for name, (_, cells) in table.items()}

@@ -165,7 +165,7 @@ def _read_negatives(found: Strengths, wrong: np.ndarray, name_cell: Callable[[in
             "not have the attribute, and nothing where that is unknown"
         )
     else:
-        found.notes.append(f"{negative.sum()} cells of -1 taken as unknown")
+        found.notes.append(f"-1 taken as unknown, in {negative.sum()} cells")
     values[negative] = np.nan
 
 
