@@ -92,13 +92,14 @@ def main(arguments: list[str]) -> int:
     if args.attributes == "all":
         num_attributes, names = len(config.attribute_names), config.attribute_names
     classify = classifier.prepare_call(candidate_labels=classes, top_k=args.top_k, top_attributes=num_attributes)
-    if classes:
-        print(*table.understood, sep="\n", file=sys.stderr)
     file, done, count, failed, width = None, Counter(), 0, 0, 0
     if args.output:
         resume_labels = (classes or config.label2id) if args.resume else None
         file = PredictionFile(args.output, args.top_k, num_attributes if names is None else names, resume_labels)
         done, count, failed = file.done, file.done.total(), file.failed
+    # Not before all is well: an error is one line.
+    if classes:
+        print(*table.understood, sep="\n", file=sys.stderr)
     watched = sys.stderr.isatty() and not (file is None and sys.stdout.isatty())
 
     from tqdm.auto import tqdm
