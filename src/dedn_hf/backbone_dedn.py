@@ -36,17 +36,20 @@ _IMAGES_AND = {
 }
 # Families whose position embeddings are for images of `image_size` and no others.
 _ONE_IMAGE_SIZE = {
-    *(
-        "aimv2_vision_model",
-        "chinese_clip_vision_model",
-        "clip_vision_model",
-        "deit",
-        "hiera",
-        "ijepa",
-        "levit",
-        "pvt",
-    ),
-    *("sam_hq_vision_model", "sam_vision_model", "sam3_vit_model", "siglip_vision_model", "vit", "vit_msn"),
+    "aimv2_vision_model",
+    "chinese_clip_vision_model",
+    "clip_vision_model",
+    "deit",
+    "hiera",
+    "ijepa",
+    "levit",
+    "pvt",
+    "sam_hq_vision_model",
+    "sam_vision_model",
+    "sam3_vit_model",
+    "siglip_vision_model",
+    "vit",
+    "vit_msn",
     "vitpose_backbone",
 }
 

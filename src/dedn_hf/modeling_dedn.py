@@ -816,15 +816,11 @@ class DednModel(DednPreTrainedModel):
         the same; unless something has been put around the experts' modules, or in their place, that counts on their
         being called.
         """
-        modules = [module for expert in (self.coarse_expert, self.fine_expert) for module in expert.modules()]
-        parameters = [parameter for module in modules for parameter in module.parameters(recurse=False)]
-        keep = parameters and not (
-            self.training
-            or torch.is_grad_enabled()
-            or torch.compiler.is_compiling()
-            or torch._C._are_functorch_transforms_active()
-        )
-        if not (keep and all(map(_is_plain, modules)) and all(map(_is_float_on_cpu, parameters))):
+        modules = parameters = []
+        if not (self.training or torch.is_grad_enabled()) and _can_look_at_values():
+            modules = [module for expert in (self.coarse_expert, self.fine_expert) for module in expert.modules()]
+            parameters = [parameter for module in modules for parameter in module.parameters(recurse=False)]
+        if not (parameters and all(map(_is_plain, modules)) and all(map(_is_float_on_cpu, parameters))):
             self._kept = None
             return self._fold(device)
 
