@@ -273,7 +273,8 @@ def test_tower_of_a_clip_folder(tmp_path):
     model.set_backbone(backbone)
     logits = model(pixel_values).logits
     model.save_pretrained(tmp_path / "dedn")
-    assert torch.equal(DednModel.from_pretrained(tmp_path / "dedn")(pixel_values).logits, logits)
+    # But for rounding: a matrix product goes by where in memory the weights of a file happen to lie.
+    torch.testing.assert_close(DednModel.from_pretrained(tmp_path / "dedn")(pixel_values).logits, logits)
 
 
 def test_swin_keeps_its_last_norm(tmp_path):
