@@ -1,9 +1,14 @@
-"""Writing files."""
+"""Files: how they are written, and what tells their contents apart."""
 
+import hashlib
 import json
 import math
 import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+
+from tqdm.auto import tqdm
 
 
 def write_json(path: str | os.PathLike, content: dict):
@@ -21,6 +26,36 @@ def write_text(path: str | os.PathLike, text: str):
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def content_mark(content: bytes) -> str:
+    """Size and hash of a file's content, which is all that tells whether it changed: times of files prove nothing."""
+    return f"{len(content)}-{hashlib.sha256(content).hexdigest()[:32]}"
+
+
+def content_marks(files: Sequence[str | os.PathLike], description: str) -> list[str | None]:
+    """
+    Marks of many files, which are read in parallel, see [`content_mark`].
+
+    Args:
+        files (`Sequence[str` or `os.PathLike]`):
+            The files.
+        description (`str`):
+            What the progress bar says.
+
+    Returns:
+        `list[str | None]`: a mark for each; `None` of one that is not there or cannot be read.
+    """
+
+    def read(file: str | os.PathLike) -> str | None:
+        try:
+            return content_mark(Path(file).read_bytes())
+        except OSError:
+            return None
+
+    with ThreadPoolExecutor() as readers:
+        marks = readers.map(read, files)
+        return list(tqdm(marks, total=len(files), desc=description, unit="image", disable=None))
 
 
 def _finite(content):

@@ -146,6 +146,7 @@ def test_per_cent(tree, load):
 @pytest.mark.parametrize("unknown", ["", "NA", "-1"])
 def test_unknown_strengths_take_the_mean_of_the_seen_classes(tree, load, caplog, unknown):
     known = load().class_attributes
+    load_gzsl_dataset("folder", tree, "random")
     assert not caplog.records
     replace_line(tree / "classes.csv", 3, f"Amsel,{unknown},{known[1, 1]},{known[1, 2]},0")
     replace_line(tree / "classes.csv", 5, f"Spatz,{known[3, 0]},{known[3, 1]},{known[3, 2]},{unknown}")
@@ -157,6 +158,7 @@ def test_unknown_strengths_take_the_mean_of_the_seen_classes(tree, load, caplog,
     said = (
         "classes.csv: 2 unknown strengths take the seen classes' mean of the attribute, such as 'brown wing' of Amsel"
     )
+    load_gzsl_dataset("folder", tree, "random")
     assert said in caplog.text and said in check_folder(tree, "random")[0]
 
 

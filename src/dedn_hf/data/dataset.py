@@ -99,6 +99,9 @@ class GzslDataset:
             What an attribute's name speaks of (`has_wing_color::red`: wing) → the names of its parts.
         attribute_descriptions (`dict[str, str]`, *optional*, defaults to `{}`):
             Attribute → a sentence on it, for word vectors that are made of sentences.
+        notes (`list[str]`, *optional*, defaults to `[]`):
+            What its files say that could have been meant otherwise, or is out of the ordinary, one line each.
+            [`load_gzsl_dataset`] warns of it, and so does `--check`.
     """
 
     name: str
@@ -115,6 +118,7 @@ class GzslDataset:
     part_names: list[str] = field(default_factory=list)
     attribute_parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     attribute_descriptions: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def unseen_class_ids(self) -> list[int]:

@@ -8,7 +8,6 @@ Your own images, attributes and classes, from a folder:
     split.csv             class,split: seen, validation or unseen; optional, else drawn
 """
 
-import logging
 import os
 import unicodedata
 from dataclasses import dataclass, field
@@ -21,8 +20,6 @@ from tqdm.auto import tqdm
 from .class_table import ClassTable, find_table, normalize, read_table
 from .dataset import DatasetCard, GzslDataset, describe_groups, image_features, make_splits
 from .splits import draw, fifth, fingerprint_split, image_id_of
-
-logger = logging.getLogger(__name__)
 
 CARD = DatasetCard(
     title="Own images",
@@ -155,8 +152,6 @@ def load(
     """
     contents = read_folder(data_dir, seed, attribute_scale)
     contents.require_sound(contents.folder, ADVICE)
-    for line in contents.understood:
-        logger.log(logging.WARNING if line in contents.notes else logging.INFO, line)
     parts = contents.partition(seed)
     splits = [contents.class_splits[name] for name in contents.class_names]
     return GzslDataset(
@@ -171,6 +166,7 @@ def load(
         split_name=contents.split_name,
         split_sha256=fingerprint_split(parts),
         attribute_descriptions=contents.attribute_descriptions,
+        notes=contents.notes,
     )
 
 

@@ -1,5 +1,6 @@
 """Data sets by their name on the command line: `cub` is read by `dedn_hf.data.cub`, with the recipe `cub.yaml`."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from importlib import import_module
 from inspect import signature
@@ -12,6 +13,8 @@ from datasets import Dataset
 from ..recipes import read_recipe, recipe_names
 from .dataset import DatasetCard, GzslDataset, describe_groups
 from .word_vectors import load_word_vectors
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_NUM_GROUPS = 4
 
@@ -74,6 +77,8 @@ def load_gzsl_dataset(
     scale = _scale_options(name, attribute_scale)
     source = _word_vector_source(name, data_dir, word_vectors)
     dataset = dataset_module(name).load(data_dir, check_files=check_files, **scale)
+    for note in dataset.notes:
+        logger.warning(note)
     if source is not None:
         dataset.word_vectors = load_word_vectors(source, dataset.attribute_names, dataset.attribute_descriptions)
     if attribute_groups is not None:
