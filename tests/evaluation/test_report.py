@@ -17,7 +17,9 @@ from dedn_hf.evaluation.report import (
     attribute_ranking,
     check_output_dir,
     costliest_confusions,
+    differing_classes,
     evaluate_model,
+    match_class_attributes,
     match_classes,
     predict_examples,
     seen_unseen_auroc,
@@ -122,6 +124,29 @@ def test_classes_are_matched_by_name(tiny_model, dataset):
     assert [tiny_model.config.id2label[index] for index in place] == NAMES
 
 
+def test_class_attributes_are_matched_by_name(tiny_model, dataset):
+    of_model = tiny_model.class_attributes.numpy()
+    order = np.array([6, 0, 5, 1, 4, 2, 3])
+    dataset.attribute_names = [tiny_model.config.attribute_names[index] for index in order]
+    dataset.class_attributes = dataset.class_attributes[:, order]
+    matched = match_class_attributes(tiny_model.config, dataset)
+    np.testing.assert_array_equal(matched, of_model)
+    assert not differing_classes(of_model, matched, tiny_model.config)
+
+
+def test_differing_classes(tiny_model):
+    config, of_model = tiny_model.config, tiny_model.class_attributes.numpy()
+    assert not differing_classes(of_model, 100 * of_model * np.arange(1, 6)[:, None], config)
+    edited = of_model.copy()
+    edited[1, 2] += 0.01
+    edited[4, 0] += 1
+    names = config.attribute_names
+    assert [*differing_classes(of_model, edited, config).items()] == [
+        (config.id2label[4], (names[0], of_model[4, 0], edited[4, 0])),
+        (config.id2label[1], (names[2], of_model[1, 2], edited[1, 2])),
+    ]
+
+
 def test_other_classes_are_an_error(tiny_model, dataset):
     dataset.class_names = ["crow", "swift", "owl", "wren", "emu"]
     with pytest.raises(ValueError, match=r"classes of the model and of birds differ: 1 \(jay\).* 1 \(emu\)"):
@@ -217,8 +242,9 @@ def test_localisation_is_gathered_while_images_are_read_once(tiny_model, dataset
         np.eye(5, 7) + np.eye(5, 7, 5),
         seen=tiny_model.seen_classes.tolist(),
     )
-    names = [f"has_{part}_color::red" for part in ("head", "bill", "breast", "wing", "tail")] + ["has_size::big"] * 2
-    dataset.attribute_names = names
+    names = [f"has_{part}_color::red" for part in ("head", "bill", "breast", "wing", "tail")]
+    names += ["has_size::big", "has_size::small"]
+    dataset.attribute_names = tiny_model.config.attribute_names = names
     dataset.part_names = ["head", "bill", "breast", "wing", "tail", "leg"]
     dataset.attribute_parts = {part: (part,) for part in dataset.part_names}
     for split, of_split in examples.items():

@@ -4,6 +4,7 @@ expert scores: attribute scores of [coarse, fine] expert × [region, channel] at
 is follows from its predictions, and for any other mix or γ from the expert scores, in NumPy.
 """
 
+import dataclasses
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -72,6 +73,70 @@ def match_classes(config: DednConfig, dataset: GzslDataset) -> np.ndarray:
                 "on the data set that it was trained for, or give it the data set's classes with `set_classes`."
             )
     return np.array([place[name] for name in dataset.class_names], dtype=np.int64)
+
+
+def match_class_attributes(config: DednConfig, dataset: GzslDataset) -> np.ndarray:
+    """
+    The class attributes of a data set as a model has them: classes and attributes in the model's order, by name.
+
+    Args:
+        config ([`DednConfig`]):
+            Config of the model.
+        dataset ([`GzslDataset`]):
+            The data set.
+
+    Returns:
+        `np.ndarray` of shape `(K, A)`, float32.
+
+    Raises:
+        ValueError: If the two differ in attributes, which are named, or see [`match_classes`].
+    """
+    of_model, of_dataset = set(config.attribute_names), set(dataset.attribute_names)
+    if of_model != of_dataset:
+        only_model, only_dataset = sorted(of_model - of_dataset), sorted(of_dataset - of_model)
+        raise ValueError(
+            f"The attributes of the model and of {dataset.name} differ: {_some(only_model)} only in the model's "
+            f"{len(of_model)}, {_some(only_dataset)} only in the data set's {len(of_dataset)}. Evaluate the model on "
+            "the data set that it was trained for, or train it anew."
+        )
+    rows = np.argsort(match_classes(config, dataset))
+    columns = [dataset.attribute_names.index(name) for name in config.attribute_names]
+    return dataset.class_attributes[rows][:, columns]
+
+
+def differing_classes(
+    of_model: np.ndarray, of_dataset: np.ndarray, config: DednConfig
+) -> dict[str, tuple[str, float, float]]:
+    """
+    Classes that a model and a data set describe differently. A class is scored by the direction of its row alone, so
+    that rows which differ in length only, as those of the released program do, are the same.
+
+    Args:
+        of_model (`np.ndarray` of shape `(K, A)`):
+            The model's class attributes.
+        of_dataset (`np.ndarray` of shape `(K, A)`):
+            The data set's, see [`match_class_attributes`].
+        config ([`DednConfig`]):
+            Config of the model.
+
+    Returns:
+        `dict[str, tuple[str, float, float]]`: class → the attribute in which it differs most, and its strength for the
+        model and for the data set; in the order in which they differ most.
+    """
+    directions = [rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12) for rows in (of_model, of_dataset)]
+    difference = np.abs(directions[0] - directions[1])
+    largest = difference.max(axis=1)
+    # Less is rounding: a per cent of the official files has six digits or more.
+    order = [row for row in np.argsort(-largest, kind="stable") if largest[row] > 1e-5]
+    columns = difference.argmax(axis=1)
+    return {
+        config.id2label[int(row)]: (
+            config.attribute_names[columns[row]],
+            float(of_model[row, columns[row]]),
+            float(of_dataset[row, columns[row]]),
+        )
+        for row in order
+    }
 
 
 def _some(names: list[str]) -> str:
@@ -401,7 +466,8 @@ def evaluate_model(
     image_processor=None,
 ) -> EvaluationReport:
     """
-    Evaluates a model on the test images of a data set, each of which is read once.
+    Evaluates a model on the test images of a data set, each of which is read once. Classes are what the model's own
+    class attributes say; [`differing_classes`] tells where the data set's have become others.
 
     Args:
         model ([`DednModel`]):
@@ -421,9 +487,11 @@ def evaluate_model(
         [`EvaluationReport`].
 
     Raises:
-        ValueError: see [`match_classes`] and [`~images_dedn.crop_in_image`].
+        ValueError: see [`match_class_attributes`] and [`~images_dedn.crop_in_image`].
     """
+    match_class_attributes(model.config, dataset)
     place = match_classes(model.config, dataset)
+    dataset = dataclasses.replace(dataset, attribute_names=model.config.attribute_names)  # in the order of its scores
     class_attributes = model.class_attributes.float().cpu().numpy()
     localisation = None
     if image_processor is not None and dataset.part_names and dataset.attribute_parts:
