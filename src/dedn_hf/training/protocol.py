@@ -58,6 +58,7 @@ _RECORDED_ARGUMENTS = (
 _RECORDED_SETTINGS = (
     *CONFIG_SETTINGS,
     "region_value_rank",
+    "region_value_std",
     "freeze_backbone",
     "feature_channels",
     "grid_size",
