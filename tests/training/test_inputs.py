@@ -32,9 +32,11 @@ def backbone(tmp_path_factory):
 @pytest.fixture
 def dataset(tiny_dataset):
     """The tiny data set with images, all of them noise."""
-    random = np.random.default_rng(0)
     for split, images in tiny_dataset.splits.items():
-        noise = [Image.fromarray(random.integers(0, 256, (80, 80, 3), np.uint8)) for _ in images]
+        noise = [
+            Image.fromarray(np.random.default_rng(image_id).integers(0, 256, (80, 80, 3), np.uint8))
+            for image_id in images["image_id"]
+        ]
         table = {"image": noise, "label": images["label"][:], "image_id": images["image_id"][:]}
         features = datasets.Features({"image": datasets.Image(), **images.features})
         tiny_dataset.splits[split] = datasets.Dataset.from_dict(table, features)
@@ -67,7 +69,9 @@ def test_stored_feature_maps(dataset, backbone, tmp_path):
 
 def test_store_that_lacks_test_images_is_refused_at_once(dataset, backbone, tmp_path):
     store = extract(dataset, backbone, tmp_path / "store", splits=("trainval", "test_seen"))
-    with pytest.raises(ValueError, match="no feature maps of 12 of 12 images"):
+    with pytest.raises(
+        ValueError, match=r"no feature maps of 12 of 60 images, such as image id 48, .* into another folder"
+    ):
         prepare_inputs(dataset, store)
 
 
