@@ -319,7 +319,7 @@ def test_images_that_came_and_went(extract, dataset, image_folder):
     before = contents(folder)
     message = (
         r"other images than the data set has now: 3 were added since \(.*7\.jpg, .*6\.jpg, .*9\.jpg\) and 1 were "
-        r"removed since \(image id 40 of auk\)\. Put the images back as they were, or extract a store into another folder"
+        r"removed since \(image id 40 of auk\)\. Put the images back as they were, or extract a store into another "
     )
     Image.new("RGB", (80, 80)).save(image_folder / "9.jpg")
     table = dataset.select(range(1, 8))[:]
