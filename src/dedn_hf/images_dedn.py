@@ -23,6 +23,10 @@ def load_any_image(image, timeout: float | None = None) -> Image.Image:
     An image from whatever the pipeline takes for one, in RGB and upright, as its EXIF tag says; on white, where it is
     transparent; the first frame, with a warning, where it has several.
 
+    An image from the web is what transformers' `load_image` makes of it: that gives neither the bytes nor the numbers
+    in them, so that greys of 16 bits are clipped, what is transparent is what lies below, and frames are not said.
+    Download such an image and give its bytes or its path.
+
     Args:
         image:
             See [`~ZeroShotAttributeClassificationPipeline.__call__`].
