@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import torch
 from command_line import CommandFailed
-from datasets import concatenate_datasets
+from datasets import Dataset, Features, concatenate_datasets
+from datasets import Image as ImageFeature
 from PIL import Image
 from transformers import CLIPImageProcessorPil, ResNetConfig, ResNetModel
 
@@ -140,6 +141,26 @@ def test_evaluation_from_feature_maps(run, birds, tmp_path):
     make_model(birds, tmp_path / "wide", backbone_config=None, feature_channels=32)
     with pytest.raises(CommandFailed, match=r"shape is \[16, 8, 8\], where \[32, 8, 8\] is asked for"):
         run(tmp_path / "wide", tmp_path / "out 3", "--feature_maps", tmp_path / "store")
+
+
+def test_images_that_changed_since_the_store_was_made(run, birds, tmp_path, monkeypatch):
+    import dedn_hf.evaluation.report as report
+
+    backbone = ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"))
+    backbone.save_pretrained(tmp_path / "backbone")
+    CLIPImageProcessorPil(image_mean=[0.5] * 3, image_std=[0.5] * 3).save_pretrained(tmp_path / "backbone")
+    images = concatenate_datasets([birds.splits["test_seen"], birds.splits["test_unseen"]])
+    table = images.select_columns(["image", "label", "image_id"]).cast_column("image", ImageFeature(decode=False))[:]
+    table["image"][7], table["image"][150] = table["image"][150], table["image"][7]
+    features = {name: images.features[name] for name in table}
+    images = Dataset.from_dict(table, Features(features))
+    extract_feature_maps(
+        images, str(tmp_path / "backbone"), 64, tmp_path / "store", "synthetic_birds", batch_size=50, num_workers=0
+    )
+    make_model(birds, tmp_path / "model", backbone_config=None)
+    monkeypatch.setattr(report, "predict_examples", None)  # nothing may be computed
+    with pytest.raises(CommandFailed, match=r"error: 2 of 210 images have changed since .*/store was made of them"):
+        run(tmp_path / "model", tmp_path / "out", "--feature_maps", tmp_path / "store")
 
 
 def test_errors_before_long_work(run, birds, tmp_path, monkeypatch):

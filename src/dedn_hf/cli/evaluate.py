@@ -36,6 +36,7 @@ def main(arguments: list[str]):
         parser.error(f"--batch_size is {args.batch_size}; at least one image is needed")
     check_model(args.model)
 
+    from datasets import concatenate_datasets
     from transformers import CLIPImageProcessorPil
     from transformers.utils import cached_file
 
@@ -83,6 +84,7 @@ def main(arguments: list[str]):
         store.require(shape=[model.config.feature_channels, model.config.grid_size, model.config.grid_size])
         if model.backbone is not None and store.metadata["backbone"] is not None:
             store.require(backbone_sha256=fingerprint_weights(model.backbone))
+        store.require_unchanged(concatenate_datasets([dataset.splits[split] for split in TEST_SPLITS]))
         processor = store.image_processor
         examples = {split: store.select(dataset.splits[split]["image_id"]) for split in TEST_SPLITS}
     elif model.backbone is None:
