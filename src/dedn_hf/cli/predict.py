@@ -144,9 +144,7 @@ class ImageSearch:
         self.num_left_out, self.num_raw, self.example = 0, 0, None
 
     def left_out(self) -> str:
-        raw = (
-            "" if not self.num_raw else f"; raw files of cameras ({self.num_raw:,}) must be saved as JPEG or PNG first"
-        )
+        raw = f"; raw files of cameras: {self.num_raw:,}, save them as JPEG or PNG" if self.num_raw else ""
         if self.num_left_out == 1:
             return f"left out a file that is no image: {self.example}{raw}"
         return f"left out {self.num_left_out:,} files that are no images, such as {self.example}{raw}"
