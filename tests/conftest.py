@@ -28,6 +28,14 @@ def _short_garbage_collection():
     gc.unfreeze()
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_assets(tmp_path_factory):
+    """What is known of decoded images is not kept beyond the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", tmp_path_factory.mktemp("assets"))
+        yield
+
+
 @pytest.fixture
 def dedn(capsys, monkeypatch):
     """Runs a command, see [`run_command`]."""

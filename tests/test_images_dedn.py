@@ -5,6 +5,7 @@ import pytest
 import transformers
 from PIL import Image
 
+from dedn_hf import images_dedn
 from dedn_hf.images_dedn import load_any_image
 
 GREYS = np.linspace(0, 255, 12 * 16).reshape(12, 16).round().astype(np.uint8)
@@ -74,6 +75,46 @@ def test_cmyk_and_orientation(tmp_path):
         assert np.array_equal(read(tmp_path / name)[..., 0], np.rot90(GREYS, -1)), name
     Image.fromarray(np.dstack([COLORS, GREYS])).save(tmp_path / "transparent.png", exif=exif)
     assert read(tmp_path / "transparent.png").shape == (16, 12, 3)
+
+
+@pytest.mark.parametrize(
+    "head, kind, message",
+    [
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "HEIF", "it is HEIC; `pip install pillow-heif`, or save it as JPEG"),
+        (b"\xff\x0a", "JXL", "it is JPEG XL; `pip install pillow-jxl-plugin`, or save it as JPEG"),
+        (b"\0\0\0\x18ftypavif\0\0\0\0", "none", "it is AVIF, but damaged"),
+        (b"", "none", r"it is empty \(0 bytes\)"),
+        (b"<html>", "none", "it is no image of a kind that Pillow knows"),
+    ],
+)
+def test_what_cannot_be_read_says_the_way_out(head, kind, message, tmp_path, monkeypatch):
+    monkeypatch.setattr(images_dedn, "_register_formats", lambda: None)
+    monkeypatch.delitem(Image.OPEN, kind, raising=False)
+    monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != kind])
+    content = head + bytes(40) * bool(head)
+    (tmp_path / "photo.jpg").write_bytes(content)
+    with open(tmp_path / "photo.jpg", "rb") as opened:
+        for image in (content, tmp_path / "photo.jpg", str(tmp_path / "photo.jpg"), opened):
+            with pytest.raises(ValueError, match=message):
+                load_any_image(image)
+
+
+@pytest.mark.parametrize("package, suffix", [("pillow_heif", "heic"), ("pillow_jxl", "jxl")])
+def test_formats_of_other_packages(package, suffix, tmp_path):
+    pytest.importorskip(package)
+    images_dedn._register_formats()
+    Image.new("RGB", (64, 48), (200, 40, 80)).save(tmp_path / f"photo.{suffix}", quality=95)
+    assert np.abs(read(tmp_path / f"photo.{suffix}").astype(int) - [200, 40, 80]).max() < 5
+    content = (tmp_path / f"photo.{suffix}").read_bytes()
+    with pytest.raises(ValueError, match="damaged"):
+        load_any_image(content[: 30 if suffix == "heic" else 10])
+
+
+def test_too_many_pixels_are_a_sentence(tmp_path, monkeypatch):
+    Image.new("L", (100, 50)).save(tmp_path / "huge.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match="it has 5,000 pixels, and Pillow reads no more than 2,000; scale it down"):
+        load_any_image(tmp_path / "huge.png")
 
 
 def test_the_first_of_several_frames_is_taken_and_said(tmp_path, caplog):

@@ -6,6 +6,9 @@ import io
 import os
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -58,6 +61,7 @@ def load_any_image(image, timeout: float | None = None) -> Image.Image:
     if isinstance(image, (str, os.PathLike)) and os.path.isdir(image):
         raise ValueError("it is a folder; give the paths of its images")
     is_url = isinstance(image, str) and image.startswith(("http://", "https://"))
+    _register_formats()
     try:
         if isinstance(image, str) and not is_url and not os.path.isfile(image):
             no_image = "it is neither a file nor a URL nor an image in base64"
@@ -67,7 +71,15 @@ def load_any_image(image, timeout: float | None = None) -> Image.Image:
         elif isinstance(image, (str, os.PathLike)) or hasattr(image, "read"):
             image = Image.open(image)
     except (Image.UnidentifiedImageError, binascii.Error):  # whose text is where its bytes are in memory
-        raise ValueError(no_image) from None
+        raise ValueError(_why_unknown(image) or no_image) from None
+    except Image.DecompressionBombError as error:
+        count = re.search(r"\d+", str(error))[0]
+        limit = 2 * Image.MAX_IMAGE_PIXELS
+        raise ValueError(
+            f"it has {int(count):,} pixels, and Pillow reads no more than {limit:,}; scale it down"
+        ) from None
+    except RuntimeError as error:  # as JPEG XL's package says that a file is damaged
+        raise ValueError(f"it is damaged: {str(error).splitlines()[0]}") from None
     if not isinstance(image, Image.Image):
         kind = "one flat list of images" if isinstance(image, Iterable) else "a path, URL, array or PIL image"
         raise ValueError(f"it is no image; give {kind}")
@@ -83,6 +95,39 @@ def load_any_image(image, timeout: float | None = None) -> Image.Image:
         image = ImageOps.exif_transpose(image).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return load_image(image)
+
+
+@cache
+def _register_formats():
+    """Has Pillow read HEIC and JPEG XL where there are packages that do."""
+    for plugin in ("pillow_heif.HeifImagePlugin", "pillow_jxl"):
+        with suppress(ImportError):
+            import_module(plugin)
+
+
+def _why_unknown(image) -> str | None:
+    """What is to be said of a file that Pillow does not know, by its first bytes."""
+    try:
+        if hasattr(image, "read"):
+            image.seek(0)
+            head = image.read(16)
+        else:
+            with open(image, "rb") as file:
+                head = file.read(16)
+    except (OSError, TypeError, ValueError):  # of what cannot be read again
+        return None
+    if not head:
+        return "it is empty (0 bytes)"
+    kinds = {
+        "HEIC": (head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev"), "HEIF", "pillow-heif"),
+        "AVIF": (head[4:12] == b"ftypavif", "AVIF", "pillow"),
+        "JPEG XL": (head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")), "JXL", "pillow-jxl-plugin"),
+    }
+    for kind, (is_kind, format_name, package) in kinds.items():
+        if is_kind:
+            known = format_name in Image.OPEN
+            return f"it is {kind}" + (", but damaged" if known else f"; `pip install {package}`, or save it as JPEG")
+    return None
 
 
 def _image_of_greys(image: Image.Image) -> Image.Image:

@@ -158,6 +158,22 @@ def test_what_is_no_image_is_counted_and_has_no_row(photos, capsys):
     ]
 
 
+def test_photos_of_every_kind_have_a_row_or_a_word(photos, capsys):
+    """As in a data set."""
+    (photos / "raw.nef").write_bytes(b"II*\0" + bytes(50))
+    (photos / "@eaDir").mkdir()
+    (photos / "@eaDir" / "0.png").write_bytes((photos / "0.png").read_bytes())
+    (photos / "phone.heic").write_bytes(b"\0\0\0\x18ftypheic" + bytes(50))
+    assert run("photos", "--output", "birds.csv") == 0
+    errors = {row["image"]: row["error"] for row in read_csv("birds.csv")}
+    assert errors["photos/phone.heic"].startswith("it is HEIC")
+    assert not {name for name in errors if "eaDir" in name or name.endswith("nef")}
+    assert capsys.readouterr().err.splitlines()[0] == (
+        "left out 2 files that are no images, such as photos/@eaDir; raw files of cameras: 1, save them as JPEG or PNG"
+    )
+    assert list(ImageSearch(["photos/@eaDir"])) == ["photos/@eaDir/0.png"]  # named, it is searched
+
+
 def test_folders_are_searched_once_each(photos):
     (photos / "more" / "loop").symlink_to(photos)
     (photos / "again").symlink_to(photos / "more")

@@ -16,6 +16,7 @@ from transformers import AutoModel, CLIPImageProcessorPil, ResNetConfig, ResNetM
 from dedn_hf.cli import main
 from dedn_hf.cli.train import SHOWN, TrainArguments, parse_command_line
 from dedn_hf.data import load
+from dedn_hf.data.check import CheckReport
 from dedn_hf.data.synthetic_birds import load as load_synthetic_birds
 from dedn_hf.recipes import read_recipe
 from dedn_hf.training import protocol
@@ -184,19 +185,41 @@ def test_validation_leaves_no_model(train, tmp_path, capsys):
     assert "results.json: outputs/synthetic_birds" in output and "Model" not in output
 
 
-@pytest.mark.parametrize("problems", [[], ["line 3 is odd"]])
-def test_check_runs_nothing(dedn, monkeypatch, capsys, problems):
+@pytest.mark.parametrize("wrong, warned, status, strict", [(0, 0, 0, 0), (0, 1, 0, 1), (1, 1, 1, 1)])
+def test_check_runs_nothing(dedn, monkeypatch, capsys, tmp_path, wrong, warned, status, strict):
+    report = CheckReport(understood=["10 birds"])
+    report.add_wrong("table", "odd lines", *["line 3 is odd"] * wrong)
+    report.add_warning("note", "other lines", *["line 4 is odd"] * warned)
     asked = []
-    monkeypatch.setattr(load, "check_gzsl_dataset", lambda *names: asked.append(names) or (["10 birds"], problems))
+    monkeypatch.setattr(load, "check_gzsl_dataset", lambda *names: asked.append(names) or report)
     monkeypatch.setattr(load, "load_gzsl_dataset", None)
     options = ["--dataset", "folder", "--data_dir", "D", "--word_vectors", "random", "--num_groups", "3", "--check"]
-    status = main(["train", "--use_cpu", *options])
-    assert asked == [("folder", "D", "random", 3)] and status == bool(problems)
-    assert capsys.readouterr().out.splitlines() == (
-        ["10 birds", "WRONG: line 3 is odd", "Found wrong: 1"]
-        if problems
-        else ["10 birds", "Nothing wrong was found."]
-    )
+    assert main(["train", "--use_cpu", *options]) == status
+    assert asked == [("folder", "D", "random", 3)]
+    printed = capsys.readouterr().out
+    assert printed == f"{report}\n" and ("line 3 is odd" in printed) == bool(wrong)
+    file = tmp_path / "new/report.json"
+    assert main(["train", "--use_cpu", *options, "--strict", "--json", str(file)]) == strict
+    content = json.loads(file.read_text())
+    assert content == {"dataset": "folder", **report.to_dict(), "exit_status": strict}
+    assert [finding["lines"] for finding in content["wrong"]] == [["line 3 is odd"]] * wrong
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--json", "report.json"], "--json is of use with --check only"),
+        (["--strict"], "--strict is of use with --check only"),
+        (["--check", "--dataset", "cub"], "name their folder with --data_dir"),
+        (["--check", "--dataset", "flowers"], "invalid choice: 'flowers'"),
+        (["--check", "--dataset", "folder", "--data_dir", ".", "--json", "."], "."),
+    ],
+)
+def test_wrong_calls_of_the_check(dedn, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CommandFailed, match=re.escape(message)) as failed:
+        dedn("train", "--use_cpu", *arguments)
+    assert failed.value.status == 2 and str(failed.value).count("\n") == 1
 
 
 @pytest.mark.parametrize("flags", [[], ["--overwrite_output_dir"]])

@@ -159,7 +159,7 @@ def test_unknown_strengths_take_the_mean_of_the_seen_classes(tree, load, caplog,
         "classes.csv: 2 unknown strengths take the seen classes' mean of the attribute, such as 'brown wing' of Amsel"
     )
     load_gzsl_dataset("folder", tree, "random")
-    assert said in caplog.text and said in check_folder(tree, "random")[0]
+    assert said in caplog.text and said in check_folder(tree, "random").warnings["note"].lines
 
 
 def test_attribute_known_of_unseen_classes_only_takes_their_mean(tree, load):
@@ -202,8 +202,8 @@ def test_attribute_scale(tree, load):
     np.testing.assert_allclose(load(attribute_scale="percent").class_attributes[:, 0], 0.05, rtol=1e-6)
     dataset = load_gzsl_dataset("folder", tree, "random", attribute_scale=5)
     assert dataset.class_attributes.max() == 1
-    understood, problems = check_gzsl_dataset("folder", tree, "random", attribute_scale="5")
-    assert not problems and any("on a scale from 0 to 5" in line for line in understood)
+    report = check_gzsl_dataset("folder", tree, "random", attribute_scale="5")
+    assert not report.wrong and any("on a scale from 0 to 5" in line for line in report.understood)
     for load_or_check in (load_gzsl_dataset, check_gzsl_dataset):
         with pytest.raises(ValueError, match="attribute_scale is 'five'; it must be unit"):
             load_or_check("folder", tree, "random", attribute_scale="five")
@@ -265,7 +265,13 @@ def test_files_that_are_no_images_are_ignored_and_told(tree, load):
     (tree / "images/Amsel/notes.txt").touch()
     (tree / "images/Amsel/more").mkdir()
     assert len(load_folder_images(tree)) == 60
-    assert any("ignored 3 files or folders" in line for line in read_folder(tree).understood)
+    assert any("ignored 4 files or folders" in line for line in read_folder(tree).understood)
+    report = check_folder(tree, "random")
+    assert report.exit_status() == 0 and report.exit_status(strict=True) == 1
+    assert {kind: finding.lines for kind, finding in report.ignored.items()} == {
+        "litter": ["images/.DS_Store", "images/Amsel/.DS_Store"],
+        "other": ["images/Amsel/notes.txt", "images/readme.txt"],
+    }
 
 
 def test_images_need_only_the_names_of_classes(tree):
@@ -291,7 +297,7 @@ def test_odd_images(tree, load):
     Image.new("L", (6, 6), 128).save(folder / "grey.png")
     Image.new("RGBA", (6, 6), (255, 0, 0, 255)).save(folder / "alpha.png")
     replace_line(tree / "split.csv", 3, "Amsel,unseen")
-    assert check_folder(tree, "random")[1] == []
+    assert check_folder(tree, "random").problems == []
     processor = CLIPImageProcessorPil(
         size={"shortest_edge": 4}, crop_size=4, resample=2, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
@@ -385,17 +391,17 @@ def test_check_tells_all_at_once(tree):
     replace_line(tree / "classes.csv", 3, "Amsel,0,0,0,0")
     replace_line(tree / "split.csv", 4, "Star,never")
     (tree / "images/Star/3.png").write_bytes(b"no image")
-    (tree / "images/Spatz/4.png").write_bytes((tree / "images/Spatz/4.png").read_bytes()[:60])
-    _, problems = check_folder(tree, "nowhere.npy")
+    (tree / "images/Spatz/4.png").write_bytes((tree / "images/Spatz/4.png").read_bytes()[:45])
+    problems = check_folder(tree, "nowhere.npy").problems
     assert len(problems) == 5
-    for part in ("line 3 (Amsel)", "split.csv, line 4", "images/Star/3.png cannot be opened", "nowhere.npy"):
+    for part in ("line 3 (Amsel)", "split.csv, line 4", "images/Star/3.png: it is no image", "nowhere.npy"):
         assert sum(part in problem for problem in problems) == 1, problems
 
 
 def test_check_of_a_sound_folder(tree):
-    understood, problems = check_folder(tree, "random")
-    assert problems == []
-    text = "\n".join(understood)
+    report = check_folder(tree, "random")
+    assert not report.wrong and not report.ignored
+    text = str(report)
     for part in (
         "6 classes, 4 attributes, strengths up to 0.6 taken as fractions",
         "2 groups: wing (2), tail (2)",
@@ -417,7 +423,7 @@ def test_groups_by_word_vectors(tree, load, tmp_path):
     assert sorted(groups.values()) == [[0, 1], [2, 3]]
     assert all(ATTRIBUTES.index(name) in indices for name, indices in groups.items())
     assert len(load_gzsl_dataset("folder", tree, str(tmp_path / "vectors.npy")).attribute_groups) == 4
-    assert any("clustered by word vectors: 2 groups" in line for line in check_folder(tree, "random", 2)[0])
+    assert any("clustered by word vectors: 2 groups" in line for line in check_folder(tree, "random", 2).understood)
 
 
 def test_groups_that_cannot_be_had(tree):

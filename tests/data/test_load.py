@@ -6,6 +6,7 @@ from datasets import Dataset, DatasetDict
 from PIL import Image
 
 from dedn_hf.data import GzslDataset, awa2, cub, folder, load_gzsl_dataset, sun, synthetic_birds
+from dedn_hf.data.dataset import image_features
 from dedn_hf.data.load import check_gzsl_dataset, describe_dataset, load_images
 from dedn_hf.data.proposed_split import PROPOSED_SPLIT_NAME
 
@@ -40,6 +41,7 @@ def readers(monkeypatch):
         )
     vectors = np.zeros((2, 64))
     birds = make_dataset("synthetic_birds", word_vectors=vectors)
+    birds.splits["trainval"] = Dataset.from_dict({"label": [0, 1]})
     monkeypatch.setattr(synthetic_birds, "load", lambda folder, check_files: birds)
 
 
@@ -138,19 +140,69 @@ def test_own_folder(folder):
 
 
 def test_check_of_a_folder(folder):
-    understood, problems = check_gzsl_dataset("folder", str(folder), "random", 2)
-    assert problems == [] and any("4 classes, 3 attributes" in line for line in understood)
+    report = check_gzsl_dataset("folder", str(folder), "random", 2)
+    assert not report.wrong and any("4 classes, 3 attributes" in line for line in report.understood)
     # What can be said without word vectors is said.
-    understood, problems = check_gzsl_dataset("folder", str(folder))
-    assert any("4 classes, 3 attributes" in line for line in understood)
-    assert len(problems) == 1 and "There are no word vectors for folder" in problems[0]
+    report = check_gzsl_dataset("folder", str(folder))
+    assert any("4 classes, 3 attributes" in line for line in report.understood)
+    assert len(report.problems) == 1 and "There are no word vectors for folder" in report.problems[0]
     (folder / "classes.csv").unlink()
-    assert check_gzsl_dataset("folder", str(folder), "random")[1] == ["classes.csv is missing"]
+    assert check_gzsl_dataset("folder", str(folder), "random").problems == ["classes.csv is missing"]
 
 
-def test_check_of_another_data_set(monkeypatch):
-    understood, problems = check_gzsl_dataset("sun", "somewhere", "random")
-    assert problems == [] and understood == describe_dataset(load_gzsl_dataset("sun", "somewhere", "random"))
+@pytest.fixture
+def sun_images(tmp_path, monkeypatch):
+    """Four images of SUN, of which the lists name a fifth; the class b is unseen, and c has none to train on."""
+    files = [tmp_path / f"images/{name}" for name in ("a/1.jpg", "a/2.jpg", "b/1.jpg", "b/2.jpg", "b/3.jpg")]
+    for number, file in enumerate(files[:4]):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (8, 6), (number * 40, 0, 0)).save(file)
+    features = image_features(["a", "b", "c"])
+    rows = [{"image": str(file), "label": int("b/" in str(file)), "image_id": i} for i, file in enumerate(files)]
+    monkeypatch.setattr(
+        sun, "load_images", lambda folder, check_files: Dataset.from_list(rows, features=features), raising=True
+    )
+    splits = make_dataset().splits
+    splits["trainval"] = Dataset.from_dict({"label": [0, 0]})
+    dataset = make_dataset(
+        "sun",
+        splits=splits,
+        seen_class_ids=[0, 2],
+        validation_class_ids=[2],
+        attribute_names=["red", "blue", "big"],
+        class_attributes=np.array([[1, 0, 0.5], [1, 1, 0.5], [1, 0, 0.5]], np.float32),
+        notes=["images.mat is odd"],
+    )
+    monkeypatch.setattr(sun, "load", lambda folder, check_files: dataset)
+    return tmp_path
+
+
+def test_check_of_a_benchmark(sun_images, caplog):
+    (sun_images / "images/a/2.jpg").write_bytes((sun_images / "images/a/2.jpg").read_bytes()[:-30])
+    (sun_images / "images/b/2.jpg").write_bytes(b"")
+    (sun_images / "images/a/notes.txt").touch()
+    (sun_images / "images/a/Thumbs.db").touch()
+    Image.new("RGB", (8, 6)).save(sun_images / "images/a/more.jpg")
+    report = check_gzsl_dataset("sun", str(sun_images), "random")
+    assert report.problems[0] == "c" and "1.jpg" not in str(report.problems)
+    assert report.wrong["missing image"].lines == ["images/b/3.jpg: it does not exist"]
+    assert [line.partition(": ")[0] for line in report.wrong["unreadable image"].lines] == [
+        "images/a/2.jpg",
+        "images/b/2.jpg",
+    ]
+    assert report.wrong["unreadable image"].lines[1].endswith("it is empty (0 bytes)")
+    assert {kind: finding.lines for kind, finding in report.ignored.items()} == {
+        "other": ["images/a/notes.txt"],
+        "unlisted": ["images/a/more.jpg"],
+        "litter": ["images/a/Thumbs.db"],
+    }
+    assert report.warnings["note"].lines == ["images.mat is odd"] and not caplog.records
+    assert report.warnings["twin classes"].lines == ["a = c"]
+    assert report.warnings["constant attribute"].lines == ["red (1)", "big (0.5)"]
+    assert report.warnings["attribute of unseen classes only"].lines == ["blue: b"]
+
+
+def test_check_of_another_data_set(monkeypatch, sun_images):
     # A wrong call, not a wrong data set.
     with pytest.raises(ValueError, match="The data set 'sun' is read from files: name their folder with --data_dir"):
         check_gzsl_dataset("sun")
@@ -159,7 +211,12 @@ def test_check_of_another_data_set(monkeypatch):
         raise FileNotFoundError(f"{data_dir} lacks everything")
 
     monkeypatch.setattr(sun, "load", fail)
-    assert check_gzsl_dataset("sun", "somewhere", "random") == ([], ["somewhere lacks everything"])
+    report = check_gzsl_dataset("sun", str(sun_images), "random")
+    assert report.problems == [f"{sun_images} lacks everything", "images/b/3.jpg: it does not exist"]
+    monkeypatch.setattr(sun, "load_images", fail)
+    assert check_gzsl_dataset("sun", "somewhere", "random").problems == ["somewhere lacks everything"]
+    report = check_gzsl_dataset("synthetic_birds")
+    assert not report.wrong and report.understood == describe_dataset(load_gzsl_dataset("synthetic_birds"))
 
 
 def test_description():

@@ -19,7 +19,9 @@ from collections import Counter, deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
+from pathlib import Path
 
+from ..data.image_files import why_ignored
 from ..prediction_file import PredictionFile
 from ..registration import DEFAULT_MODEL
 from . import CommandParser, check_model
@@ -129,8 +131,8 @@ def main(arguments: list[str]) -> int:
 class ImageSearch:
     """
     The image files among paths, one after the other: files, and what folders hold, sorted by name and searched
-    through once each. What Pillow knows neither by its suffix nor by how it begins is no image and left out, and so
-    are names in a folder that begin with a dot.
+    through once each. What is an image is as in a data set, see [`why_ignored`]; all else is left out, and so are
+    names in a folder that begin with a dot.
 
     Args:
         paths (`Sequence[str]`):
@@ -139,12 +141,13 @@ class ImageSearch:
 
     def __init__(self, paths: Sequence[str]):
         self.paths = paths
-        self.num_left_out, self.example = 0, None
+        self.num_left_out, self.num_raw, self.example = 0, 0, None
 
     def left_out(self) -> str:
+        raw = f"; raw files of cameras: {self.num_raw:,}, save them as JPEG or PNG" if self.num_raw else ""
         if self.num_left_out == 1:
-            return f"left out a file that is no image: {self.example}"
-        return f"left out {self.num_left_out:,} files that are no images, such as {self.example}"
+            return f"left out a file that is no image: {self.example}{raw}"
+        return f"left out {self.num_left_out:,} files that are no images, such as {self.example}{raw}"
 
     def __iter__(self) -> Iterator[str]:
         for path in self.paths:
@@ -155,10 +158,14 @@ class ImageSearch:
             else:
                 yield from self._search(path, set())
 
-    def _search(self, path: str, searched: set[str], hidden: bool = False) -> Iterator[str]:
+    def _search(self, path: str, searched: set[str], within: bool = False) -> Iterator[str]:
         is_folder = os.path.isdir(path)
-        if hidden or not (is_folder or _is_image(path) or not os.path.lexists(path)):
+        reason = why_ignored(path) if os.path.lexists(path) else None
+        if not within and (is_folder or reason == "hidden"):  # named by the user
+            reason = None
+        if reason:
             self.num_left_out += 1
+            self.num_raw += reason == "raw"
             self.example = self.example or path
         elif not is_folder:
             yield path
@@ -170,22 +177,7 @@ class ImageSearch:
                 names = []
                 yield path
             for name in names:
-                yield from self._search(os.path.join(path, name), searched, hidden=name.startswith("."))
-
-
-def _is_image(path: str) -> bool:
-    from PIL import Image
-
-    if os.path.exists(path) and not os.path.isfile(path):  # a pipe would be waited for
-        return False
-    known = Image.registered_extensions()  # fills Image.OPEN, too
-    if known.get(os.path.splitext(path)[1].lower()) in Image.OPEN:
-        return True
-    try:
-        Image.open(path).close()
-    except Exception:  # whatever the first bytes lead to
-        return False
-    return True
+                yield from self._search(os.path.join(path, name), searched, within=True)
 
 
 def load_classifier(model: str, device: str | None = None):
@@ -309,11 +301,9 @@ def predict(
 
 def read_image(classifier, path: str) -> dict:
     """An image file as [`ZeroShotAttributeClassificationPipeline.preprocess`] makes it ready for the model."""
-    from PIL import Image
+    from ..images_dedn import load_any_image
 
-    with Image.open(path) as image:
-        image.load()
-        return classifier.preprocess(image)
+    return classifier.preprocess(load_any_image(Path(path)))
 
 
 def _reason(error: Exception) -> str:

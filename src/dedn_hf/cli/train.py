@@ -66,6 +66,8 @@ class TrainArguments(DataArguments):
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; one run each."})
     num_groups: int | None = _option("For attributes without groups: how many to make by their word vectors.")
     check: bool = _option("Say what is understood of the data set and what is wrong, and stop.", False)
+    strict: bool = _option("With --check: end with 1 for warnings and ignored files, too.", False)
+    json: str | None = _option("With --check: a file for all that was found, for programs.")
     overwrite_output_dir: bool = _option("Start anew although the output folder holds a run, which is deleted.", False)
 
 
@@ -207,10 +209,13 @@ def main(arguments: list[str]) -> int | None:
     command, training, recipe = parse_command_line(
         arguments, TrainArguments, "outputs/{}".format, prog="dedn train", description=__doc__.strip()
     )
+    if not command.check and (command.strict or command.json is not None):
+        raise ValueError(f"--{'strict' if command.strict else 'json'} is of use with --check only")
 
     from transformers.utils import logging
 
     from ..data.load import check_gzsl_dataset, load_gzsl_dataset
+    from ..files import write_json
     from ..hub.model_card import write_model_card
     from ..results import format_results
     from ..training.inputs import prepare_inputs
@@ -220,10 +225,14 @@ def main(arguments: list[str]) -> int | None:
     of_dataset = (command.dataset, command.data_dir, command.word_vectors, command.num_groups)
     scale = {} if command.attribute_scale is None else {"attribute_scale": command.attribute_scale}
     if command.check:
-        understood, problems = check_gzsl_dataset(*of_dataset, **scale)
-        print("\n".join([*understood, *(f"WRONG: {problem}" for problem in problems)]))
-        print(f"Found wrong: {len(problems)}" if problems else "Nothing wrong was found.")
-        return 1 if problems else 0
+        if command.json is not None:
+            write_json(command.json, {})  # now, not after an hour, if it cannot be
+        report = check_gzsl_dataset(*of_dataset, **scale)
+        status = report.exit_status(command.strict)
+        print(report)
+        if command.json is not None:
+            write_json(command.json, {"dataset": command.dataset, **report.to_dict(), "exit_status": status})
+        return status
 
     # Each checkpoint would have a bar for its one file of weights.
     logging.disable_progress_bar()

@@ -1,25 +1,28 @@
 """
 Your own images, attributes and classes, from a folder:
 
-    images/<class>/*      the images of each class; one that is only described needs none
+    images/<class>/*      the images of each class, also in folders; one that is only described needs none
     classes.csv           class,<attribute>,…: how strongly each class has each attribute, 0 to 1 or 0 to 100;
                           nothing where it is unknown
     attributes.csv        attribute,group,description: optional, and so are its last two columns
     split.csv             class,split: seen, validation or unseen; optional, else drawn
 """
 
+import logging
 import os
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from datasets import Dataset
-from PIL import Image
-from tqdm.auto import tqdm
 
+from .check import CheckReport, check_class_attributes, check_images
 from .class_table import ClassTable, find_table, normalize, read_table
 from .dataset import DatasetCard, GzslDataset, describe_groups, image_features, make_splits
+from .image_files import describe_ignored, find_images, why_ignored
 from .splits import draw, fifth, fingerprint_split, image_id_of
+
+logger = logging.getLogger(__name__)
 
 CARD = DatasetCard(
     title="Own images",
@@ -33,8 +36,6 @@ CARD = DatasetCard(
     new_class="a new class",
     description=("the name of an attribute", "another one"),
 )
-# Of those that Pillow reads.
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".jp2"}
 CLASS_SPLITS = ("seen", "validation", "unseen")
 ADVICE = "\nCorrect these, and look again with `dedn train --dataset folder --data_dir DIR --check`."
 
@@ -57,6 +58,8 @@ class FolderContents(ClassTable):
             Class → `"seen"`, `"validation"` or `"unseen"`.
         split_name (`str`):
             What the split is called in results and cards.
+        ignored (`dict[str, list[Path]]`):
+            What lies in `images/` and is no image of a class: a key of `IGNORED` → files and folders.
     """
 
     folder: Path
@@ -65,6 +68,7 @@ class FolderContents(ClassTable):
     images: dict[str, dict[str, Path]] = field(default_factory=dict)
     class_splits: dict[str, str] = field(default_factory=dict)
     split_name: str = ""
+    ignored: dict[str, list[Path]] = field(default_factory=dict)
 
     def partition(self, seed: int) -> dict[str, list[int]]:
         """
@@ -104,7 +108,7 @@ def load_images(data_dir: str | os.PathLike, check_files: bool = True) -> Datase
         data_dir (`str` or `os.PathLike`):
             The folder, with `images/` and the first column of `classes.csv`.
         check_files (`bool`, *optional*, defaults to `True`):
-            Of no effect: no list names the images, so that there are those that exist.
+            Whether all links to images must lead somewhere.
 
     Returns:
         `datasets.Dataset`: columns `image` (read when asked for), `label` (`ClassLabel` over the classes in the order
@@ -120,7 +124,10 @@ def load_images(data_dir: str | os.PathLike, check_files: bool = True) -> Datase
     else:
         contents.problems.append(f"{contents.folder} is no folder")
     _find_images(contents)
+    _require_files(contents, check_files)
     contents.require_sound(contents.folder, ADVICE)
+    for line in _left_out(contents):
+        logger.warning(line)
     return Dataset.from_list(list(_make_rows(contents).values()), features=image_features(contents.class_names))
 
 
@@ -151,6 +158,7 @@ def load(
         ValueError: If anything is wrong with the folder, all of which is listed.
     """
     contents = read_folder(data_dir, seed, attribute_scale)
+    _require_files(contents, check_files)
     contents.require_sound(contents.folder, ADVICE)
     parts = contents.partition(seed)
     splits = [contents.class_splits[name] for name in contents.class_names]
@@ -166,33 +174,40 @@ def load(
         split_name=contents.split_name,
         split_sha256=fingerprint_split(parts),
         attribute_descriptions=contents.attribute_descriptions,
-        notes=contents.notes,
+        notes=contents.notes + _left_out(contents),
     )
 
 
 def check(
-    data_dir: str | os.PathLike, attribute_scale: str | float | None = None
-) -> tuple[list[str], list[str], FolderContents]:
+    data_dir: str | os.PathLike, report: CheckReport, attribute_scale: str | float | None = None
+) -> FolderContents:
     """
-    What is understood of a folder, and what is wrong with it, before anything runs. Opens every image.
+    Reports what is understood of a folder, and what is wrong with it, before anything runs. Reads every image.
 
     Args:
         data_dir, attribute_scale:
             As in [`load`].
+        report ([`CheckReport`]):
+            Where to add it.
 
     Returns:
-        `tuple[list[str], list[str], FolderContents]`: what is understood and what is wrong, one line each, and what
-        was found, with `attribute_names`, `attribute_groups` and `attribute_descriptions`.
+        `FolderContents`: what was found, with `attribute_names`, `attribute_groups` and `attribute_descriptions`.
     """
     contents = read_folder(data_dir, attribute_scale=attribute_scale)
-    files = [file for images in contents.images.values() for file in images.values()]
-    for file in tqdm(files, desc="Opening images", unit="image", disable=None):
-        try:
-            with Image.open(file) as image:
-                image.verify()
-        except Exception as error:  # Pillow raises whatever a damaged byte leads to
-            contents.problems.append(f"{file.relative_to(contents.folder)} cannot be opened: {error}")
-    return contents.understood, contents.problems, contents
+    report.folder = contents.folder
+    report.understood += [line for line in contents.understood if line not in contents.notes]
+    report.add_wrong("folder", "tables and folders that are not as they must be", *contents.problems)
+    report.add_warning("note", "what could have been meant otherwise", *contents.notes)
+    report.add_ignored(contents.ignored)
+    check_images(
+        report,
+        [(file, name) for name, images in contents.images.items() for file in images.values()],
+        contents.class_splits,
+    )
+    if contents.class_attributes is not None:
+        seen = [name for name, split in contents.class_splits.items() if split != "unseen"]
+        check_class_attributes(report, contents.class_names, contents.attribute_names, contents.class_attributes, seen)
+    return contents
 
 
 def read_folder(
@@ -240,6 +255,25 @@ def read_folder(
     return contents
 
 
+def _require_files(contents: FolderContents, check_files: bool):
+    files = [file for images in contents.images.values() for file in images.values()]
+    absent = [file for file in files if not file.exists()] if check_files else []
+    if absent:
+        contents.problems.append(
+            f"{len(absent)} links to images lead nowhere, such as {absent[0].relative_to(contents.folder)}: bring "
+            "their images back, or remove them"
+        )
+
+
+def _left_out(contents: FolderContents) -> list[str]:
+    """What is to be said at every start of files that were left out: of those that may have been meant."""
+    return [
+        f"images/: {describe_ignored(reason, contents.ignored[reason], contents.folder)}"
+        for reason in ("raw", "outside", "broken link")
+        if reason in contents.ignored
+    ]
+
+
 def _make_rows(contents: FolderContents) -> dict[int, dict]:
     return {
         image_id_of(path): {"image": str(file), "label": label, "image_id": image_id_of(path)}
@@ -281,19 +315,17 @@ def _read_attributes(contents: FolderContents, file: Path):
 
 
 def _find_images(contents: FolderContents):
-    folder, ignored = contents.folder / "images", []
+    folder = contents.folder / "images"
     wrong, understood = contents.problems.append, contents.understood.append
     if not folder.is_dir():
         wrong("images/ is missing")
         return
-    for place in _visible(folder):
-        if not place.is_dir():
-            ignored.append(place)
+    for place in sorted(folder.iterdir()):
+        images = _find_images_of_class(contents, place)
+        if images is None:
             continue
-        name, files = normalize(place.name), _visible(place)
-        images = [file for file in files if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file()]
-        ignored += sorted(set(files) - set(images))
-        paths = {f"{name}/{unicodedata.normalize('NFC', file.name)}": file for file in images}
+        name = normalize(place.name)
+        paths = {f"{name}/{unicodedata.normalize('NFC', file.relative_to(place).as_posix())}": file for file in images}
         if name in contents.images or len(paths) < len(images):
             wrong(f"images/{name}: names are there twice, in different Unicode forms")
         elif contents.class_names and name not in contents.class_names:
@@ -308,15 +340,28 @@ def _find_images(contents: FolderContents):
     without = [name for name in contents.class_names if not contents.images.get(name)]
     if without:
         understood(f"images/: none of {', '.join(without)}, known by attributes only")
-    if ignored:
-        understood(
-            f"images/: ignored {len(ignored)} files or folders that are no images of a class, such as "
-            f"{ignored[0].relative_to(contents.folder)}"
-        )
+    if contents.ignored:
+        count = sum(map(len, contents.ignored.values()))
+        understood(f"images/: ignored {count} files or folders that are no images of a class")
 
 
-def _visible(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+def _find_images_of_class(contents: FolderContents, place: Path) -> list[Path] | None:
+    """The images of a class, given what lies in `images/`; `None` of what is no folder of a class."""
+    reason = why_ignored(place)
+    if reason is None and place.is_dir():
+        try:
+            images = find_images(place, contents.ignored)
+        except OSError as error:
+            contents.problems.append(f"images/{place.name} cannot be searched: {error.strerror or error}")
+            return None
+        if images or not contents.class_names or normalize(place.name) in contents.class_names:
+            return images
+        reason = "empty folder"
+    elif place.is_symlink() and not place.exists():
+        contents.problems.append(f"images/{place.name} is a link to {place.readlink()}, which does not exist")
+        return None
+    contents.ignored.setdefault(reason or "outside", []).append(place)
+    return None
 
 
 def _read_split(contents: FolderContents, file: Path):
@@ -352,6 +397,12 @@ def _draw_split(contents: FolderContents, seed: int):
     contents.class_splits |= dict.fromkeys(with_images[count : 2 * count], "validation")
     contents.class_splits |= dict.fromkeys(with_images[2 * count :], "seen")
     contents.split_name = f"drawn with seed {seed}"
+    emptied = [name for name in contents.class_names if contents.images.get(name) == {}]
+    if emptied:
+        contents.note(
+            f"images/{emptied[0]} has no images{f', nor have {len(emptied) - 1} others' * (len(emptied) > 1)}: taken "
+            "as unseen, known by attributes only; put images there, or say in split.csv that it is unseen"
+        )
     _tell_split(contents, f"no split.csv, drawn with seed {seed}")
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from types import ModuleType
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Image
 
 from ..recipes import read_recipe, recipe_names
+from .check import CheckReport, check_class_attributes, check_images, check_unlisted
 from .dataset import DatasetCard, GzslDataset, describe_groups
 from .word_vectors import load_word_vectors
 
@@ -72,13 +73,22 @@ def load_gzsl_dataset(
             `attribute_groups` or `attribute_scale`.
         FileNotFoundError: If a file is missing; says which, and where to get it.
     """
+    dataset = _load_gzsl_dataset(
+        name, data_dir, word_vectors, num_groups, check_files, attribute_groups, attribute_scale
+    )
+    for note in dataset.notes:
+        logger.warning(note)
+    return dataset
+
+
+def _load_gzsl_dataset(
+    name, data_dir, word_vectors, num_groups, check_files=True, attribute_groups=None, attribute_scale=None
+) -> GzslDataset:
     if num_groups is not None and "attribute_groups" in read_recipe(name).model:
         raise ValueError(f"The data set {name!r} has groups of attributes: leave --num_groups {num_groups} out.")
     scale = _scale_options(name, attribute_scale)
     source = _word_vector_source(name, data_dir, word_vectors)
     dataset = dataset_module(name).load(data_dir, check_files=check_files, **scale)
-    for note in dataset.notes:
-        logger.warning(note)
     if source is not None:
         dataset.word_vectors = load_word_vectors(source, dataset.attribute_names, dataset.attribute_descriptions)
     if attribute_groups is not None:
@@ -123,16 +133,16 @@ def check_gzsl_dataset(
     word_vectors: str | None = None,
     num_groups: int | None = None,
     attribute_scale: str | float | None = None,
-) -> tuple[list[str], list[str]]:
+) -> CheckReport:
     """
-    What is understood of a data set, and what is wrong with it, before anything runs.
+    What is understood of a data set, and what is wrong with it, before anything runs. Decodes every image.
 
     Args:
         name, data_dir, word_vectors, num_groups, attribute_scale:
             As in [`load_gzsl_dataset`].
 
     Returns:
-        `tuple[list[str], list[str]]`: what is understood, and what is wrong, one line each.
+        [`CheckReport`].
 
     Raises:
         ValueError: If there is no such data set, it needs a `data_dir`, or cannot use `attribute_scale`.
@@ -140,25 +150,65 @@ def check_gzsl_dataset(
     module = dataset_module(name)
     _need_data_dir(name, data_dir)
     scale = _scale_options(name, attribute_scale)
+    report = CheckReport()
     if not hasattr(module, "check"):
-        try:
-            return describe_dataset(load_gzsl_dataset(name, data_dir, word_vectors, num_groups)), []
-        except (OSError, ValueError) as error:
-            return [], [str(error)]
-    understood, problems, found = module.check(data_dir, **scale)
+        _check_benchmark(report, name, data_dir, word_vectors, num_groups)
+        return report
+    found = module.check(data_dir, report, **scale)
     if found.attribute_names:
         try:
             source = _word_vector_source(name, data_dir, word_vectors)
             vectors = load_word_vectors(source, found.attribute_names, found.attribute_descriptions)
-            understood.append(f"word vectors: {len(vectors)} of size {vectors.shape[1]}, from {source}")
+            report.understood.append(f"word vectors: {len(vectors)} of size {vectors.shape[1]}, from {source}")
             groups = _choose_groups(found, vectors, num_groups)
             if found.attribute_groups is None:
-                understood.append(
+                report.understood.append(
                     f"no groups of attributes are given; clustered by word vectors: {describe_groups(groups)}"
                 )
         except (OSError, ValueError) as error:
-            problems.append(str(error))
-    return understood, problems
+            report.add_wrong("word vectors", "word vectors or groups that cannot be used", str(error))
+    return report
+
+
+def _check_benchmark(
+    report: CheckReport, name: str, data_dir: str | None, word_vectors: str | None, num_groups: int | None
+):
+    module, splits, problem = dataset_module(name), {}, None
+    if data_dir is not None:
+        report.folder = Path(data_dir).resolve()
+    try:
+        dataset = _load_gzsl_dataset(name, data_dir, word_vectors, num_groups, check_files=False)
+    except (OSError, ValueError) as error:
+        problem = str(error)
+        report.add_wrong("data set", "files that are not as they must be", problem)
+    else:
+        report.understood += describe_dataset(dataset)
+        report.add_warning("note", "what is out of the ordinary in its files", *dataset.notes)
+        seen, validation = set(dataset.seen_class_ids), set(dataset.validation_class_ids)
+        for label, class_name in enumerate(dataset.class_names):
+            splits[class_name] = "validation" if label in validation else "seen" if label in seen else "unseen"
+        seen_names = [dataset.class_names[label] for label in dataset.seen_class_ids]
+        check_class_attributes(
+            report, dataset.class_names, dataset.attribute_names, dataset.class_attributes, seen_names
+        )
+        trained = set(dataset.splits["trainval"]["label"])
+        report.add_wrong(
+            "class without images",
+            "seen and validation classes without an image to train on",
+            *(f"{dataset.class_names[label]}" for label in dataset.seen_class_ids if label not in trained),
+        )
+    if module.CARD.built_in:
+        return
+    try:
+        table = module.load_images(data_dir, check_files=False).cast_column("image", Image(decode=False))
+    except (OSError, ValueError) as error:
+        if str(error) != problem:
+            report.add_wrong("data set", "files that are not as they must be", str(error))
+        return
+    names = table.features["label"].names
+    images = [(Path(row["image"]["path"]), names[row["label"]]) for row in table]
+    check_images(report, images, splits)
+    check_unlisted(report, [path for path, _ in images])
 
 
 def describe_dataset(dataset: GzslDataset) -> list[str]:
