@@ -6,7 +6,7 @@ import io
 import os
 import re
 import unicodedata
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -178,6 +178,7 @@ def read_table(
     columns: Sequence[str] = (),
     known: Sequence[str] = (),
     notes: list[str] | None = None,
+    synonyms: Mapping[str, str] | None = None,
 ) -> tuple[list[str], dict[str, tuple[int, list[str]]]]:
     """
     Reads a CSV file with a row for each thing of a kind, of which the first column is the name. All is normalised.
@@ -198,6 +199,9 @@ def read_table(
             The names in `classes.csv`; without any, all may be named.
         notes (`list[str]`, *optional*):
             Where to add what was left out, and what is between values if not commas.
+        synonyms (`Mapping[str, str]`, *optional*):
+            Other names of columns, in small letters → the names that they are taken as. With them columns may have any
+            order.
 
     Returns:
         `tuple[list[str], dict[str, tuple[int, list[str]]]]`: the header, and name → line and cells of the sound rows.
@@ -210,7 +214,7 @@ def read_table(
         text = content.decode("utf-16" if marked else "utf-8-sig")
         comments = []
         lines = list(_blank_comments(text, comments))
-        delimiter = _sniff_delimiter(lines, kind)
+        delimiter = _sniff_delimiter(lines, kind, synonyms or {})
         reader = csv.reader(lines, delimiter=delimiter)
         rows = [(reader.line_num, [normalize(cell) for cell in row]) for row in reader]
         rows = [(number, row) for number, row in rows if any(row)]
@@ -228,6 +232,8 @@ def read_table(
         return [], {}
     (first, header), *rows = rows
     said = [] if notes is None else notes
+    if synonyms:
+        header, rows = _read_columns(file, header, rows, kind, synonyms, said)
     if delimiter != ",":
         said.append(f"{file.name}: {DELIMITERS[delimiter]} between values")
     if comments:
@@ -289,13 +295,36 @@ def _blank_comments(text: str, comments: list[int]) -> Iterator[str]:
             yield line
 
 
-def _sniff_delimiter(lines: Sequence[str], kind: str) -> str:
+def _read_columns(
+    file: Path,
+    header: list[str],
+    rows: list[tuple[int, list[str]]],
+    kind: str,
+    synonyms: Mapping[str, str],
+    notes: list[str],
+) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Header and rows with columns by the names that they are taken as, that of the kind first."""
+    names = [name.casefold() for name in header]
+    taken = [synonyms[name] if name in synonyms and synonyms[name] not in names else name for name in names]
+    for name, other in zip(header, taken):
+        if name.casefold() != other:
+            notes.append(f"{file.name}: the column {name!r} taken as {other!r}")
+    if kind not in taken:
+        return header, rows
+    first = taken.index(kind)
+    return [kind, *taken[:first], *taken[first + 1 :]], [
+        (number, [row[first], *row[:first], *row[first + 1 :]] if len(row) > first else row) for number, row in rows
+    ]
+
+
+def _sniff_delimiter(lines: Sequence[str], kind: str, synonyms: Mapping[str, str]) -> str:
     """What is between the values of a header: of all candidates it makes most cells, one of the first two the kind."""
     header = [line for line in lines if line.strip(" \r\n")][:1]
     best, most = ",", 1
     for delimiter in DELIMITERS:
         cells = [normalize(cell) for cell in next(csv.reader(header, delimiter=delimiter), [])]
-        if len(cells) > most and (any(_is(cell, kind) for cell in cells[:2]) or _is_index(cells[0])):
+        named = cells[:2] if not synonyms else [synonyms.get(cell.casefold(), cell) for cell in cells]
+        if len(cells) > most and (any(_is(cell, kind) for cell in named) or _is_index(cells[0])):
             best, most = delimiter, len(cells)
     return best
 

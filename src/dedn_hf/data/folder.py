@@ -6,6 +6,7 @@ Your own images, attributes and classes, from a folder:
                           nothing where it is unknown
     attributes.csv        attribute,group,description: optional, and so are its last two columns
     split.csv             class,split: seen, validation or unseen; optional, else drawn
+    images.csv            file,class,split: optional, in place of a folder for each class, see `image_table.py`
 """
 
 import logging
@@ -20,6 +21,7 @@ from .check import CheckReport, check_class_attributes, check_images
 from .class_table import ClassTable, find_table, normalize, read_table
 from .dataset import DatasetCard, GzslDataset, describe_groups, image_features, make_splits
 from .image_files import describe_ignored, find_images, why_ignored
+from .image_table import ImageTable, check_image_splits, infer_class_splits, read_image_table
 from .splits import draw, fifth, fingerprint_split, image_id_of
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,8 @@ class FolderContents(ClassTable):
             Class → `"seen"`, `"validation"` or `"unseen"`.
         split_name (`str`):
             What the split is called in results and cards.
+        table ([`ImageTable`]):
+            What `images.csv` says, if there is one.
         ignored (`dict[str, list[Path]]`):
             What lies in `images/` and is no image of a class: a key of `IGNORED` → files and folders.
     """
@@ -68,6 +72,7 @@ class FolderContents(ClassTable):
     images: dict[str, dict[str, Path]] = field(default_factory=dict)
     class_splits: dict[str, str] = field(default_factory=dict)
     split_name: str = ""
+    table: ImageTable = field(default_factory=ImageTable)
     ignored: dict[str, list[Path]] = field(default_factory=dict)
 
     def partition(self, seed: int) -> dict[str, list[int]]:
@@ -75,7 +80,9 @@ class FolderContents(ClassTable):
         The six splits: name → ids of the images, see [`image_id_of`].
 
         A fifth of the images of each class that is not unseen is `test_seen`, and so is a fifth of the others of a
-        seen class `validation_seen`. Which ones depends on the seed and their paths alone, see [`draw`].
+        seen class `validation_seen`. Which ones depends on the seed and their paths alone, see [`draw`]. Where
+        `images.csv` names images of such classes for testing, those are `test_seen` instead, and where it names images
+        of seen classes for validation, those are `validation_seen`.
 
         Args:
             seed (`int`):
@@ -83,21 +90,40 @@ class FolderContents(ClassTable):
         """
         names = ("train", "validation_seen", "validation_unseen", "test_seen", "test_unseen")
         parts = {name: [] for name in names}
-        for name, split in self.class_splits.items():
-            ids = [image_id_of(path) for path in draw(self.images.get(name, ()), seed)]
-            if split == "unseen":
-                parts["test_unseen"] += ids
-                continue
-            tests = fifth(len(ids))
-            parts["test_seen"] += ids[:tests]
-            if split == "validation":
-                parts["validation_unseen"] += ids[tests:]
+
+        def hold_out(paths: list[str], split: str, *of_classes: str) -> tuple[list[str], list[str]]:
+            """What `images.csv` names for a split, or else a fifth; and the others."""
+            if self._has_images_for(split, of_classes):
+                held_out = [path for path in paths if self.table.image_splits[path] == split]
             else:
-                validations = tests + fifth(len(ids) - tests)
-                parts["validation_seen"] += ids[tests:validations]
-                parts["train"] += ids[validations:]
+                held_out = paths[: fifth(len(paths))]
+            return held_out, [path for path in paths if path not in held_out]
+
+        for name, split in self.class_splits.items():
+            paths = draw(self.images.get(name, ()), seed)
+            if split == "unseen":
+                parts["test_unseen"] += paths
+                continue
+            tests, paths = hold_out(paths, "test", "seen", "validation")
+            parts["test_seen"] += tests
+            if split == "validation":
+                parts["validation_unseen"] += paths
+                continue
+            held_out, paths = hold_out(paths, "validation", "seen")
+            parts["validation_seen"] += held_out
+            parts["train"] += paths
+        parts = {name: [image_id_of(path) for path in paths] for name, paths in parts.items()}
         trainval = parts["train"] + parts["validation_seen"] + parts["validation_unseen"]
         return {name: sorted(ids) for name, ids in {**parts, "trainval": trainval}.items()}
+
+    def _has_images_for(self, split: str, of_classes: tuple[str, ...]) -> bool:
+        """Whether `images.csv` names an image of such a class for a split."""
+        return any(
+            self.table.image_splits.get(path) == split
+            for name, class_split in self.class_splits.items()
+            if class_split in of_classes
+            for path in self.images.get(name, ())
+        )
 
 
 def load_images(data_dir: str | os.PathLike, check_files: bool = True) -> Dataset:
@@ -108,7 +134,7 @@ def load_images(data_dir: str | os.PathLike, check_files: bool = True) -> Datase
         data_dir (`str` or `os.PathLike`):
             The folder, with `images/` and the first column of `classes.csv`.
         check_files (`bool`, *optional*, defaults to `True`):
-            Whether all links to images must lead somewhere.
+            Whether all images that `images.csv` names must exist, and links to images lead somewhere.
 
     Returns:
         `datasets.Dataset`: columns `image` (read when asked for), `label` (`ClassLabel` over the classes in the order
@@ -243,11 +269,14 @@ def read_folder(
     contents.read_classes(tables["classes.csv"], attribute_scale=attribute_scale)
     if tables["attributes.csv"].exists():
         _read_attributes(contents, tables["attributes.csv"])
-    _find_images(contents)
+    image_table = _find_images(contents)
     if tables["split.csv"].exists():
         _read_split(contents, tables["split.csv"])
+    elif contents.table.image_splits:
+        _infer_split(contents, image_table, seed)
     else:
         _draw_split(contents, seed)
+    check_image_splits(contents.table, contents.class_splits, image_table, contents.problems)
     contents.fill_unknown([name for name, split in contents.class_splits.items() if split != "unseen"])
     if not contents.problems:
         counts = {name: len(ids) for name, ids in contents.partition(seed).items()}
@@ -259,9 +288,10 @@ def _require_files(contents: FolderContents, check_files: bool):
     files = [file for images in contents.images.values() for file in images.values()]
     absent = [file for file in files if not file.exists()] if check_files else []
     if absent:
+        name = absent[0].relative_to(contents.folder) if absent[0].is_relative_to(contents.folder) else absent[0]
         contents.problems.append(
-            f"{len(absent)} links to images lead nowhere, such as {absent[0].relative_to(contents.folder)}: bring "
-            "their images back, or remove them"
+            f"images that do not exist, or links to them that lead nowhere: {len(absent)}, such as {name}; bring them "
+            "back, or remove what names them"
         )
 
 
@@ -314,9 +344,48 @@ def _read_attributes(contents: FolderContents, file: Path):
         contents.understood.append(f"attributes.csv: {len(contents.attribute_descriptions)} descriptions")
 
 
-def _find_images(contents: FolderContents):
+def _find_images(contents: FolderContents) -> str:
+    """Finds the images, by `images.csv` if there is one and else by folders; gives what says which there are."""
+    table = find_table(contents.folder, "images.csv", contents.problems, contents.understood)
+    if table.exists():
+        contents.table = read_image_table(table, contents.class_names, contents.problems, contents.understood)
+        contents.images = contents.table.images
+        _find_unlisted(contents)
+    else:
+        _find_folders(contents)
+    source = table.name if table.exists() else "images/"
+    counts = [len(images) for images in contents.images.values() if images]
+    if not counts:
+        if table.exists():
+            contents.problems.append(f"{source} names no images that can be used")
+        elif (contents.folder / "images").is_dir():
+            contents.problems.append("images/ has no images: they belong in images/<class>/")
+        return source
+    contents.understood.append(
+        f"{source}: {sum(counts)} images of {len(counts)} classes, {min(counts)} to {max(counts)} each"
+    )
+    without = [name for name in contents.class_names if not contents.images.get(name)]
+    if without:
+        contents.understood.append(f"{source}: none of {', '.join(without)}, known by attributes only")
+    if contents.ignored:
+        count = sum(map(len, contents.ignored.values()))
+        what = "that no line of it names" if table.exists() else "that are no images of a class"
+        contents.understood.append(f"{source}: ignored {count} files or folders {what}")
+    return source
+
+
+def _find_unlisted(contents: FolderContents):
+    """Files in `images/` that `images.csv` does not name."""
     folder = contents.folder / "images"
-    wrong, understood = contents.problems.append, contents.understood.append
+    listed = {os.path.realpath(file) for images in contents.images.values() for file in images.values()}
+    if folder.is_dir():
+        others = [file for file in find_images(folder, contents.ignored) if os.path.realpath(file) not in listed]
+        if others:
+            contents.ignored["unlisted"] = others
+
+
+def _find_folders(contents: FolderContents):
+    folder, wrong = contents.folder / "images", contents.problems.append
     if not folder.is_dir():
         wrong("images/ is missing")
         return
@@ -332,17 +401,6 @@ def _find_images(contents: FolderContents):
             wrong(f"images/{name} has {len(images)} images, but classes.csv gives the class no attributes")
         else:
             contents.images[name] = paths
-    counts = [len(images) for images in contents.images.values() if images]
-    if not counts:
-        wrong("images/ has no images: they belong in images/<class>/")
-        return
-    understood(f"images/: {sum(counts)} images of {len(counts)} classes, {min(counts)} to {max(counts)} each")
-    without = [name for name in contents.class_names if not contents.images.get(name)]
-    if without:
-        understood(f"images/: none of {', '.join(without)}, known by attributes only")
-    if contents.ignored:
-        count = sum(map(len, contents.ignored.values()))
-        understood(f"images/: ignored {count} files or folders that are no images of a class")
 
 
 def _find_images_of_class(contents: FolderContents, place: Path) -> list[Path] | None:
@@ -404,6 +462,18 @@ def _draw_split(contents: FolderContents, seed: int):
             "as unseen, known by attributes only; put images there, or say in split.csv that it is unseen"
         )
     _tell_split(contents, f"no split.csv, drawn with seed {seed}")
+
+
+def _infer_split(contents: FolderContents, source: str, seed: int):
+    """What classes are by the splits of their images; a fifth of the seen ones is drawn for validation if none is."""
+    splits = contents.class_splits = infer_class_splits(contents.table, contents.class_names)
+    seen = draw((name for name, split in splits.items() if split == "seen"), seed)
+    contents.split_name = source
+    if "validation" not in splits.values():
+        splits |= dict.fromkeys(seen[: fifth(len(seen))], "validation")
+        source += f", without a class for validation alone, drawn with seed {seed}"
+        contents.split_name = source
+    _tell_split(contents, source)
 
 
 def _tell_split(contents: FolderContents, source: str):
