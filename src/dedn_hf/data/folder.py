@@ -12,10 +12,11 @@ Your own images, attributes and classes, from a folder:
 import logging
 import os
 import unicodedata
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from .check import CheckReport, check_class_attributes, check_images
 from .class_table import ClassTable, find_table, normalize, read_table
@@ -187,16 +188,36 @@ def load(
     _require_files(contents, check_files)
     contents.require_sound(contents.folder, ADVICE)
     parts = contents.partition(seed)
-    splits = [contents.class_splits[name] for name in contents.class_names]
+    splits = make_splits(_make_rows(contents), parts, image_features(contents.class_names))
+    return make_dataset("folder", contents, parts, splits)
+
+
+def make_dataset(
+    name: str, contents: FolderContents, parts: Mapping[str, Sequence[int]], splits: DatasetDict
+) -> GzslDataset:
+    """
+    A data set of what was found in a folder.
+
+    Args:
+        name (`str`):
+            Its name.
+        contents (`FolderContents`):
+            What was found, without problems.
+        parts (`Mapping[str, Sequence[int]]`):
+            See [`FolderContents.partition`].
+        splits (`DatasetDict`):
+            The same as tables.
+    """
+    class_splits = [contents.class_splits[name] for name in contents.class_names]
     return GzslDataset(
-        name="folder",
+        name=name,
         attribute_groups=contents.attribute_groups,
-        splits=make_splits(_make_rows(contents), parts, image_features(contents.class_names)),
+        splits=splits,
         class_names=contents.class_names,
         attribute_names=contents.attribute_names,
         class_attributes=contents.class_attributes,
-        seen_class_ids=[label for label, split in enumerate(splits) if split != "unseen"],
-        validation_class_ids=[label for label, split in enumerate(splits) if split == "validation"],
+        seen_class_ids=[label for label, split in enumerate(class_splits) if split != "unseen"],
+        validation_class_ids=[label for label, split in enumerate(class_splits) if split == "validation"],
         split_name=contents.split_name,
         split_sha256=fingerprint_split(parts),
         attribute_descriptions=contents.attribute_descriptions,
@@ -220,24 +241,32 @@ def check(
         `FolderContents`: what was found, with `attribute_names`, `attribute_groups` and `attribute_descriptions`.
     """
     contents = read_folder(data_dir, attribute_scale=attribute_scale)
-    report.folder = contents.folder
-    report.understood += [line for line in contents.understood if line not in contents.notes]
-    report.add_wrong("folder", "tables and folders that are not as they must be", *contents.problems)
-    report.add_warning("note", "what could have been meant otherwise", *contents.notes)
-    report.add_ignored(contents.ignored)
+    report_tables(report, contents)
     check_images(
         report,
         [(file, name) for name, images in contents.images.items() for file in images.values()],
         contents.class_splits,
     )
-    if contents.class_attributes is not None:
-        seen = [name for name, split in contents.class_splits.items() if split != "unseen"]
-        check_class_attributes(report, contents.class_names, contents.attribute_names, contents.class_attributes, seen)
     return contents
 
 
+def report_tables(report: CheckReport, contents: FolderContents):
+    """Reports what was understood of tables and what is wrong with them."""
+    report.folder = contents.folder
+    report.understood += [line for line in contents.understood if line not in contents.notes]
+    report.add_wrong("folder", "tables and folders that are not as they must be", *contents.problems)
+    report.add_warning("note", "what could have been meant otherwise", *contents.notes)
+    report.add_ignored(contents.ignored)
+    if contents.class_attributes is not None:
+        seen = [name for name, split in contents.class_splits.items() if split != "unseen"]
+        check_class_attributes(report, contents.class_names, contents.attribute_names, contents.class_attributes, seen)
+
+
 def read_folder(
-    data_dir: str | os.PathLike, seed: int = 0, attribute_scale: str | float | None = None
+    data_dir: str | os.PathLike,
+    seed: int = 0,
+    attribute_scale: str | float | None = None,
+    find_images: Callable[[FolderContents], str] | None = None,
 ) -> FolderContents:
     """
     Reads the tables of a folder and lists its images, and notes all that is wrong instead of stopping at it.
@@ -254,6 +283,9 @@ def read_folder(
             another fifth validation (rounded, at least one); classes without images are unseen.
         attribute_scale (`str` or `float`, *optional*):
             Of `classes.csv`, see [`ClassTable.read_classes`].
+        find_images (`Callable`, *optional*):
+            What finds the images, and splits of images if there are some, and gives what says which there are. By
+            default they are those that `images.csv` names, or else those in the folders of `images/`.
 
     Returns:
         `FolderContents`: its `problems` are empty if the folder can be used.
@@ -269,14 +301,16 @@ def read_folder(
     contents.read_classes(tables["classes.csv"], attribute_scale=attribute_scale)
     if tables["attributes.csv"].exists():
         _read_attributes(contents, tables["attributes.csv"])
-    image_table = _find_images(contents)
+    source = (find_images or _find_images)(contents)
+    class_splits = infer_class_splits(contents.table, contents.class_names)
     if tables["split.csv"].exists():
         _read_split(contents, tables["split.csv"])
-    elif contents.table.image_splits:
-        _infer_split(contents, image_table, seed)
+        if find_images is None:
+            check_image_splits(contents.table, contents.class_splits, source, contents.problems)
+    elif any(class_splits.get(name) == "unseen" for name in contents.table.images):
+        _take_split(contents, class_splits, source, seed)
     else:
         _draw_split(contents, seed)
-    check_image_splits(contents.table, contents.class_splits, image_table, contents.problems)
     contents.fill_unknown([name for name, split in contents.class_splits.items() if split != "unseen"])
     if not contents.problems:
         counts = {name: len(ids) for name, ids in contents.partition(seed).items()}
@@ -464,15 +498,14 @@ def _draw_split(contents: FolderContents, seed: int):
     _tell_split(contents, f"no split.csv, drawn with seed {seed}")
 
 
-def _infer_split(contents: FolderContents, source: str, seed: int):
+def _take_split(contents: FolderContents, class_splits: dict[str, str], source: str, seed: int):
     """What classes are by the splits of their images; a fifth of the seen ones is drawn for validation if none is."""
-    splits = contents.class_splits = infer_class_splits(contents.table, contents.class_names)
-    seen = draw((name for name, split in splits.items() if split == "seen"), seed)
-    contents.split_name = source
-    if "validation" not in splits.values():
-        splits |= dict.fromkeys(seen[: fifth(len(seen))], "validation")
+    contents.class_splits = class_splits
+    if "validation" not in class_splits.values():
+        seen = draw((name for name, split in class_splits.items() if split == "seen"), seed)
+        contents.class_splits |= dict.fromkeys(seen[: fifth(len(seen))], "validation")
         source += f", without a class for validation alone, drawn with seed {seed}"
-        contents.split_name = source
+    contents.split_name = source
     _tell_split(contents, source)
 
 

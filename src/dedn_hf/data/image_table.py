@@ -99,7 +99,7 @@ def infer_class_splits(table: ImageTable, class_names: list[str]) -> dict[str, s
     """
     splits = {}
     for name in class_names:
-        of_class = {table.image_splits[path] for path in table.images.get(name, ())}
+        of_class = {table.image_splits.get(path, "train") for path in table.images.get(name, ())}
         splits[name] = "seen" if "train" in of_class else "validation" if "validation" in of_class else "unseen"
     return splits
 
