@@ -5,7 +5,6 @@ import pytest
 import transformers
 from PIL import Image
 
-from dedn_hf import images_dedn
 from dedn_hf.images_dedn import load_any_image
 
 GREYS = np.linspace(0, 255, 12 * 16).reshape(12, 16).round().astype(np.uint8)
@@ -88,7 +87,6 @@ def test_cmyk_and_orientation(tmp_path):
     ],
 )
 def test_what_cannot_be_read_says_the_way_out(head, kind, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(images_dedn, "_register_formats", lambda: None)
     monkeypatch.delitem(Image.OPEN, kind, raising=False)
     monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != kind])
     content = head + bytes(40) * bool(head)
@@ -102,7 +100,6 @@ def test_what_cannot_be_read_says_the_way_out(head, kind, message, tmp_path, mon
 @pytest.mark.parametrize("package, suffix", [("pillow_heif", "heic"), ("pillow_jxl", "jxl")])
 def test_formats_of_other_packages(package, suffix, tmp_path):
     pytest.importorskip(package)
-    images_dedn._register_formats()
     Image.new("RGB", (64, 48), (200, 40, 80)).save(tmp_path / f"photo.{suffix}", quality=95)
     assert np.abs(read(tmp_path / f"photo.{suffix}").astype(int) - [200, 40, 80]).max() < 5
     content = (tmp_path / f"photo.{suffix}").read_bytes()

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -19,6 +18,16 @@ from transformers.image_utils import load_image
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
+
+
+def _register_formats():
+    """Has Pillow read HEIC and JPEG XL, whoever opens them, where there are packages that do."""
+    for plugin in ("pillow_heif.HeifImagePlugin", "pillow_jxl"):
+        with suppress(ImportError):
+            import_module(plugin)
+
+
+_register_formats()
 
 
 def load_any_image(image, timeout: float | None = None) -> Image.Image:
@@ -55,7 +64,6 @@ def load_any_image(image, timeout: float | None = None) -> Image.Image:
     if isinstance(image, (str, os.PathLike)) and os.path.isdir(image):
         raise ValueError("it is a folder; give the paths of its images")
     is_url = isinstance(image, str) and image.startswith(("http://", "https://"))
-    _register_formats()
     try:
         if isinstance(image, str) and not is_url and not os.path.isfile(image):
             no_image = "it is neither a file nor a URL nor an image in base64"
@@ -90,14 +98,6 @@ def load_any_image(image, timeout: float | None = None) -> Image.Image:
         image = ImageOps.exif_transpose(image).convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     return load_image(image)
-
-
-@cache
-def _register_formats():
-    """Has Pillow read HEIC and JPEG XL where there are packages that do."""
-    for plugin in ("pillow_heif.HeifImagePlugin", "pillow_jxl"):
-        with suppress(ImportError):
-            import_module(plugin)
 
 
 def _why_unknown(image) -> str | None:
