@@ -23,7 +23,7 @@ logger = logging.get_logger(__name__)
 def _register_formats():
     """Has Pillow read HEIC and JPEG XL, whoever opens them, where there are packages that do."""
     for plugin in ("pillow_heif.HeifImagePlugin", "pillow_jxl"):
-        with suppress(ImportError):
+        with suppress(ImportError, OSError):
             import_module(plugin)
 
 

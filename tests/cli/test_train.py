@@ -211,12 +211,15 @@ def test_check_runs_nothing(dedn, monkeypatch, capsys, tmp_path, wrong, warned, 
         (["--json", "report.json"], "--json is of use with --check only"),
         (["--strict"], "--strict is of use with --check only"),
         (["--check", "--dataset", "cub"], "name their folder with --data_dir"),
+        (["--check", "--dataset", "folder", "--data_dir", "none"], "--data_dir none is no folder"),
         (["--check", "--dataset", "flowers"], "invalid choice: 'flowers'"),
-        (["--check", "--dataset", "folder", "--data_dir", ".", "--json", "."], "."),
+        (["--check", "--dataset", "folder", "--data_dir", ".", "--json", "."], ". is a folder: name a file"),
+        (["--check", "--json", "file/report.json"], "file"),
     ],
 )
 def test_wrong_calls_of_the_check(dedn, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
     with pytest.raises(CommandFailed, match=re.escape(message)) as failed:
         dedn("train", "--use_cpu", *arguments)
     assert failed.value.status == 2 and str(failed.value).count("\n") == 1

@@ -333,7 +333,7 @@ def test_check_decodes_all_images_and_accounts_for_all_files(tree):
     report = check_gzsl_dataset("cub", str(tree), "random")
     assert not report.wrong and not report.ignored, str(report)
     damaged = tree / "CUB_200_2011/images/002.Bunting/bird_11.jpg"
-    damaged.write_bytes(damaged.read_bytes()[:40])
+    damaged.write_bytes(damaged.read_bytes()[:30])
     (damaged.parent / "more.png").write_bytes(b"")
     (damaged.parent / "Thumbs.db").touch()
     report = check_gzsl_dataset("cub", str(tree), "random")

@@ -214,7 +214,7 @@ def test_check_of_another_data_set(monkeypatch, sun_images):
     report = check_gzsl_dataset("sun", str(sun_images), "random")
     assert report.problems == [f"{sun_images} lacks everything", "images/b/3.jpg: it does not exist"]
     monkeypatch.setattr(sun, "load_images", fail)
-    assert check_gzsl_dataset("sun", "somewhere", "random").problems == ["somewhere lacks everything"]
+    assert check_gzsl_dataset("sun", str(sun_images), "random").problems == [f"{sun_images} lacks everything"]
     report = check_gzsl_dataset("synthetic_birds")
     assert not report.wrong and report.understood == describe_dataset(load_gzsl_dataset("synthetic_birds"))
 

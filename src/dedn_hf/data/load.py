@@ -145,10 +145,13 @@ def check_gzsl_dataset(
         [`CheckReport`].
 
     Raises:
-        ValueError: If there is no such data set, it needs a `data_dir`, or cannot use `attribute_scale`.
+        ValueError: If there is no such data set, it needs a `data_dir`, which there is not, or cannot use
+            `attribute_scale`.
     """
     module = dataset_module(name)
     _need_data_dir(name, data_dir)
+    if data_dir is not None and not Path(data_dir).is_dir():
+        raise ValueError(f"--data_dir {data_dir} is no folder")
     scale = _scale_options(name, attribute_scale)
     report = CheckReport()
     if not hasattr(module, "check"):
