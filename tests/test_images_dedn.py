@@ -124,6 +124,9 @@ def test_the_first_of_several_frames_is_taken_and_said(tmp_path, caplog):
             pixels = read(tmp_path / name)
             assert (np.abs(pixels.astype(int) - [255, 0, 0]) < 10).all(), name
             assert f"{name} has 3 frames: the first is taken" in caplog.text
+            caplog.clear()
+            load_any_image({"path": str(tmp_path / name), "bytes": (tmp_path / name).read_bytes()})
+            assert f"{name} has 3 frames: the first is taken" in caplog.text
         frames[0].save(tmp_path / "telephone.mpo", save_all=True, append_images=frames[1:])
         caplog.clear()
         read(tmp_path / "telephone.mpo")

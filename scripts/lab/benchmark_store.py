@@ -72,10 +72,10 @@ def write_random_store(dataset: GzslDataset, shape: Sequence[int], output_dir: s
     random = np.random.default_rng(0)
     pool = np.maximum(random.standard_normal((_POOL_ROWS, int(np.prod(shape))), np.float32) - 1, 0).astype(np.float16)
 
-    def make_maps(batches: list[list[int]]) -> Iterator[tuple[list[int], np.ndarray, list[dict]]]:
+    def make_maps(batches: list[list[int]]) -> Iterator[tuple[list[int], np.ndarray, list[None], list[dict]]]:
         for rows in batches:
             maps = np.stack([np.roll(row, rows[0]) for row in pool[: len(rows)]])
-            yield rows, maps.reshape(len(rows), *shape), []
+            yield rows, maps.reshape(len(rows), *shape), [None] * len(rows), []
 
     store = writer.write(make_maps, _POOL_ROWS, "Writing random maps")
     sizes = [shard["bytes"] for shard in store.metadata["shards"]]

@@ -35,6 +35,10 @@ def load_any_image(image, timeout: float | None = None) -> Image.Image:
     An image from whatever the pipeline takes for one, in RGB and upright, as its EXIF tag says; on white, where it is
     transparent; the first frame, with a warning, where it has several.
 
+    An image from the web is what transformers' `load_image` makes of it: that gives neither the bytes nor the numbers
+    in them, so that greys of 16 bits are clipped, what is transparent is what lies below, and frames are not said.
+    Download such an image and give its bytes or its path.
+
     Args:
         image:
             See [`~ZeroShotAttributeClassificationPipeline.__call__`].
@@ -48,12 +52,14 @@ def load_any_image(image, timeout: float | None = None) -> Image.Image:
         ValueError: If it is no image, or one whose values have no certain meaning.
         OSError: If it cannot be read.
     """
+    name = None
     if isinstance(image, Mapping):
         if "image" in image:
             return load_any_image(image["image"], timeout)
         if "bytes" not in image and "path" not in image:
             raise ValueError(f"it has no 'image', but {', '.join(map(repr, image))}; give what holds the image")
-        image = image.get("path") if image.get("bytes") is None else image["bytes"]
+        name = image.get("path")
+        image = name if image.get("bytes") is None else image["bytes"]
         if isinstance(image, str) and not image.startswith(("http://", "https://")):
             image = Path(image)
     if isinstance(image, (np.ndarray, torch.Tensor)):
@@ -87,9 +93,8 @@ def load_any_image(image, timeout: float | None = None) -> Image.Image:
         raise ValueError(f"it is no image; give {kind}")
     # The two pictures of an MPO file, as telephones make them, are one.
     if getattr(image, "is_animated", False) and image.format != "MPO":
-        logger.warning(
-            f"{getattr(image, 'filename', '') or 'An image'} has {image.n_frames} frames: the first is taken."
-        )
+        name = name or getattr(image, "filename", "") or "An image"
+        logger.warning(f"{name} has {image.n_frames} frames: the first is taken.")
     if image.mode in ("I", "F") or image.mode.startswith("I;16"):
         # Pillow would show all above 255 as white.
         image = _image_of_greys(ImageOps.exif_transpose(image))

@@ -71,6 +71,39 @@ def test_finished_store_is_verified(run, tmp_path, monkeypatch):
     assert error.value.status == 2 and "shard-00001.arrow" in str(error.value)
 
 
+def test_changed_images_are_computed_anew(run, tmp_path, monkeypatch, caplog, capsys):
+    run()
+    store = FeatureMapStore(tmp_path / "store")
+    maps = [store[row].copy() for row in range(4)]
+    changed = tmp_path / "data/CUB_200_2011/images/002.Bunting/3.jpg"
+    Image.new("RGB", (40, 50), "red").save(changed, format="WEBP")
+    run()
+    assert caplog.messages == [
+        f"{store.path}: 1 of 4 images are computed anew, as they have changed since or were skipped: {changed}"
+    ]
+    assert "4 feature maps" in capsys.readouterr().out
+    store = FeatureMapStore(tmp_path / "store")
+    assert [np.array_equal(store[row], maps[row]) for row in range(4)] == [True, True, False, True]
+    # A repaired image, with and without --on_error skip.
+    for on_error in ("skip", "raise"):
+        content = changed.read_bytes()
+        changed.write_bytes(content[:50])
+        with pytest.raises(CommandFailed, match=r"error: The image .*3\.jpg cannot be read"):
+            run()
+        run(on_error="skip")
+        assert "3 feature maps" in (printed := capsys.readouterr().out) and "1 images skipped" in printed
+        changed.write_bytes(content)
+        run(on_error=on_error)
+        assert "4 feature maps" in (printed := capsys.readouterr().out) and "skipped" not in printed
+    # One that is missing.
+    changed.unlink()
+    with pytest.raises(CommandFailed, match=r"error: 1 of the 4 images .* do not exist: .*3\.jpg"):
+        run()
+    assert len(FeatureMapStore(tmp_path / "store")) == 4
+    run(on_error="skip")
+    assert "3 feature maps" in (printed := capsys.readouterr().out) and "1 images skipped" in printed
+
+
 @pytest.mark.parametrize(
     "changes, message",
     [

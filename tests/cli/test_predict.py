@@ -114,6 +114,13 @@ def test_unreadable_images_have_a_row_that_says_why(photos, capsys):
     assert capsys.readouterr().err.splitlines() == ["9 images, 4 could not be read: birds.csv"]
 
 
+def test_an_image_of_several_frames_is_said(photos, caplog):
+    frames = [Image.new("RGB", (64, 64), color) for color in ("red", "green")]
+    frames[0].save(photos / "moving.gif", save_all=True, append_images=frames[1:])
+    assert run("photos/0.png", "photos/moving.gif") == 0
+    assert caplog.messages == ["photos/moving.gif has 2 frames: the first is taken."]
+
+
 def test_status_if_no_image_could_be_read(photos, capsys):
     assert run("photos/4b.jpg", "missing.jpg") == 1
     out, err = capsys.readouterr()

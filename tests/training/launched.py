@@ -9,7 +9,7 @@ from test_trainer import losses, make_trainer
 from tiny_training import make_tiny_arguments, make_tiny_dataset, make_tiny_inputs
 
 from dedn_hf.training.protocol import run_protocol
-from dedn_hf.training.run_folder import leave_process_group
+from dedn_hf.training.run_folder import from_main, leave_process_group
 
 
 def train(output_dir, resume=None, **changes):
@@ -30,8 +30,18 @@ def protocol(output_dir, name, seeds, **changes):
     return run_protocol(name, dataset, make_tiny_inputs(dataset), arguments, seeds)
 
 
+def error(output_dir):
+    def fail():
+        raise ValueError("a picture has changed")
+
+    try:
+        from_main(fail)
+    except ValueError as error:
+        return {"error": str(error)}
+
+
 output_dir, task, changes = Path(sys.argv[1]), sys.argv[2], json.loads(sys.argv[3])
-seen = {"train": train, "protocol": protocol}[task](output_dir, **changes)
+seen = {"train": train, "protocol": protocol, "error": error}[task](output_dir, **changes)
 output_dir.mkdir(exist_ok=True, parents=True)
 seen["world_size"] = int(os.environ.get("WORLD_SIZE", "1"))
 (output_dir / f"rank_{os.environ.get('RANK', '0')}.json").write_text(json.dumps(seen))

@@ -32,9 +32,11 @@ def backbone(tmp_path_factory):
 @pytest.fixture
 def dataset(tiny_dataset):
     """The tiny data set with images, all of them noise."""
-    random = np.random.default_rng(0)
     for split, images in tiny_dataset.splits.items():
-        noise = [Image.fromarray(random.integers(0, 256, (80, 80, 3), np.uint8)) for _ in images]
+        noise = [
+            Image.fromarray(np.random.default_rng(image_id).integers(0, 256, (80, 80, 3), np.uint8))
+            for image_id in images["image_id"]
+        ]
         table = {"image": noise, "label": images["label"][:], "image_id": images["image_id"][:]}
         features = datasets.Features({"image": datasets.Image(), **images.features})
         tiny_dataset.splits[split] = datasets.Dataset.from_dict(table, features)
@@ -67,8 +69,44 @@ def test_stored_feature_maps(dataset, backbone, tmp_path):
 
 def test_store_that_lacks_test_images_is_refused_at_once(dataset, backbone, tmp_path):
     store = extract(dataset, backbone, tmp_path / "store", splits=("trainval", "test_seen"))
-    with pytest.raises(ValueError, match="no feature maps of 12 of 12 images"):
+    with pytest.raises(
+        ValueError, match=r"no feature maps of 12 of 60 images, such as image id 48, .* into another folder"
+    ):
         prepare_inputs(dataset, store)
+
+
+def change_images(dataset, change):
+    """Every split of the data set without what `change` makes nothing of."""
+    for name, split in dataset.splits.items():
+        rows = [change(row) for row in split.cast_column("image", datasets.Image(decode=False))]
+        dataset.splits[name] = datasets.Dataset.from_list([row for row in rows if row], features=split.features)
+    return dataset
+
+
+def test_images_that_changed_since_the_store_was_made(dataset, backbone, tmp_path):
+    store = extract(dataset, backbone, tmp_path / "store")
+    other = change_images(
+        dataset, lambda row: {**row, "image": {"bytes": b"edited"}} if row["image_id"] in (5, 30) else row
+    )
+    message = r"2 of 60 images have changed since .* image id 5, image id 30\. Run `dedn features` again"
+    with pytest.raises(ValueError, match=message):
+        prepare_inputs(other, store)
+    # Files that are not there do not matter.
+    gone = change_images(dataset, lambda row: {**row, "image": {"path": str(tmp_path / "gone.jpg")}})
+    prepare_inputs(gone, store)
+
+
+def test_images_that_are_gone_since_the_store_was_made(dataset, backbone, tmp_path):
+    store = extract(dataset, backbone, tmp_path / "store")
+    fewer = change_images(dataset, lambda row: None if row["image_id"] in (5, 30) else row)
+    message = r"2 of the 60 images that .*store was made of are not in folder any more, such as image id 5 of class 0"
+    with pytest.warns(UserWarning, match=message):
+        inputs = prepare_inputs(fewer, store)
+    assert len(inputs.make(fewer.splits["trainval"])) == 40 - 1
+    with pytest.raises(
+        ValueError, match=r"folder has no image any more of class 3, of which .*store has feature maps"
+    ):
+        prepare_inputs(change_images(fewer, lambda row: None if row["label"] == 3 else row), store)
 
 
 def test_store_of_another_data_set(dataset, backbone, tmp_path):

@@ -300,6 +300,15 @@ def test_folder_of_another_unfinished_run_is_refused(tmp_path, monkeypatch):
     dataset.word_vectors = dataset.word_vectors + 1
     with pytest.raises(ValueError, match=r"other settings: word_vectors_sha256 is [0-9a-f]{64} there"):
         run(tmp_path, dataset=dataset)
+    # What a checkpoint was trained towards must not change on the way, and neither may a finished run stand for it.
+    dataset = make_tiny_dataset()
+    dataset.class_attributes = dataset.class_attributes.copy()
+    dataset.class_attributes[0, 0] += 0.5
+    with pytest.raises(ValueError, match=r"other settings: class_attributes_sha256 is [0-9a-f]{64} there"):
+        run(tmp_path, dataset=dataset)
+    dataset = make_tiny_dataset(attribute_names=["renamed", *make_tiny_dataset().attribute_names[1:]])
+    with pytest.raises(ValueError, match="class_attributes_sha256"):
+        run(tmp_path, dataset=dataset)
 
 
 def test_setting_that_an_earlier_version_did_not_record(validated, tmp_path):
@@ -465,3 +474,77 @@ def test_two_processes_have_the_results_of_one(tmp_path, launch):
     before = contents(tmp_path / "two/run")
     launch(tmp_path / "two", 2, "protocol", per_device_train_batch_size=2, **options)
     assert contents(tmp_path / "two/run") == before
+
+
+@pytest.mark.slow
+def test_an_error_of_the_main_process_is_one_of_all(tmp_path, launch):
+    ranks = launch(tmp_path / "run", 2, "error")
+    assert [rank["error"] for rank in ranks] == ["a picture has changed"] * 2
+
+
+def drop(dataset, split, *labels):
+    """Images of classes, no images of which are in the split any more."""
+    images = dataset.splits[split]
+    dataset.splits[split] = images.select(np.flatnonzero(~np.isin(images["label"][:], labels)))
+    return dataset
+
+
+@pytest.mark.parametrize(
+    "protocol, split, labels, message",
+    [
+        (
+            "validated",
+            "train",
+            [2],
+            "of each seen class in train, but there are none of class 2. Add some, or make it no",
+        ),
+        ("validated", "trainval", [7], "of each seen class in trainval, but there are none of class 7"),
+        ("reference", "trainval", [0, 4], "of each seen class in trainval, but there are none of class 0, class 4"),
+        (
+            "validation",
+            "validation_unseen",
+            [6],
+            "of each validation class in validation_unseen, but there are none of",
+        ),
+    ],
+)
+def test_classes_without_images_are_found_before_training(tmp_path, protocol, split, labels, message):
+    with pytest.raises(ValueError, match=f"^The {protocol} protocol needs images {message}"):
+        run(tmp_path / "run", protocol, dataset=drop(make_tiny_dataset(), split, *labels))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "protocol, split, labels",
+    [
+        ("validated", "validation_unseen", [6, 7]),
+        ("validated", "validation_unseen", [7]),
+        ("validated", "validation_seen", range(6)),
+        ("validation", "train", [3]),
+        ("reference", "trainval", [5]),
+        ("reference", "test_unseen", [8, 9]),
+    ],
+)
+def test_classes_without_feature_maps_are_found_before_training(tmp_path, protocol, split, labels):
+    """As those of which all images were skipped."""
+    dataset = make_tiny_dataset()
+    inputs, skipped = make_tiny_inputs(dataset), set(dataset.splits[split]["image_id"][:])
+    make = inputs.make
+    inputs.make = lambda images: make(
+        images.select(
+            [i for i, row in enumerate(images) if not (row["label"] in labels and row["image_id"] in skipped)]
+        )
+    )
+    names = ", ".join(dataset.class_names[label] for label in list(labels)[:5])
+    message = (
+        rf"of each .*class in \w+, but there are none of {names}.*`dedn features` skipped them: put their files right"
+    )
+    with pytest.raises(ValueError, match=message):
+        run_protocol(protocol, dataset, inputs, make_tiny_arguments(tmp_path / "run"), [0])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_without_images_to_validate_on_is_no_error(tmp_path):
+    """A class of a single image has none."""
+    results = run(tmp_path / "run", dataset=drop(make_tiny_dataset(), "validation_seen", 3), num_train_epochs=1)
+    assert results["validation"].keys() == FIGURES

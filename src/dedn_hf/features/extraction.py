@@ -12,8 +12,9 @@ from transformers import AutoImageProcessor, CLIPImageProcessorPil
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..backbone_dedn import backbone_feature_map, load_backbone
+from ..files import content_mark
 from ..images_dedn import load_any_image
-from .store import FeatureMapStore, fingerprint_weights
+from .store import FeatureMapStore, fingerprint_weights, mark_images
 from .store_writer import StoreWriter, start_processes
 from .torchvision_resnet import load_torchvision_resnet
 
@@ -35,8 +36,9 @@ def extract_feature_maps(
 
     Images are resized so that their shorter side is `image_size` (bilinear), centre-cropped to a square, and
     normalised with the mean and standard deviation of the backbone's own image processor. A run that was interrupted
-    goes on where it was; on a finished store everything is verified and nothing computed. Under `accelerate launch`
-    the processes divide the work, see [`StoreWriter`].
+    goes on where it was; a finished store is verified, and nothing computed but what has changed: images whose files
+    have other contents than those that their maps were made from, or that were skipped and are there now. Under
+    `accelerate launch` the processes divide the work, see [`StoreWriter`].
 
     Args:
         dataset (`datasets.Dataset`):
@@ -123,7 +125,9 @@ def extract_feature_maps(
     }
     writer = StoreWriter(output_dir, dataset, dataset_name, shape, source, state)
 
-    def make_maps(batches: list[list[int]]) -> Iterator[tuple[list[int], np.ndarray, list[dict]]]:
+    def make_maps(
+        batches: list[list[int | None]],
+    ) -> Iterator[tuple[list[int], np.ndarray, list[str], list[dict]]]:
         loader = torch.utils.data.DataLoader(
             _PixelValues(dataset, writer.order, processor),
             batch_size=None,
@@ -131,17 +135,22 @@ def extract_feature_maps(
             num_workers=num_workers,
             pin_memory=device.type == "cuda",
         )
-        for rows, pixel_values, unreadable in loader:
+        for rows, places, pixel_values, marks, unreadable in loader:
             if unreadable and on_error == "raise":
                 image = unreadable[0]
                 raise ValueError(
                     f"The image {image['path'] or image['image_id']} cannot be read: {image['reason']}. Replace the "
                     "file and run again, or leave such images out with --on_error skip."
                 )
-            maps = compute(pixel_values).to(torch.float16).cpu().numpy() if rows else np.empty((0, *shape), np.float16)
-            yield rows, maps, unreadable
+            maps = np.empty((0, *shape), np.float16)
+            if rows:
+                maps = compute(pixel_values)[places].to(torch.float16).cpu().numpy()
+            yield rows, maps, marks, unreadable
 
-    store = writer.write(make_maps, batch_size, "Extracting feature maps", skipped_ok=on_error == "skip")
+    def read_marks(rows: list[int]) -> list[str | None]:
+        return mark_images(dataset.select(writer.order[rows]), "Comparing images")
+
+    store = writer.write(make_maps, batch_size, "Extracting feature maps", on_error == "skip", read_marks)
     folder = store.path / "backbone"
     if Path(backbone).is_file() and state.is_main_process and not folder.is_dir():
         temporary = folder.with_name(f"{folder.name}.tmp")
@@ -182,9 +191,9 @@ def _read_normalization(backbone: str) -> tuple[list[float], list[float]]:
 
 class _PixelValues(torch.utils.data.Dataset):
     """
-    Batches of images in the order of their ids: of the places in that order that are asked for, those of images that
-    can be read; these preprocessed, `(N, 3, image_size, image_size)`, or `None` if there is none; and what is said of
-    the others.
+    Batches of images in the order of their ids. Of the rows that are asked for, in that order (`None` is none): those
+    of images that can be read, their places in the batch, `(N, 3, image_size, image_size)` with these preprocessed in
+    their places and zeros elsewhere, or `None` if there is none, and their marks; and what is said of the others.
     """
 
     def __init__(self, dataset: Dataset, order: np.ndarray, processor: dict):
@@ -192,15 +201,35 @@ class _PixelValues(torch.utils.data.Dataset):
         self.order = order
         self.processor = CLIPImageProcessorPil(**processor)
 
-    def __getitem__(self, places: list[int]) -> tuple[list[int], torch.Tensor | None, list[dict]]:
-        readable, images, unreadable = [], [], []
-        for place in places:
-            row = self.dataset[int(self.order[place])]
+    def __getitem__(
+        self, rows: list[int | None]
+    ) -> tuple[list[int], list[int], torch.Tensor | None, list[str], list[dict]]:
+        images, marks, unreadable = {}, [], []
+        for place, row in enumerate(rows):
+            if row is None:
+                continue
+            example, mark = self.dataset[int(self.order[row])], None
             try:
-                images.append(load_any_image(row["image"]))
-                readable.append(place)
+                # Read once: the mark is of what is decoded, whatever becomes of the file meanwhile.
+                content = example["image"]["bytes"]
+                if content is None:
+                    content = Path(example["image"]["path"]).read_bytes()
+                mark = content_mark(content)
+                images[place] = load_any_image(example["image"] | {"bytes": content})
+                marks.append(mark)
             except Exception as error:  # Pillow raises whatever a damaged byte leads to
-                reason = re.sub(r" at 0x[0-9a-f]+", "", str(error)) or type(error).__name__
-                unreadable.append({"image_id": row["image_id"], "path": row["image"]["path"], "reason": reason})
-        pixel_values = self.processor(images, return_tensors="pt")["pixel_values"] if images else None
-        return readable, pixel_values, unreadable
+                unreadable.append(
+                    {
+                        "image_id": example["image_id"],
+                        "path": example["image"]["path"],
+                        "reason": re.sub(r" at 0x[0-9a-f]+", "", str(error)) or type(error).__name__,
+                        "content_mark": mark,
+                    }
+                )
+        places, pixel_values = list(images), None
+        if images:
+            readable = self.processor(list(images.values()), return_tensors="pt")["pixel_values"]
+            # What a place is given does not depend on which others are.
+            pixel_values = readable.new_zeros(len(rows), *readable.shape[1:])
+            pixel_values[places] = readable
+        return [rows[place] for place in places], places, pixel_values, marks, unreadable

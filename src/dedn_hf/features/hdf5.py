@@ -107,7 +107,7 @@ def import_hdf5(
         # Row of the file of each row of the store.
         order = np.argsort(row_ids)
 
-        def read_maps(batches: list[list[int]]) -> Iterator[tuple[list[int], np.ndarray, list[dict]]]:
+        def read_maps(batches: list[list[int]]) -> Iterator[tuple[list[int], np.ndarray, list[None], list[dict]]]:
             for rows in batches:
                 # h5py wants places in ascending order, and reads a slice of the file far faster than a list of places.
                 places, place_of_row = np.unique(order[rows], return_inverse=True)
@@ -122,7 +122,7 @@ def import_hdf5(
                 block = block[place_of_row]
                 if channels_last:
                     block = block.reshape(len(rows), side * side, channels).swapaxes(1, 2)
-                yield rows, block.reshape(len(rows), channels, side, side), []
+                yield rows, block.reshape(len(rows), channels, side, side), [None] * len(rows), []
 
         return writer.write(read_maps, RECORD_BATCH_ROWS, f"Reading {file.name}")
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import math
 import mmap
 import os
@@ -9,15 +10,29 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+import datasets
 import numpy as np
 import pyarrow as pa
 import torch
 from tqdm.auto import tqdm
 from transformers import CLIPImageProcessorPil
 
+from ..files import content_mark, content_marks
+
+logger = logging.getLogger(__name__)
+
 FORMAT_VERSION = 1
 # Columns of a shard.
-SCHEMA = pa.schema([("image_id", pa.int64()), ("label", pa.int64()), ("feature_map", pa.large_binary())])
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("label", pa.int64()),
+        ("feature_map", pa.large_binary()),
+        ("content_mark", pa.string()),
+    ]
+)
+# Version 0.2 and before wrote no marks.
+_SCHEMA_WITHOUT_MARKS = SCHEMA.remove(SCHEMA.get_field_index("content_mark"))
 
 
 class FeatureMapStore:
@@ -26,8 +41,9 @@ class FeatureMapStore:
     asked for. Written by [`extract_feature_maps`] and [`import_hdf5`].
 
     A store is a folder with `store.json` and shards `shard-00000.arrow`, …: Arrow streams, each with a contiguous
-    range of rows in the order of `image_id`, and columns `image_id` (int64), `label` (int64) and `feature_map`
-    (large_binary: C·H·W float16 in C order, little-endian). `datasets.Dataset.from_file` reads a shard, too.
+    range of rows in the order of `image_id`, and columns `image_id` (int64), `label` (int64), `feature_map`
+    (large_binary: C·H·W float16 in C order, little-endian) and `content_mark` (string, see [`content_mark`]: of the
+    image file that the map was made from). `datasets.Dataset.from_file` reads a shard, too.
 
     Args:
         path (`str` or `os.PathLike`):
@@ -46,8 +62,12 @@ class FeatureMapStore:
             Ids of the images, ascending.
         labels (`np.ndarray` of shape `(num_rows,)`, int64):
             Their labels, indices into `metadata["class_names"]`.
+        content_marks (`list[str | None]` of length `num_rows`):
+            What the image file of each row was; `None` where that is not known: maps of an HDF5 file, and those that
+            version 0.2 or before wrote.
         skipped (`list[dict]`):
-            Images that could not be read and have no row: `image_id`, `path` and `reason` of each.
+            Images that could not be read and have no row: `image_id`, `path`, `reason` and `content_mark` (`None` of
+            a file that was not there) of each.
 
     Raises:
         FileNotFoundError: If the folder is no store, or its extraction never finished.
@@ -89,6 +109,7 @@ class FeatureMapStore:
                 self._places += [(mapped, start + row * self._map_bytes) for row in range(len(chunk))]
         table = pa.concat_tables(tables)
         self.image_ids, self.labels = table["image_id"].to_numpy(), table["label"].to_numpy()
+        self.content_marks = table["content_mark"].to_pylist()
         if len(self.image_ids) != self.metadata["num_rows"] or (np.diff(self.image_ids) <= 0).any():
             raise ValueError(
                 f"{self.path} holds {len(self.image_ids)} rows where store.json says {self.metadata['num_rows']} in "
@@ -105,9 +126,7 @@ class FeatureMapStore:
                 f"altered. {_REPAIR.format(file=shard['file'])}"
             )
         try:
-            with open(file, "rb") as source:
-                mapped = mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ)
-            table = pa.ipc.open_stream(pa.py_buffer(mapped)).read_all()
+            mapped, table = open_shard(file)
         except (pa.ArrowException, OSError, ValueError) as error:
             raise ValueError(f"{file} is damaged ({error}). {_REPAIR.format(file=shard['file'])}") from error
         if (
@@ -179,6 +198,51 @@ class FeatureMapStore:
             ValueError: If values differ; names each difference.
         """
         compare_metadata(self.path, self.metadata, expected)
+
+    def require_unchanged(self, images: datasets.Dataset):
+        """
+        Checks that images are those that the store was made of, and still what they were, by the contents of their
+        files. Files that are not there do not matter: a store needs none. Where the store cannot know, a line says so.
+
+        Args:
+            images (`datasets.Dataset`):
+                Images of the data set, once or more often: columns `label`, `image_id` and, unless files are of no
+                interest, `image`.
+
+        Raises:
+            ValueError: If images came since, or have changed, by their files or their classes; counts them and names
+                the first.
+        """
+        image_ids, first = np.unique(np.array(images["image_id"][:], np.int64), return_index=True)
+        images, image_ids = images.select(first), image_ids.tolist()
+        labels = dict(zip(self.image_ids.tolist(), self.labels.tolist(), strict=True))
+        skipped = {image["image_id"] for image in self.skipped}
+        added = [place for place, image_id in enumerate(image_ids) if image_id not in labels.keys() | skipped]
+        if added:
+            raise ValueError(
+                f"{self.path} was made of other images: it has no feature maps of {len(added)} of {len(images)} "
+                f"images, such as {name_images(images, added)}. Extract a store of the data set as it is now into "
+                "another folder."
+            )
+        # What a file was that could not be read is known, too; `None` if it was not there.
+        recorded = {image["image_id"]: image["content_mark"] for image in self.skipped if "content_mark" in image}
+        known = zip(self.image_ids.tolist(), self.content_marks, strict=True)
+        recorded |= {image_id: mark for image_id, mark in known if mark is not None}
+        # Nobody can say what came from an HDF5 file.
+        if self.metadata["backbone"] is not None and None in self.content_marks:
+            logger.warning(describe_unknown(self.path, self.content_marks.count(None), len(self)))
+        places = [place for place, image_id in enumerate(image_ids) if image_id in recorded]
+        marks = mark_images(images.select(places), "Comparing images")
+        changed = {p for p, mark in zip(places, marks, strict=True) if mark not in (None, recorded[image_ids[p]])}
+        for place, (image_id, label) in enumerate(zip(image_ids, images["label"][:], strict=True)):
+            if labels.get(image_id, label) != label:
+                changed.add(place)
+        if changed:
+            raise ValueError(
+                f"{len(changed)} of {len(images)} images have changed since {self.path} was made of them: "
+                f"{name_images(images, sorted(changed))}. Run `dedn features` again with the same arguments: it "
+                "computes the feature maps of these anew, and no others."
+            )
 
     def select(self, image_ids: Sequence[int]) -> "FeatureMapDataset":
         """
@@ -252,6 +316,60 @@ class FeatureMapDataset(torch.utils.data.Dataset):
             maps[place] = self.store[rows[place]]
         labels = self.labels[indices].tolist()
         return [{"feature_map": m, "labels": y} for m, y in zip(torch.from_numpy(maps), labels, strict=True)]
+
+
+def open_shard(file: Path) -> tuple[mmap.mmap, pa.Table]:
+    """A shard, mapped into memory, and the table in it, with all columns."""
+    with open(file, "rb") as source:
+        mapped = mmap.mmap(source.fileno(), 0, access=mmap.ACCESS_READ)
+    table = pa.ipc.open_stream(pa.py_buffer(mapped)).read_all()
+    if table.schema.equals(_SCHEMA_WITHOUT_MARKS):
+        table = table.append_column(SCHEMA.field("content_mark"), pa.nulls(len(table), pa.string()))
+    return mapped, table
+
+
+def describe_unknown(path: Path, unknown: int, total: int) -> str:
+    """What there is to say of a store without marks."""
+    return (
+        f"{path} was made by version 0.2 or before, which did not record what image files were: whether {unknown} of "
+        f"its {total} images have changed since cannot be known. Extract a store into another folder to be told."
+    )
+
+
+def mark_images(images: datasets.Dataset, description: str) -> list[str | None]:
+    """
+    Marks of the contents of images, see [`content_mark`].
+
+    Args:
+        images (`datasets.Dataset`):
+            The images, in a column `image`, if it has one.
+        description (`str`):
+            What the progress bar says.
+
+    Returns:
+        `list[str | None]`: a mark for each; `None` of one whose file is not there or cannot be read.
+    """
+    if "image" not in images.column_names:
+        return [None] * len(images)
+    marks, files = [], {}
+    for batch in images.select_columns("image").cast_column("image", datasets.Image(decode=False)).iter(1000):
+        for image in batch["image"]:
+            if image["bytes"] is None:
+                files[len(marks)] = image["path"]
+            marks.append(None if image["bytes"] is None else content_mark(image["bytes"]))
+    for place, mark in zip(files, content_marks(list(files.values()), description), strict=True):
+        marks[place] = mark
+    return marks
+
+
+def name_images(images: datasets.Dataset, places: Sequence[int], most: int = 3) -> str:
+    """The first few of some rows of a data set of images, by their files, or by their ids where they have none."""
+    named = images.select(places[:most])
+    paths = [None] * len(named)
+    if "image" in named.column_names:
+        paths = [image["path"] for image in named.cast_column("image", datasets.Image(decode=False))["image"][:]]
+    names = [path or f"image id {image_id}" for path, image_id in zip(paths, named["image_id"][:], strict=True)]
+    return ", ".join(names) + ", …" * (len(places) > most)
 
 
 def fingerprint_weights(model: torch.nn.Module) -> str:

@@ -1,9 +1,11 @@
 """From a data set to what a model is trained on: stored feature maps, or images."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import datasets
+import numpy as np
 from torch.utils.data import Dataset
 from transformers import CLIPImageProcessorPil, PreTrainedModel
 
@@ -11,6 +13,7 @@ from ..backbone_dedn import load_backbone
 from ..data import GzslDataset
 from ..features.store import FeatureMapStore, fingerprint_weights
 from .dataset import PixelValueDataset
+from .run_folder import from_main
 
 
 @dataclass
@@ -60,7 +63,8 @@ def prepare_inputs(
             `backbone_config`.
 
     Raises:
-        ValueError: If there are neither, or they do not belong together; names the difference.
+        ValueError: If there are neither, or they do not belong together; names the difference. So it does images that
+            have changed since the store was made of them.
     """
     config = dict(config or {})
     if feature_maps is None:
@@ -103,6 +107,10 @@ def prepare_inputs(
             if store.metadata.get(key) is not None
         },
     )
+    images = datasets.concatenate_datasets([*dataset.splits.values()])
+    _tell_removed(store, dataset, images)
+    # Files are read once, not by each process.
+    from_main(lambda: store.require_unchanged(images))
     for split in dataset.splits.values():
         # Here, because the test images are not asked for before training has ended.
         inputs.make(split)
@@ -110,3 +118,22 @@ def prepare_inputs(
         inputs.backbone = load_backbone(backbone)
         store.require(backbone_sha256=fingerprint_weights(inputs.backbone))
     return inputs
+
+
+def _tell_removed(store: FeatureMapStore, dataset: GzslDataset, images: datasets.Dataset):
+    """Warns of feature maps whose images are gone; a ValueError that names classes that are left without any image."""
+    removed = ~np.isin(store.image_ids, images["image_id"][:])
+    lost = np.setdiff1d(store.labels, images["label"][:])
+    if len(lost):
+        raise ValueError(
+            f"{dataset.name} has no image any more of {', '.join(dataset.class_names[label] for label in lost[:5])}"
+            f"{', …' if len(lost) > 5 else ''}, of which {store.path} has feature maps: without images a class would "
+            "count as unseen. Put them back, or extract a store of the data set as it is now into another folder."
+        )
+    if removed.any():
+        warnings.warn(
+            f"{removed.sum()} of the {len(store)} images that {store.path} was made of are not in {dataset.name} any "
+            f"more, such as image id {store.image_ids[removed][0]} of "
+            f"{dataset.class_names[store.labels[removed][0]]}: they are left out.",
+            stacklevel=3,
+        )

@@ -58,6 +58,7 @@ _RECORDED_ARGUMENTS = (
 _RECORDED_SETTINGS = (
     *CONFIG_SETTINGS,
     "region_value_rank",
+    "region_value_std",
     "freeze_backbone",
     "feature_channels",
     "grid_size",
@@ -122,6 +123,8 @@ def describe_run(protocol: str, dataset: GzslDataset, inputs: ModelInputs, args:
     config = build_model(dataset, range(len(dataset.class_names)), dataset.unseen_class_ids, **inputs.config).config
     settings |= {name: getattr(config, name) for name in _RECORDED_SETTINGS} | inputs.source
     settings["word_vectors_sha256"] = hashlib.sha256(dataset.word_vectors.tobytes()).hexdigest()
+    named = repr((dataset.class_names, dataset.attribute_names)).encode()
+    settings["class_attributes_sha256"] = hashlib.sha256(named + dataset.class_attributes.tobytes()).hexdigest()
     return {
         "dataset": dataset.name,
         "protocol": protocol,
@@ -170,8 +173,9 @@ def run_protocol(
         `None`.
 
     Raises:
-        ValueError: If there is no such protocol, the data set lacks a split for it, a seed occurs twice, `output_dir`
-            holds a run with other settings, or is not to be deleted.
+        ValueError: If there is no such protocol, the data set lacks a split for it or a seen class has no image to be
+            trained or validated on, a seed occurs twice, `output_dir` holds a run with other settings, or is not to be
+            deleted.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"There is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
@@ -183,6 +187,7 @@ def run_protocol(
             f"The {protocol} protocol needs images in {', '.join(PROTOCOLS[protocol])}, but {dataset.name} has none "
             f"in {', '.join(empty)}. Put classes or images there, or choose the other protocol."
         )
+    _check_classes(protocol, dataset, inputs)
     request = describe_run(protocol, dataset, inputs, args)
     # Here, because it fails where the package is not installed.
     origin = provenance()
@@ -208,6 +213,31 @@ def run_protocol(
         results = request | {"seeds": list(seeds)} | mean_and_std(runs) | origin
         finish_run(output_dir, results, write_card)
     return results
+
+
+def _check_classes(protocol: str, dataset: GzslDataset, inputs: ModelInputs):
+    """A ValueError that names splits, and classes in them, without anything to train or to choose on."""
+    validation = set(dataset.validation_class_ids)
+    needed = {
+        "trainval": set(dataset.seen_class_ids),
+        "train": set(dataset.seen_class_ids) - validation,
+        "validation_unseen": validation,
+    }
+    for split in PROTOCOLS[protocol]:
+        listed = set(dataset.splits[split]["label"][:])
+        made = set(inputs.make(dataset.splits[split]).labels.tolist())
+        lacking = sorted((needed.get(split, set()) if made else listed) - made)
+        if not lacking:
+            continue
+        kind = {"trainval": "seen class", "train": "seen class", "validation_unseen": "validation class"}.get(split)
+        names = ", ".join(dataset.class_names[label] for label in lacking[:5]) + ", …" * (len(lacking) > 5)
+        way_out = f"Add some, or make it no {kind}."
+        if listed.issuperset(lacking):
+            way_out = "`dedn features` skipped them: put their files right, and run it again."
+        raise ValueError(
+            f"The {protocol} protocol needs images of each {kind or 'class'} in {split}, but there are none of "
+            f"{names}. {way_out}"
+        )
 
 
 class _Run:

@@ -94,8 +94,20 @@ def last_checkpoint(folder: Path) -> tuple[Path, TrainerState] | None:
 
 
 def from_main(function: Callable):
-    """What a function gives on the main process, on every process: the others may not see its files, or too late."""
-    return broadcast_object_list([function() if PartialState().is_main_process else None])[0]
+    """
+    What a function gives on the main process, on every process: the others may not see its files, or too late. An
+    error that it raises is raised on all of them, lest they wait for each other.
+    """
+    result = error = None
+    if PartialState().is_main_process:
+        try:
+            result = function()
+        except (OSError, ValueError) as raised:
+            error = raised
+    result, error = broadcast_object_list([(result, error)])[0]
+    if error is not None:
+        raise error
+    return result
 
 
 def leave_process_group():
