@@ -83,7 +83,8 @@ def test_cmyk_and_orientation(tmp_path):
         (b"\xff\x0a", "JXL", "it is JPEG XL; `pip install pillow-jxl-plugin`, or save it as JPEG"),
         (b"\0\0\0\x18ftypavif\0\0\0\0", "none", "it is AVIF, but damaged"),
         (b"", "none", r"it is empty \(0 bytes\)"),
-        (b"<html>", "none", "it is no image of a kind that Pillow knows"),
+        (b"\n<!DOCTYPE html>", "none", "it is a web page, as a download that failed leaves it"),
+        (b"words", "none", "it is no image of a kind that Pillow knows"),
     ],
 )
 def test_what_cannot_be_read_says_the_way_out(head, kind, message, tmp_path, monkeypatch):

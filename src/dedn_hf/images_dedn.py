@@ -87,7 +87,7 @@ def load_any_image(image, timeout: float | None = None) -> Image.Image:
             f"it has {int(count):,} pixels, and Pillow reads no more than {limit:,}; scale it down"
         ) from None
     except RuntimeError as error:  # as JPEG XL's package says that a file is damaged
-        raise ValueError(f"it is damaged: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"it is damaged: {' '.join(str(error).split())}") from None
     if not isinstance(image, Image.Image):
         kind = "one flat list of images" if isinstance(image, Iterable) else "a path, URL, array or PIL image"
         raise ValueError(f"it is no image; give {kind}")
@@ -118,6 +118,8 @@ def _why_unknown(image) -> str | None:
         return None
     if not head:
         return "it is empty (0 bytes)"
+    if head.lstrip().lower().startswith((b"<html", b"<!doctype")):
+        return "it is a web page, as a download that failed leaves it"
     kinds = {
         "HEIC": (head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev"), "HEIF", "pillow-heif"),
         "AVIF": (head[4:12] == b"ftypavif", "AVIF", "pillow"),
