@@ -88,6 +88,7 @@ def test_cmyk_and_orientation(tmp_path):
     ],
 )
 def test_what_cannot_be_read_says_the_way_out(head, kind, message, tmp_path, monkeypatch):
+    Image.init()  # what it adds would be gone with the patches
     monkeypatch.delitem(Image.OPEN, kind, raising=False)
     monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != kind])
     content = head + bytes(40) * bool(head)
