@@ -227,7 +227,7 @@ def main(arguments: list[str]) -> int | None:
     if command.check:
         if command.json is not None:
             require_writable(command.json)
-        report = check_gzsl_dataset(*of_dataset, **scale)
+        report = check_gzsl_dataset(*of_dataset, **scale, check_files=command.feature_maps is None)
         status = report.exit_status(command.strict)
         print(report)
         if command.json is not None:
