@@ -5,7 +5,6 @@ import pytest
 import transformers
 from PIL import Image
 
-from dedn_hf import images_dedn
 from dedn_hf.images_dedn import load_any_image
 
 GREYS = np.linspace(0, 255, 12 * 16).reshape(12, 16).round().astype(np.uint8)
@@ -84,11 +83,12 @@ def test_cmyk_and_orientation(tmp_path):
         (b"\xff\x0a", "JXL", "it is JPEG XL; `pip install pillow-jxl-plugin`, or save it as JPEG"),
         (b"\0\0\0\x18ftypavif\0\0\0\0", "none", "it is AVIF, but damaged"),
         (b"", "none", r"it is empty \(0 bytes\)"),
-        (b"<html>", "none", "it is no image of a kind that Pillow knows"),
+        (b"\n<!DOCTYPE html>", "none", "it is a web page, as a download that failed leaves it"),
+        (b"words", "none", "it is no image of a kind that Pillow knows"),
     ],
 )
 def test_what_cannot_be_read_says_the_way_out(head, kind, message, tmp_path, monkeypatch):
-    monkeypatch.setattr(images_dedn, "_register_formats", lambda: None)
+    Image.init()  # what it adds would be gone with the patches
     monkeypatch.delitem(Image.OPEN, kind, raising=False)
     monkeypatch.setattr(Image, "ID", [name for name in Image.ID if name != kind])
     content = head + bytes(40) * bool(head)
@@ -102,7 +102,6 @@ def test_what_cannot_be_read_says_the_way_out(head, kind, message, tmp_path, mon
 @pytest.mark.parametrize("package, suffix", [("pillow_heif", "heic"), ("pillow_jxl", "jxl")])
 def test_formats_of_other_packages(package, suffix, tmp_path):
     pytest.importorskip(package)
-    images_dedn._register_formats()
     Image.new("RGB", (64, 48), (200, 40, 80)).save(tmp_path / f"photo.{suffix}", quality=95)
     assert np.abs(read(tmp_path / f"photo.{suffix}").astype(int) - [200, 40, 80]).max() < 5
     content = (tmp_path / f"photo.{suffix}").read_bytes()

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import os
+import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +27,16 @@ def write_text(path: str | os.PathLike, text: str):
     temporary = path.with_name(path.name + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
+
+
+def require_writable(path: str | os.PathLike):
+    """An OSError or ValueError if a file cannot be written, before the work that ends with it; makes its folder."""
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder: name a file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def content_mark(content: bytes) -> str:

@@ -7,7 +7,6 @@ import os
 import re
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -19,6 +18,16 @@ from transformers.image_utils import load_image
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
+
+
+def _register_formats():
+    """Has Pillow read HEIC and JPEG XL, whoever opens them, where there are packages that do."""
+    for plugin in ("pillow_heif.HeifImagePlugin", "pillow_jxl"):
+        with suppress(ImportError, OSError):
+            import_module(plugin)
+
+
+_register_formats()
 
 
 def load_any_image(image, timeout: float | None = None) -> Image.Image:
@@ -61,7 +70,6 @@ def load_any_image(image, timeout: float | None = None) -> Image.Image:
     if isinstance(image, (str, os.PathLike)) and os.path.isdir(image):
         raise ValueError("it is a folder; give the paths of its images")
     is_url = isinstance(image, str) and image.startswith(("http://", "https://"))
-    _register_formats()
     try:
         if isinstance(image, str) and not is_url and not os.path.isfile(image):
             no_image = "it is neither a file nor a URL nor an image in base64"
@@ -79,7 +87,7 @@ def load_any_image(image, timeout: float | None = None) -> Image.Image:
             f"it has {int(count):,} pixels, and Pillow reads no more than {limit:,}; scale it down"
         ) from None
     except RuntimeError as error:  # as JPEG XL's package says that a file is damaged
-        raise ValueError(f"it is damaged: {str(error).splitlines()[0]}") from None
+        raise ValueError(f"it is damaged: {' '.join(str(error).split())}") from None
     if not isinstance(image, Image.Image):
         kind = "one flat list of images" if isinstance(image, Iterable) else "a path, URL, array or PIL image"
         raise ValueError(f"it is no image; give {kind}")
@@ -97,14 +105,6 @@ def load_any_image(image, timeout: float | None = None) -> Image.Image:
     return load_image(image)
 
 
-@cache
-def _register_formats():
-    """Has Pillow read HEIC and JPEG XL where there are packages that do."""
-    for plugin in ("pillow_heif.HeifImagePlugin", "pillow_jxl"):
-        with suppress(ImportError):
-            import_module(plugin)
-
-
 def _why_unknown(image) -> str | None:
     """What is to be said of a file that Pillow does not know, by its first bytes."""
     try:
@@ -118,6 +118,8 @@ def _why_unknown(image) -> str | None:
         return None
     if not head:
         return "it is empty (0 bytes)"
+    if head.lstrip().lower().startswith((b"<html", b"<!doctype")):
+        return "it is a web page, as a download that failed leaves it"
     kinds = {
         "HEIC": (head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev"), "HEIF", "pillow-heif"),
         "AVIF": (head[4:12] == b"ftypavif", "AVIF", "pillow"),

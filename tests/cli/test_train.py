@@ -191,15 +191,19 @@ def test_check_runs_nothing(dedn, monkeypatch, capsys, tmp_path, wrong, warned, 
     report.add_wrong("table", "odd lines", *["line 3 is odd"] * wrong)
     report.add_warning("note", "other lines", *["line 4 is odd"] * warned)
     asked = []
-    monkeypatch.setattr(load, "check_gzsl_dataset", lambda *names: asked.append(names) or report)
+    monkeypatch.setattr(
+        load, "check_gzsl_dataset", lambda *names, **options: asked.append((*names, options)) or report
+    )
     monkeypatch.setattr(load, "load_gzsl_dataset", None)
     options = ["--dataset", "folder", "--data_dir", "D", "--word_vectors", "random", "--num_groups", "3", "--check"]
     assert main(["train", "--use_cpu", *options]) == status
-    assert asked == [("folder", "D", "random", 3)]
+    assert asked == [("folder", "D", "random", 3, {"check_files": True})]
     printed = capsys.readouterr().out
     assert printed == f"{report}\n" and ("line 3 is odd" in printed) == bool(wrong)
     file = tmp_path / "new/report.json"
     assert main(["train", "--use_cpu", *options, "--strict", "--json", str(file)]) == strict
+    main(["train", "--use_cpu", *options, "--feature_maps", "F"])
+    assert asked[-1][-1] == {"check_files": False}
     content = json.loads(file.read_text())
     assert content == {"dataset": "folder", **report.to_dict(), "exit_status": strict}
     assert [finding["lines"] for finding in content["wrong"]] == [["line 3 is odd"]] * wrong
@@ -211,12 +215,15 @@ def test_check_runs_nothing(dedn, monkeypatch, capsys, tmp_path, wrong, warned, 
         (["--json", "report.json"], "--json is of use with --check only"),
         (["--strict"], "--strict is of use with --check only"),
         (["--check", "--dataset", "cub"], "name their folder with --data_dir"),
+        (["--check", "--dataset", "folder", "--data_dir", "none"], "--data_dir none is no folder"),
         (["--check", "--dataset", "flowers"], "invalid choice: 'flowers'"),
-        (["--check", "--dataset", "folder", "--data_dir", ".", "--json", "."], "."),
+        (["--check", "--dataset", "folder", "--data_dir", ".", "--json", "."], ". is a folder: name a file"),
+        (["--check", "--json", "file/report.json"], "file"),
     ],
 )
 def test_wrong_calls_of_the_check(dedn, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
     with pytest.raises(CommandFailed, match=re.escape(message)) as failed:
         dedn("train", "--use_cpu", *arguments)
     assert failed.value.status == 2 and str(failed.value).count("\n") == 1

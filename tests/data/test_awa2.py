@@ -7,6 +7,7 @@ from PIL import Image
 
 from dedn_hf.data.awa2 import load as load_awa2
 from dedn_hf.data.awa2 import load_images as load_awa2_images
+from dedn_hf.data.load import check_gzsl_dataset
 from dedn_hf.data.splits import image_id_of
 from dedn_hf.recipes import read_recipe
 
@@ -254,3 +255,17 @@ def test_attributes_of_the_split_are_of_another_number(load, tree):
     change_mat(tree / "xlsa17/data/AWA2/att_splits.mat", original_att=np.zeros((84, 5)))
     with pytest.raises(ValueError, match=r"att_splits\.mat has 84 attributes, but .*continuous\.txt has 85"):
         load()
+
+
+def test_check_decodes_all_images_and_accounts_for_all_files(tree):
+    report = check_gzsl_dataset("awa2", str(tree), "random")
+    assert not report.wrong and not report.ignored, str(report)
+    damaged = tree / "Animals_with_Attributes2/JPEGImages/bat/bat_10001.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:30])
+    (damaged.parent / "more.png").write_bytes(b"")
+    (damaged.parent / "Thumbs.db").touch()
+    report = check_gzsl_dataset("awa2", str(tree), "random")
+    assert report.wrong["unreadable image"].paths == ["Animals_with_Attributes2/JPEGImages/bat/bat_10001.jpg"]
+    assert len(report.problems) == 1
+    assert report.ignored["unlisted"].lines == ["Animals_with_Attributes2/JPEGImages/bat/more.png"]
+    assert report.ignored["litter"].lines == ["Animals_with_Attributes2/JPEGImages/bat/Thumbs.db"]

@@ -8,6 +8,7 @@ from real_data import DATA_DIR
 
 from dedn_hf.data.cub import load as load_cub
 from dedn_hf.data.cub import load_images as load_cub_images
+from dedn_hf.data.load import check_gzsl_dataset
 from dedn_hf.recipes import read_recipe
 
 CLASSES = ["001.Auk", "002.Bunting", "003.Crow", "004.Dove", "005.Egret"]
@@ -326,6 +327,23 @@ def test_real_attribute_names_agree_with_the_groups():
     for group, of_group in FAMILIES.items():
         expected = [i for i, family in enumerate(families) if family in of_group.split()]
         assert sorted(dataset.attribute_groups[group]) == expected
+
+
+def test_check_decodes_all_images_and_accounts_for_all_files(tree):
+    report = check_gzsl_dataset("cub", str(tree), "random")
+    assert not report.wrong and not report.ignored, str(report)
+    damaged = tree / "CUB_200_2011/images/002.Bunting/bird_11.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:30])
+    (damaged.parent / "more.png").write_bytes(b"")
+    (damaged.parent / "Thumbs.db").touch()
+    report = check_gzsl_dataset("cub", str(tree), "random")
+    assert report.wrong["unreadable image"].paths == ["CUB_200_2011/images/002.Bunting/bird_11.jpg"]
+    assert len(report.problems) == 1
+    assert report.ignored["unlisted"].lines == ["CUB_200_2011/images/002.Bunting/more.png"]
+    assert report.ignored["litter"].lines == ["CUB_200_2011/images/002.Bunting/Thumbs.db"]
+    damaged.unlink()
+    report = check_gzsl_dataset("cub", str(tree), "random")
+    assert report.wrong["missing image"].lines == ["CUB_200_2011/images/002.Bunting/bird_11.jpg: it does not exist"]
 
 
 @pytest.fixture

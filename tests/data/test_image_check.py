@@ -65,7 +65,7 @@ def test_what_extraction_reads_is_sound(tmp_path):
 
 def test_what_is_no_image(tmp_path):
     (page,) = examine(tmp_path, page=b"<html>not found</html>")
-    assert page.problem == "it is no image of a kind that Pillow knows"
+    assert page.problem == "it is a web page, as a download that failed leaves it"
     (tmp_path / "link").symlink_to("nowhere")
     (tmp_path / "folder").mkdir()
     states = examine_images([tmp_path / "none", tmp_path / "link", tmp_path / "folder"])

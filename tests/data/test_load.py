@@ -196,6 +196,9 @@ def test_check_of_a_benchmark(sun_images, caplog):
         "unlisted": ["images/a/more.jpg"],
         "litter": ["images/a/Thumbs.db"],
     }
+    without = check_gzsl_dataset("sun", str(sun_images), "random", check_files=False)
+    assert without.wrong.keys() == report.wrong.keys() - {"missing image"}
+    assert "images: 1 are not there; their feature maps are used" in without.understood
     assert report.warnings["note"].lines == ["images.mat is odd"] and not caplog.records
     assert report.warnings["twin classes"].lines == ["a = c"]
     assert report.warnings["constant attribute"].lines == ["red (1)", "big (0.5)"]
@@ -214,7 +217,7 @@ def test_check_of_another_data_set(monkeypatch, sun_images):
     report = check_gzsl_dataset("sun", str(sun_images), "random")
     assert report.problems == [f"{sun_images} lacks everything", "images/b/3.jpg: it does not exist"]
     monkeypatch.setattr(sun, "load_images", fail)
-    assert check_gzsl_dataset("sun", "somewhere", "random").problems == ["somewhere lacks everything"]
+    assert check_gzsl_dataset("sun", str(sun_images), "random").problems == [f"{sun_images} lacks everything"]
     report = check_gzsl_dataset("synthetic_birds")
     assert not report.wrong and report.understood == describe_dataset(load_gzsl_dataset("synthetic_birds"))
 

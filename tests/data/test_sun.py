@@ -6,6 +6,7 @@ import scipy.io
 from PIL import Image
 from real_data import DATA_DIR
 
+from dedn_hf.data.load import check_gzsl_dataset
 from dedn_hf.data.sun import load as load_sun
 from dedn_hf.data.sun import load_images as load_sun_images
 from dedn_hf.recipes import read_recipe
@@ -264,3 +265,20 @@ def test_real_split_over_stand_ins(tmp_path):
     assert dataset.class_names == names
     locs = [14341 - image_id for image_id in dataset.splits["test_seen"]["image_id"]]
     assert sorted(locs) == sorted(content["test_seen_loc"].ravel().tolist())
+
+
+def test_check_decodes_all_images_and_accounts_for_all_files(tree):
+    report = check_gzsl_dataset("sun", str(tree), "random")
+    assert not report.wrong and not report.ignored, str(report)
+    damaged = tree / "SUNAttributeDB/images/a/abbey/sun_aaaaa.jpg"
+    damaged.write_bytes(damaged.read_bytes()[:30])
+    (damaged.parent / "more.png").write_bytes(b"")
+    (damaged.parent / "Thumbs.db").touch()
+    report = check_gzsl_dataset("sun", str(tree), "random")
+    assert report.wrong["unreadable image"].paths == ["SUNAttributeDB/images/a/abbey/sun_aaaaa.jpg"]
+    assert len(report.problems) == 1
+    assert report.ignored["unlisted"].lines == ["SUNAttributeDB/images/a/abbey/more.png"]
+    assert report.ignored["litter"].lines == ["SUNAttributeDB/images/a/abbey/Thumbs.db"]
+    damaged.unlink()
+    report = check_gzsl_dataset("sun", str(tree), "random")
+    assert report.wrong["missing image"].lines == ["SUNAttributeDB/images/a/abbey/sun_aaaaa.jpg: it does not exist"]

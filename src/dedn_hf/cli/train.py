@@ -215,7 +215,7 @@ def main(arguments: list[str]) -> int | None:
     from transformers.utils import logging
 
     from ..data.load import check_gzsl_dataset, load_gzsl_dataset
-    from ..files import write_json
+    from ..files import require_writable, write_json
     from ..hub.model_card import write_model_card
     from ..results import format_results
     from ..training.inputs import prepare_inputs
@@ -226,8 +226,8 @@ def main(arguments: list[str]) -> int | None:
     scale = {} if command.attribute_scale is None else {"attribute_scale": command.attribute_scale}
     if command.check:
         if command.json is not None:
-            write_json(command.json, {})  # now, not after an hour, if it cannot be
-        report = check_gzsl_dataset(*of_dataset, **scale)
+            require_writable(command.json)
+        report = check_gzsl_dataset(*of_dataset, **scale, check_files=command.feature_maps is None)
         status = report.exit_status(command.strict)
         print(report)
         if command.json is not None:

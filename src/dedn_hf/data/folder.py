@@ -401,10 +401,6 @@ def _find_images(contents: FolderContents) -> str:
     without = [name for name in contents.class_names if not contents.images.get(name)]
     if without:
         contents.understood.append(f"{source}: none of {', '.join(without)}, known by attributes only")
-    if contents.ignored:
-        count = sum(map(len, contents.ignored.values()))
-        what = "that no line of it names" if table.exists() else "that are no images of a class"
-        contents.understood.append(f"{source}: ignored {count} files or folders {what}")
     return source
 
 
@@ -489,11 +485,12 @@ def _draw_split(contents: FolderContents, seed: int):
     contents.class_splits |= dict.fromkeys(with_images[count : 2 * count], "validation")
     contents.class_splits |= dict.fromkeys(with_images[2 * count :], "seen")
     contents.split_name = f"drawn with seed {seed}"
-    emptied = [name for name in contents.class_names if contents.images.get(name) == {}]
-    if emptied:
+    without = [name for name in contents.class_names if not contents.images.get(name)]
+    if without and contents.images:
+        others = f" and {len(without) - 1} others have" if without[1:] else " has"
         contents.note(
-            f"images/{emptied[0]} has no images{f', nor have {len(emptied) - 1} others' * (len(emptied) > 1)}: taken "
-            "as unseen, known by attributes only; put images there, or say in split.csv that it is unseen"
+            f"no split.csv: {without[0]}{others} no images, taken as unseen and known by attributes only; if images "
+            "are lost, bring them back, else say in split.csv which classes are unseen"
         )
     _tell_split(contents, f"no split.csv, drawn with seed {seed}")
 

@@ -152,7 +152,7 @@ def _why_not_there(file: str | os.PathLike) -> str:
 
 
 def _known_file() -> Path:
-    return cached_assets_path("dedn-hf", namespace="checks") / "decoded_images.json"
+    return cached_assets_path("dedn-hf", namespace="images", subfolder="decoded") / "known.json"
 
 
 def _reader() -> str:

@@ -133,24 +133,28 @@ def check_gzsl_dataset(
     word_vectors: str | None = None,
     num_groups: int | None = None,
     attribute_scale: str | float | None = None,
+    check_files: bool = True,
 ) -> CheckReport:
     """
     What is understood of a data set, and what is wrong with it, before anything runs. Decodes every image.
 
     Args:
-        name, data_dir, word_vectors, num_groups, attribute_scale:
+        name, data_dir, word_vectors, num_groups, attribute_scale, check_files:
             As in [`load_gzsl_dataset`].
 
     Returns:
         [`CheckReport`].
 
     Raises:
-        ValueError: If there is no such data set, it needs a `data_dir`, or cannot use `attribute_scale`.
+        ValueError: If there is no such data set, it needs a `data_dir`, which there is not, or cannot use
+            `attribute_scale`.
     """
     module = dataset_module(name)
     _need_data_dir(name, data_dir)
+    if data_dir is not None and not Path(data_dir).is_dir():
+        raise ValueError(f"--data_dir {data_dir} is no folder")
     scale = _scale_options(name, attribute_scale)
-    report = CheckReport()
+    report = CheckReport(check_files=check_files)
     if not hasattr(module, "check"):
         _check_benchmark(report, name, data_dir, word_vectors, num_groups)
         return report

@@ -134,6 +134,8 @@ class PixelValueDataset(torch.utils.data.Dataset):
     """
     Images of one split, preprocessed when they are asked for.
 
+    An image that cannot be read is a ValueError that names it.
+
     Args:
         images (`datasets.Dataset`):
             A split with columns `image`, `label` and `image_id`.
@@ -145,6 +147,8 @@ class PixelValueDataset(torch.utils.data.Dataset):
 
     def __init__(self, images: datasets.Dataset, image_processor, keep_in_memory: bool = False):
         self.images = images.select_columns(["image"])
+        if isinstance(self.images.features["image"], datasets.Image):  # what opens it is to be the one reader
+            self.images = self.images.cast_column("image", datasets.Image(decode=False))
         self.image_processor = image_processor
         self.labels = np.asarray(images["label"])
         self.image_ids = np.asarray(images["image_id"])
@@ -167,8 +171,15 @@ class PixelValueDataset(torch.utils.data.Dataset):
         return [{"pixel_values": p, "labels": int(self.labels[i])} for p, i in zip(pixel_values, indices, strict=True)]
 
     def _preprocess(self, indices: list[int]) -> torch.Tensor:
-        images = [load_any_image(image) for image in self.images[indices]["image"]]
+        images = [self._read(image) for image in self.images[indices]["image"]]
         return self.image_processor(images, return_tensors="pt")["pixel_values"]
+
+    def _read(self, image):
+        try:
+            return load_any_image(image)
+        except Exception as error:  # Pillow raises whatever a damaged byte leads to
+            path = (image.get("path") if isinstance(image, dict) else None) or "An image"
+            raise ValueError(f"{path} cannot be read: {error}. `dedn train --check` finds all such images.") from error
 
 
 class ClassSubset(torch.utils.data.Dataset):
