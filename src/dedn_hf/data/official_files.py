@@ -36,17 +36,78 @@ def read_numbered(file: Path, help: str) -> list[str]:
 
 
 def read_mat(file: Path, *variables: str, help: str, optional: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """Variables of a MATLAB file, and optional ones if it has them; others are not read."""
+    """
+    Variables of a MATLAB file, and optional ones if it has them; others are not read. Files of MATLAB 7.3, which are
+    HDF5, are read with h5py.
+    """
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing. {help}")
+    names = [*variables, *optional]
     try:
-        content = scipy.io.loadmat(file, variable_names=[*variables, *optional])
-    except Exception as error:  # scipy raises whatever a damaged byte leads to
+        content = _read_hdf5(file, names) if _is_hdf5(file) else scipy.io.loadmat(file, variable_names=names)
+    except ImportError as error:
+        raise ValueError(
+            f"{file} is of MATLAB 7.3 (HDF5), which needs h5py: pip install 'dedn-hf[hdf5]', or write it anew in "
+            "MATLAB with save(FILE, VARIABLES, '-v7')."
+        ) from error
+    except Exception as error:  # scipy and h5py raise whatever a damaged byte leads to
         raise ValueError(f"{file} cannot be read as a MATLAB file: {error}. {help}") from error
     missing = [name for name in variables if name not in content]
     if missing:
         raise ValueError(f"{file} lacks {', '.join(missing)}. {help}")
     return content
+
+
+def _is_hdf5(file: Path) -> bool:
+    with open(file, "rb") as opened:
+        # MATLAB writes 512 bytes of its own before.
+        return any(opened.seek(place) == place and opened.read(4) == b"\x89HDF" for place in (0, 512))
+
+
+def _read_hdf5(file: Path, names: list[str]) -> dict[str, np.ndarray]:
+    """Matrices, texts and cells of them, in the shapes that `scipy.io.loadmat` gives of older files."""
+    import h5py
+
+    def read(item) -> np.ndarray:
+        if not isinstance(item, h5py.Dataset):
+            raise ValueError(f"{item.name} is no matrix")
+        kind = item.attrs.get("MATLAB_class", b"")
+        if "MATLAB_empty" in item.attrs and item.attrs["MATLAB_empty"]:
+            return np.zeros((0, 0))
+        if h5py.check_string_dtype(item.dtype):
+            return np.asarray(item.asstr()[()])
+        # MATLAB counts by columns.
+        values = np.asarray(item[()]).T
+        if h5py.check_ref_dtype(item.dtype):
+            cells = np.empty(values.shape, dtype=object)
+            for place, reference in np.ndenumerate(values):
+                cells[place] = read(content[reference])
+            return cells
+        if kind == b"char":
+            return np.array(["".join(map(chr, row)) for row in np.atleast_2d(values)])
+        return values
+
+    with h5py.File(file, "r") as content:
+        return {name: read(content[name]) for name in names if name in content}
+
+
+def read_texts(file: Path, variable: str, values: np.ndarray, help: str) -> list[str]:
+    """
+    The texts in a variable of a MATLAB file: a list of cells, nested in whatever way, or a matrix of letters. Whole
+    numbers are taken for their digits.
+    """
+    texts = []
+    for place, cell in enumerate(values.ravel(), start=1):
+        while isinstance(cell, np.ndarray) and cell.size == 1:
+            cell = cell.ravel()[0]
+        if isinstance(cell, bytes):
+            cell = cell.decode("utf-8", errors="replace")
+        if isinstance(cell, np.number) and cell.dtype.kind in "iuf" and cell == cell // 1:
+            cell = str(int(cell))
+        if not isinstance(cell, str) or not cell.strip():
+            raise ValueError(f"{variable} in {file} must be a list of texts, but its entry {place} is none. {help}")
+        texts.append(str(cell).strip())
+    return texts
 
 
 def read_class_attributes(file: Path, num_classes: int, num_attributes: int, help: str) -> np.ndarray:

@@ -8,7 +8,7 @@ from datasets import Dataset
 
 from ..recipes import read_recipe
 from .dataset import DatasetCard, GzslDataset, image_features
-from .official_files import check_attribute_count, check_no_empty_class, read_mat
+from .official_files import check_attribute_count, check_no_empty_class, read_mat, read_texts
 from .proposed_split import PROPOSED_SPLIT_NAME, SPLIT_CITATION, load_with_proposed_split
 
 _CITATION = """@article{patterson2014sun,
@@ -168,7 +168,7 @@ def _read_images(data_dir: Path, check_files: bool) -> tuple[list[str], dict[str
 
 
 def _read_names(file: Path, variable: str) -> list[str]:
-    names = [str(cell.item()).strip() for cell in read_mat(file, variable, help=SUN_HELP)[variable].ravel()]
+    names = read_texts(file, variable, read_mat(file, variable, help=SUN_HELP)[variable], SUN_HELP)
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) != len(names) else []
     if twice:
         raise ValueError(f"{variable} in {file} must be different, but {twice[0]} is there twice. {SUN_HELP}")
