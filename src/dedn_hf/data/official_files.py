@@ -1,5 +1,7 @@
 """The files of benchmarks in their official layouts. Every error ends with where to get a good one."""
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -72,7 +74,7 @@ def _read_hdf5(file: Path, names: list[str]) -> dict[str, np.ndarray]:
         if not isinstance(item, h5py.Dataset):
             raise ValueError(f"{item.name} is no matrix")
         kind = item.attrs.get("MATLAB_class", b"")
-        if "MATLAB_empty" in item.attrs and item.attrs["MATLAB_empty"]:
+        if item.attrs.get("MATLAB_empty"):
             return np.zeros((0, 0))
         if h5py.check_string_dtype(item.dtype):
             return np.asarray(item.asstr()[()])
@@ -128,6 +130,45 @@ def check_attribute_count(file: Path, names: list[str], expected: int, title: st
     """A ValueError if a file does not name all attributes of a data set."""
     if len(names) != expected:
         raise ValueError(f"{file} names {len(names)} attributes, but {title} has {expected}. {help}")
+
+
+def fingerprint_names(names: Iterable[str]) -> str:
+    """SHA-256 of names in their order, whatever their case, spaces and punctuation."""
+    bare = ["".join(filter(str.isalnum, name.lower())) for name in names]
+    return hashlib.sha256("\n".join(bare).encode()).hexdigest()
+
+
+def check_attribute_order(file: Path, names: list[str], known: tuple[str, str], help: str) -> list[str]:
+    """
+    Whether attributes are named in the order of the release, which is that of its matrix, word vectors and groups.
+
+    Args:
+        file (`Path`):
+            Where the names are from.
+        names (`list[str]`):
+            The names.
+        known (`tuple[str, str]`):
+            [`fingerprint_names`] of the release's names, in its order and sorted.
+        help (`str`):
+            Where to get the release, for messages.
+
+    Returns:
+        `list[str]`: what cannot be told, one line each.
+
+    Raises:
+        ValueError: If they are the release's names in another order.
+    """
+    if fingerprint_names(names) == known[0]:
+        return []
+    if fingerprint_names(sorted(names, key=lambda name: "".join(filter(str.isalnum, name.lower())))) == known[1]:
+        raise ValueError(
+            f"{file} has the names of the release in another order: the columns of the matrix, word vectors and "
+            f"groups would go to wrong attributes. {help}"
+        )
+    return [
+        f"{file} has other names of attributes than the release: whether they are in the order of its matrix, word "
+        "vectors and groups cannot be told."
+    ]
 
 
 def check_no_empty_class(file: Path, class_names: list[str], class_attributes: np.ndarray, help: str):

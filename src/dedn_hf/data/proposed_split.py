@@ -3,6 +3,7 @@
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -251,6 +252,10 @@ def read_proposed_split(
     else:
         split.class_names = [f"class_{number}" for number in range(1, int(labels.max(initial=0)) + 1)]
         split.notes.append(f"{file} has no allclasses_names: the classes are class_1 to {split.class_names[-1]}.")
+    if labels is not None and labels.max(initial=0) > len(split.class_names):
+        raise split._error(
+            f"labels in res101.mat go up to {labels.max()}, but att_splits.mat has {len(split.class_names)} classes"
+        )
     if listed:
         _read_class_lists(split, lists)
     else:
@@ -278,9 +283,9 @@ def _read_locs(split: ProposedSplit, variable: str, values: np.ndarray) -> list[
             f"{variable} in att_splits.mat has {locs[0]}, but locs count images from 1 on, as MATLAB does: this file "
             "counts from 0. Add 1 to all its locs"
         )
-    twice = sorted(loc for loc, next_loc in zip(locs, locs[1:], strict=False) if loc == next_loc)
+    twice = {loc for loc, next_loc in pairwise(locs) if loc == next_loc}
     if twice:
-        raise split._error(f"{variable} in att_splits.mat has {_some(set(twice))} twice")
+        raise split._error(f"{variable} in att_splits.mat has {_some(twice)} twice")
     return locs
 
 
