@@ -14,7 +14,7 @@ An interrupted run goes on where it was. A finished store is verified, and the e
 import argparse
 from pathlib import Path
 
-from ..recipes import recipe_names
+from ..recipes import DatasetNames, short_name
 from . import CommandParser
 
 IMAGE_OPTIONS = ("image_size", "batch_size", "num_workers", "device", "bf16", "on_error")
@@ -23,7 +23,7 @@ HDF5_OPTIONS = ("map_key", "label_key", "id_key", "proposed_split")
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = CommandParser("dedn features", description=__doc__)
-    parser.add_argument("--dataset", required=True, choices=recipe_names(), help="which data set")
+    parser.add_argument("--dataset", required=True, choices=DatasetNames(), help="which data set")
     parser.add_argument("--data_dir", required=True, help="folder of the data set's files")
     parser.add_argument("--output_dir", required=True, help="folder of the store")
 
@@ -86,7 +86,7 @@ def main(arguments: list[str]):
     from ..features.extraction import extract_feature_maps
     from ..features.hdf5 import import_hdf5
 
-    options = args.options | {"output_dir": args.output_dir, "dataset_name": args.dataset}
+    options = args.options | {"output_dir": args.output_dir, "dataset_name": short_name(args.dataset)}
     if args.from_hdf5:
         if options.pop("proposed_split", False):
             options["proposed_split_dir"] = args.data_dir
