@@ -1,6 +1,6 @@
 """
 A stand-in for data sets whose images are not at hand: the real classes, attributes, word vectors and split of classes;
-feature maps that are drawn from class attributes with noise. It says whether a recipe trains, not how well it would do.
+feature maps that are drawn from class attributes with noise. It says whether a recipe trains, not how well it does.
 
     python scripts/lab/stand_in.py --dataset sun --data_dir DATA
     python scripts/lab/stand_in.py --dataset sun --data_dir DATA --config_overrides distillation_weight=0

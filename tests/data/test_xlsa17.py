@@ -341,7 +341,7 @@ def test_names(tree):
         load_gzsl_dataset("xlsa17/cub", str(tree))
     with pytest.raises(FileNotFoundError, match=r"has no data set FLO; it has APY\."):
         load_gzsl_dataset("xlsa17/FLO", str(tree))
-    for name in ("xlsa17", "xlsa17/", "xlsa17/../x", "xlsa18/APY"):
-        with pytest.raises(ValueError, match=r"There is no data set .*xlsa17/NAME \(such as xlsa17/APY\)"):
+    for name in ("xlsa17", "xlsa17/", "xlsa17/../x"):
+        with pytest.raises(ValueError, match=r"There is no data set .*xlsa17/NAME.* \(such as xlsa17/APY"):
             load_gzsl_dataset(name, str(tree))
-    assert check_gzsl_dataset("xlsa17/APY", str(tree))[1] == []
+    assert not check_gzsl_dataset("xlsa17/APY", str(tree)).problems

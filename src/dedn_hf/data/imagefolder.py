@@ -19,6 +19,7 @@ from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
 from tqdm.auto import tqdm
 
 from ..images_dedn import load_any_image
+from ..recipes import IMAGEFOLDER, short_name
 from . import folder
 from .check import CheckReport, check_images
 from .class_table import find_table, normalize
@@ -27,7 +28,6 @@ from .folder import ADVICE, FolderContents, make_dataset, read_folder, report_ta
 from .image_table import SPLIT_SYNONYMS
 from .splits import image_id_of
 
-IMAGEFOLDER = "imagefolder"
 CARD = replace(folder.CARD, summary="Images with their classes, and attributes of these.")
 # What a test image is for follows from its class; all others are for training.
 _SPLITS = ("train", "validation", "test")
@@ -129,11 +129,6 @@ def check(
         except Exception as error:  # Pillow raises whatever a damaged byte leads to
             report.add_wrong("unreadable image", "images that cannot be read", f"{images.keys[row]}: {error}")
     return contents
-
-
-def short_name(name: str) -> str:
-    """A data set's name in stores, results and folders: `"birds"` of `"org/birds"`."""
-    return Path(name).name.casefold() if name != IMAGEFOLDER else name
 
 
 def _title(name: str, contents: FolderContents) -> str:

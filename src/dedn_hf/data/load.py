@@ -11,7 +11,7 @@ from types import ModuleType
 import numpy as np
 from datasets import Dataset, Image
 
-from ..recipes import name_in_release, read_recipe, recipe_names, short_name
+from ..recipes import IMAGEFOLDER, is_of_datasets, name_in_release, read_recipe, recipe_names, short_name
 from .check import CheckReport, check_class_attributes, check_images, check_unlisted
 from .dataset import DatasetCard, GzslDataset, describe_groups
 from .word_vectors import load_word_vectors
@@ -30,13 +30,18 @@ def dataset_module(name: str) -> ModuleType:
         ValueError: If there is no such data set.
     """
     dataset = read_recipe(name).dataset
-    return import_module(".xlsa17" if name_in_release(dataset) else f".{dataset}", __package__)
+    module = "xlsa17" if name_in_release(dataset) else "imagefolder" if is_of_datasets(dataset) else dataset
+    return import_module(f".{module}", __package__)
 
 
 def dataset_card(name: str) -> DatasetCard:
     """What is known of a data set; of one that has no recipe, what is known of anybody's own images."""
     if member := name_in_release(name):
         return replace(dataset_module(name).CARD, title=member, id=member.lower())
+    if is_of_datasets(name) and name != IMAGEFOLDER:
+        return replace(
+            dataset_module(name).CARD, title=Path(name).name, id=name if name.count("/") == 1 else short_name(name)
+        )
     return dataset_module(name if name in recipe_names() else "folder").CARD
 
 
@@ -216,7 +221,9 @@ def _check_benchmark(
     if module.CARD.built_in:
         return
     try:
-        table = module.load_images(data_dir, check_files=False, **_options(name)).cast_column("image", Image(decode=False))
+        table = module.load_images(data_dir, check_files=False, **_options(name)).cast_column(
+            "image", Image(decode=False)
+        )
     except (OSError, ValueError) as error:
         if str(error) != problem:
             report.add_wrong("data set", "files that are not as they must be", str(error))
@@ -321,7 +328,9 @@ def _compare_split(dataset: GzslDataset) -> list[str]:
 
 def _options(name: str, attribute_scale: str | float | None = None) -> dict[str, str | float]:
     """What is to be added to the arguments of a module's functions."""
-    options = {"name": member} if (member := name_in_release(name)) else {}
+    options = {"name": name} if is_of_datasets(name) else {}
+    if member := name_in_release(name):
+        options = {"name": member}
     if attribute_scale is None:
         return options
     if "attribute_scale" not in signature(dataset_module(name).load).parameters:

@@ -24,6 +24,8 @@ FOLDER = Path(__file__).parent
 PROTOCOLS = ("validated", "validation", "reference")
 # `xlsa17/APY`: the data set in `xlsa17/data/APY`, of the Proposed Split release.
 RELEASE = "xlsa17/"
+# What `datasets.load_dataset("imagefolder", data_dir=…)` reads.
+IMAGEFOLDER = "imagefolder"
 
 
 @dataclass
@@ -52,13 +54,13 @@ def recipe_names() -> list[str]:
 
 
 class DatasetNames(list):
-    """What may be said on a command line: the names of [`recipe_names`], and `xlsa17/NAME`."""
+    """What may be said on a command line: the names of [`recipe_names`], and those with the settings of `folder`."""
 
     def __init__(self):
-        super().__init__([*recipe_names(), f"{RELEASE}NAME"])
+        super().__init__([*recipe_names(), IMAGEFOLDER, f"{RELEASE}NAME", "ORG/NAME"])
 
     def __contains__(self, name) -> bool:
-        return name in recipe_names() or name_in_release(name) is not None
+        return name in recipe_names() or has_settings_of_folder(name)
 
 
 def name_in_release(name: str) -> str | None:
@@ -67,10 +69,23 @@ def name_in_release(name: str) -> str | None:
     return None if member == str(name) or not re.fullmatch(r"\w[\w.+-]*", member) else member
 
 
+def is_of_datasets(name: str) -> bool:
+    """Whether Hugging Face `datasets` reads it: `"imagefolder"`, `"org/name"` of the Hub or a folder, `"./birds"`."""
+    name = str(name)
+    on_hub = re.fullmatch(r"[\w.-]*\w[\w.-]*/[\w.-]+", name) and not name.endswith((".yaml", ".yml"))
+    return name == IMAGEFOLDER or (
+        not name.startswith(RELEASE) and bool(on_hub or ("/" in name and os.path.isdir(name)))
+    )
+
+
+def has_settings_of_folder(name: str) -> bool:
+    """Whether it is a data set that is known when it is named only, and has no recipe of its own."""
+    return name_in_release(name) is not None or is_of_datasets(name)
+
+
 def short_name(name: str) -> str:
-    """A data set's name in stores, results and folders: `"apy"` of `"xlsa17/APY"`, others as they are."""
-    member = name_in_release(name)
-    return name if member is None else member.lower()
+    """A data set's name in stores, results and folders: `"apy"` of `"xlsa17/APY"`, `"birds"` of `"org/Birds"`."""
+    return Path(name).name.lower() if has_settings_of_folder(name) else name
 
 
 def read_recipe(name_or_file: str | os.PathLike, protocol: str = "validated") -> Recipe:
@@ -79,8 +94,7 @@ def read_recipe(name_or_file: str | os.PathLike, protocol: str = "validated") ->
 
     Args:
         name_or_file (`str` or `os.PathLike`):
-            Name of a data set, see [`recipe_names`], or a file that ends in `.yaml` or `.yml`. A data set of the
-            Proposed Split release (`"xlsa17/APY"`) has the settings of `"folder"`.
+            Name of a data set, see [`DatasetNames`], or a file that ends in `.yaml` or `.yml`.
         protocol (`str`, *optional*, defaults to `"validated"`):
             `"validated"`, `"validation"` or `"reference"`.
 
@@ -88,15 +102,15 @@ def read_recipe(name_or_file: str | os.PathLike, protocol: str = "validated") ->
         ValueError: If there is no such recipe or protocol, or the file does not hold what a recipe must; names it.
     """
     file = Path(name_or_file)
-    of_release = name_in_release(name_or_file) is not None
-    if of_release:
+    as_folder = has_settings_of_folder(str(name_or_file))
+    if as_folder:
         file = FOLDER / "folder.yaml"
     elif file.suffix not in (".yaml", ".yml"):
         file = FOLDER / f"{name_or_file}.yaml"
         if str(name_or_file) not in recipe_names():
             raise ValueError(
                 f"There is no data set {str(name_or_file)!r}; choose one of {', '.join(DatasetNames())} (such as "
-                "xlsa17/APY)."
+                "xlsa17/APY, or a data set of the Hub)."
             )
     if protocol not in PROTOCOLS:
         raise ValueError(f"There is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
@@ -115,7 +129,7 @@ def read_recipe(name_or_file: str | os.PathLike, protocol: str = "validated") ->
             }
     except (AttributeError, ValueError) as error:
         raise ValueError(f"The recipe {file} has no ranges such as 1-9,95 as `attribute_groups`: {error}.") from error
-    return Recipe(str(name_or_file) if of_release else content["dataset"], model, training)
+    return Recipe(str(name_or_file) if as_folder else content["dataset"], model, training)
 
 
 def parse_indices(ranges: str) -> list[int]:
