@@ -5,13 +5,13 @@ import csv
 import io
 import os
 import re
-import unicodedata
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from .names import NameMatcher, normalize, printable
 from .strengths import read_scale, read_strengths
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
@@ -97,6 +97,9 @@ class ClassTable:
                 )
         if self.problems:
             return
+        for kind, names in (("classes", self.class_names), ("attributes", self.attribute_names)):
+            for one, other, *_ in NameMatcher(names).twins():
+                self.note(f"{file.name}: {one!r} and {other!r} are two {kind}, alike but for case, spaces or the like")
         self.class_attributes = strengths.values.astype(np.float32)
         self.understood.append(
             f"{file.name}: {len(cells)} classes, {len(self.attribute_names)} attributes, strengths {strengths.scale}"
@@ -137,6 +140,11 @@ class ClassTable:
         self.understood += lines
         self.notes += lines
 
+    def match_attributes(self, known: NameMatcher):
+        """Attributes by the names that a model has for them."""
+        self.attribute_names = known.find_all(self.attribute_names)
+        self.note(*known.notes(self.table_name, "the model"))
+
     def descriptions(self) -> dict[str, dict[str, float]]:
         """The classes as the pipeline's `candidate_labels`: class → attribute → strength from 0 to 1."""
         rows = zip(self.class_names, self.class_attributes.tolist())
@@ -145,7 +153,8 @@ class ClassTable:
     def require_sound(self, source: str | os.PathLike, advice: str = ""):
         """Raises a ValueError that lists the problems of a source, if there are any."""
         if self.problems:
-            raise ValueError("\n- ".join([f"{source} cannot be used:", *self.problems]) + advice)
+            text = "\n- ".join([f"{source} cannot be used:", *self.problems]) + advice
+            raise ValueError(printable(text))
 
 
 def load_class_table(file: str | os.PathLike, attribute_scale: str | float | None = None) -> ClassTable:
@@ -176,7 +185,7 @@ def read_table(
     kind: str,
     problems: list[str],
     columns: Sequence[str] = (),
-    known: Sequence[str] = (),
+    known: NameMatcher | None = None,
     notes: list[str] | None = None,
     synonyms: Mapping[str, str] | None = None,
 ) -> tuple[list[str], dict[str, tuple[int, list[str]]]]:
@@ -195,8 +204,8 @@ def read_table(
             Where to add what is wrong, one line each.
         columns (`Sequence[str]`, *optional*):
             The other columns that there may be; without any, there may be all.
-        known (`Sequence[str]`, *optional*):
-            The names in `classes.csv`; without any, all may be named.
+        known ([`NameMatcher`], *optional*):
+            The names in `classes.csv`, which those of the table become; without any, all may be named.
         notes (`list[str]`, *optional*):
             Where to add what was left out, and what is between values if not commas.
         synonyms (`Mapping[str, str]`, *optional*):
@@ -264,18 +273,19 @@ def read_table(
     table = {}
     for number, row in rows:
         name, problem = row[0] if row else "", None
+        found = known.find(name) if known and name else name
         if len(row) != len(header):
             problem = f"{len(row)} values where the header has {len(header)}"
             if len(row) > len(header) and delimiter == ",":
                 problem += "; a value with a comma in it needs quotes"
         elif not name:
             problem = f"the {kind} has no name"
-        elif name in table:
-            problem = f"{kind} {name!r} is " + ("there twice" if columns else f"in line {table[name][0]} already")
-        elif known and name not in known:
-            problem = f"classes.csv has no {kind} {name!r}"
+        elif found is None:
+            problem = f"classes.csv has no {kind} {name!r}{known.closest(name)}"
+        elif found in table:
+            problem = f"{kind} {found!r} is " + ("there twice" if columns else f"in line {table[found][0]} already")
         else:
-            table[name] = number, row
+            table[found] = number, [found, *row[1:]]
         if problem:
             problems.append(f"{file.name}, line {number}: {problem}")
     return header, table
@@ -348,8 +358,3 @@ def find_table(folder: Path, name: str, problems: list[str], notes: list[str]) -
         if others:
             return folder / others[0]
     return folder / name
-
-
-def normalize(text: str) -> str:
-    """Text without space around it, in Unicode's normal form C: some systems store `é` as two characters."""
-    return unicodedata.normalize("NFC", text).strip()
