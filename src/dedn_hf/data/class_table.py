@@ -3,8 +3,10 @@
 import codecs
 import csv
 import io
+import json
 import os
 import re
+import shlex
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,10 +14,12 @@ from pathlib import Path
 import numpy as np
 
 from .names import NameMatcher, normalize, printable
+from .sheets import SUFFIXES, UNREAD_SUFFIXES, read_sheet
 from .strengths import read_scale, read_strengths
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-TRANSPOSED = ". It has the classes as columns: exchange rows and columns, as pandas' `table.T` does"
+# Columns of a class table that are no attributes.
+RESERVED = ("parent", "description")
 
 
 @dataclass
@@ -75,6 +79,15 @@ class ClassTable:
             wrong(f"{file.name}: it has no classes")
         if not rows or names_only:
             return
+        reserved = [place for place, name in enumerate(header) if place and name.casefold() in RESERVED]
+        if reserved:
+            names = ", ".join(header[place] for place in reserved)
+            self.note(f"{file.name}: columns that are not read as attributes: {names}")
+            header = [name for place, name in enumerate(header) if place not in reserved]
+            rows = {
+                name: (number, [cell for place, cell in enumerate(cells) if place not in reserved])
+                for name, (number, cells) in rows.items()
+            }
         self.attribute_names = header[1:]
         if not self.attribute_names:
             wrong(f"{file.name}, line 1: there are no attributes after 'class'")
@@ -216,26 +229,27 @@ def read_table(
         `tuple[list[str], dict[str, tuple[int, list[str]]]]`: the header, and name → line and cells of the sound rows.
         Empty if the file cannot be read or the header is wrong.
     """
+    delimiter, comments = ",", []
     try:
-        content = file.read_bytes()
-        # Spreadsheet programs begin UTF-8 with a mark, too.
-        marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        text = content.decode("utf-16" if marked else "utf-8-sig")
-        comments = []
-        lines = list(_blank_comments(text, comments))
-        delimiter = _sniff_delimiter(lines, kind, synonyms or {})
-        reader = csv.reader(lines, delimiter=delimiter)
-        rows = [(reader.line_num, [normalize(cell) for cell in row]) for row in reader]
+        if file.suffix.lower() in UNREAD_SUFFIXES:
+            raise ValueError("is a spreadsheet of a kind that is not read: save it as .xlsx or CSV")
+        if file.suffix.lower() in SUFFIXES:
+            rows = [(number, [normalize(cell) for cell in row]) for number, row in read_sheet(file)]
+        else:
+            rows, delimiter = _read_text(file.read_bytes(), kind, synonyms or {}, comments)
         rows = [(number, row) for number, row in rows if any(row)]
         problem = None if rows else "is empty"
     except FileNotFoundError:
         problem = "is missing"
     except OSError as error:
         problem = f"cannot be read: {error.strerror or error}"
-    except UnicodeDecodeError:
-        problem = "is not UTF-8: save it with that encoding"
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        problem = f"is not UTF-8, first in line {line}: save it with that encoding"
     except csv.Error as error:
         problem = f"is no CSV file: {error}"
+    except ValueError as error:
+        problem = str(error)
     if problem:
         problems.append(f"{file.name} {problem}")
         return [], {}
@@ -267,7 +281,7 @@ def read_table(
         problems.append(
             f"{file.name}, line {first}: the header must {must}, but is {delimiter.join(header)!r}; values must have "
             "commas, semicolons or tabs between them"
-            + ("" if kind != "class" or not header[0].casefold().startswith("attribute") else TRANSPOSED)
+            + (f". {transpose(file)}" if kind == "class" and header[0].casefold().startswith("attribute") else "")
         )
         return [], {}
     table = {}
@@ -289,6 +303,37 @@ def read_table(
         if problem:
             problems.append(f"{file.name}, line {number}: {problem}")
     return header, table
+
+
+def _read_text(
+    content: bytes, kind: str, synonyms: Mapping[str, str], comments: list[int]
+) -> tuple[list[tuple[int, list[str]]], str]:
+    """Lines and cells of a CSV file, and what is between the cells; adds the numbers of comment lines."""
+    # Spreadsheet programs begin UTF-8 with a mark, too.
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    lines = list(_blank_comments(content.decode("utf-16" if marked else "utf-8-sig"), comments))
+    delimiter = _sniff_delimiter(lines, kind, synonyms)
+    reader = csv.reader(lines, delimiter=delimiter)
+    return [(reader.line_num, [normalize(cell) for cell in row]) for row in reader], delimiter
+
+
+def transpose(file: Path) -> str:
+    """What to do about a table that has the classes as columns."""
+    name, options = json.dumps(str(file)), "index_col=0, dtype=str, keep_default_na=False"
+    if file.suffix.lower() == ".parquet":
+        read = f'pandas.read_parquet({name}); t = t.set_index(t.columns[0]) if t.index.dtype.kind in "iu" else t'
+    elif file.suffix.lower() == ".xlsx":
+        read = f"pandas.read_excel({name}, {options})"
+    else:
+        header = file.read_bytes().split(b"\n")[0]
+        delimiter = max(DELIMITERS, key=lambda delimiter: header.count(delimiter.encode()))
+        read = f"pandas.read_csv({name}, sep={json.dumps(delimiter)}, {options})"
+    new = json.dumps(str(file.with_suffix(".new.csv")))
+    code = f'import pandas; t = {read}; t.T.rename_axis("class").to_csv({new})'
+    return (
+        "It has the classes as columns: exchange rows and columns, and put the new table in its place: "
+        f"python -c {shlex.quote(code)}"
+    )
 
 
 def _blank_comments(text: str, comments: list[int]) -> Iterator[str]:
@@ -348,13 +393,15 @@ def _is_index(cell: str) -> bool:
 
 
 def find_table(folder: Path, name: str, problems: list[str], notes: list[str]) -> Path:
-    """The file of a folder that has a name, in other case where there is only one; `name` itself if there is none."""
-    if not (folder / name).exists():
-        others = sorted(file.name for file in folder.iterdir() if file.name.casefold() == name)
-        if len(others) > 1:
-            problems.append(f"{' and '.join(others)} may both be {name}: keep one")
-        if len(others) == 1:
-            notes.append(f"{others[0]} taken as {name}")
-        if others:
-            return folder / others[0]
-    return folder / name
+    """
+    The file of a folder that has a name such as `classes.csv`, also in other case and as another kind of table, where
+    there is only one; `name` itself if there is none.
+    """
+    stem, suffix = os.path.splitext(name)
+    names = {stem + other for other in (suffix, ".tsv", *SUFFIXES, *UNREAD_SUFFIXES)}
+    found = sorted(file.name for file in folder.iterdir() if file.name.casefold() in names)
+    if len(found) > 1:
+        problems.append(f"{' and '.join(found)} may both be {name}: keep one")
+    elif found and found[0] != name:
+        notes.append(f"{found[0]} taken as {name}")
+    return folder / (name if name in found or not found else found[0])

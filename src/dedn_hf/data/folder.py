@@ -19,7 +19,7 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict
 
 from .check import CheckReport, check_class_attributes, check_images
-from .class_table import ClassTable, find_table, read_table
+from .class_table import ClassTable, find_table, read_table, transpose
 from .dataset import DatasetCard, GzslDataset, describe_groups, image_features, make_splits
 from .image_files import describe_ignored, find_images, why_ignored
 from .image_table import ImageTable, check_image_splits, infer_class_splits, read_image_table
@@ -431,7 +431,7 @@ def _find_folders(contents: FolderContents):
     if not folder.is_dir():
         wrong("images/ is missing")
         return
-    known, folders = NameMatcher(contents.class_names), {}
+    known, folders, strangers = NameMatcher(contents.class_names), {}, []
     for place in sorted(folder.iterdir()):
         images = _find_images_of_class(contents, place)
         if images is None:
@@ -442,6 +442,7 @@ def _find_folders(contents: FolderContents):
         if folders.get(of_class) == name or len(paths) < len(images):
             wrong(f"images/{name}: names are there twice, in different Unicode forms")
         elif of_class is None:
+            strangers.append(name)
             wrong(
                 f"images/{name} has {len(images)} images, but classes.csv gives the class no attributes"
                 f"{known.closest(name)}"
@@ -451,6 +452,11 @@ def _find_folders(contents: FolderContents):
         else:
             contents.images[of_class], folders[of_class] = paths, name
     contents.note(*known.notes("images/"))
+    columns = NameMatcher(contents.attribute_names)
+    if strangers and not contents.images and all(map(columns.find, strangers)):
+        del contents.problems[-len(strangers) :]
+        table = find_table(contents.folder, "classes.csv", [], [])
+        wrong(f"{table.name}: its columns are named as the folders in images/. {transpose(table)}")
     odd = [file for images in contents.images.values() for file in images.values() if printable(file) != str(file)]
     if printable(contents.folder) != str(contents.folder):
         wrong(f"the path of the folder, {printable(contents.folder)}, is not UTF-8: rename it, or link to it")
