@@ -14,7 +14,9 @@ def train(dedn, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     asked = []
     monkeypatch.setattr(
-        load, "load_gzsl_dataset", lambda *names, **options: asked.append((*names, options)) or make_tiny_dataset()
+        load,
+        "load_gzsl_dataset",
+        lambda name, *more, **options: asked.append((name, *more, options)) or make_tiny_dataset(name=name),
     )
     monkeypatch.setattr(
         inputs,

@@ -237,7 +237,7 @@ def test_overwriting_is_asked_for(train, monkeypatch, flags):
     train("--output_dir", "out", "--seeds", "2", "5", "--protocol", "reference", *flags)
     assert taken["overwrite"] == bool(flags)
     name, dataset, _, training, seeds = taken["args"]
-    assert (name, dataset.name, training.output_dir, seeds) == ("reference", "folder", "out", [2, 5])
+    assert (name, dataset.name, training.output_dir, seeds) == ("reference", "synthetic_birds", "out", [2, 5])
 
 
 @pytest.mark.slow

@@ -412,7 +412,8 @@ def _find_images(contents: FolderContents) -> str:
     )
     without = [name for name in contents.class_names if not contents.images.get(name)]
     if without:
-        contents.understood.append(f"{source}: none of {', '.join(without)}, known by attributes only")
+        listed = ", ".join(without[:20]) + ", …" * (len(without) > 20)
+        contents.understood.append(f"{source}: none of {listed}, known by attributes only")
     return source
 
 
@@ -479,7 +480,7 @@ def _find_images_of_class(contents: FolderContents, place: Path) -> list[Path] |
         if images or not contents.class_names or NameMatcher(contents.class_names).find(place.name):
             return images
         reason = "empty folder"
-    elif place.is_symlink() and not place.exists():
+    elif reason in (None, "broken link") and place.is_symlink() and not place.exists():
         contents.problems.append(f"images/{place.name} is a link to {place.readlink()}, which does not exist")
         return None
     contents.ignored.setdefault(reason or "outside", []).append(place)
