@@ -3,11 +3,14 @@ import sys
 
 import pytest
 from PIL import Image
+from tiny_extraction import IMAGE_SIZE, save_tiny_backbone
 
+from dedn_hf.cli import main
 from dedn_hf.data.folder import load, load_images, read_folder
 from dedn_hf.data.load import check_gzsl_dataset
 from dedn_hf.data.names import NameMatcher
 from dedn_hf.data.splits import image_id_of
+from dedn_hf.features.store import FeatureMapStore
 from dedn_hf.files import write_json
 
 CLASSES = ["Robin", "Great_Tit", "Wren", "Siskin"]
@@ -148,6 +151,22 @@ def test_file_names_that_are_not_utf_8(folder, tmp_path_factory, capsys):
     print(report)
     assert "caf\\xe9.png" in capsys.readouterr().out
     write_json(tmp_path_factory.mktemp("out") / "report.json", report.to_dict())
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode elsewhere")
+def test_feature_maps_of_files_whose_names_are_not_utf_8(folder, tmp_path_factory, capsys):
+    image = (folder / "images/Wren/1.png").read_bytes()
+    for name, content in ((b"caf\xe9.png", image), (b"bad\xe9.png", image[:40])):
+        with open(os.fsencode(folder / "images/Robin/") + b"/" + name, "wb") as file:
+            file.write(content)
+    out = tmp_path_factory.mktemp("out")
+    save_tiny_backbone(out / "backbone")
+    options = ["--backbone", out / "backbone", "--image_size", IMAGE_SIZE, "--output_dir", out / "store"]
+    command = ["features", "--dataset", "folder", "--data_dir", folder, *options, "--on_error", "skip"]
+    assert main([*map(str, command)]) == 0
+    said = capsys.readouterr().out
+    assert "images/Robin/bad\\xe9.png: " in said and "13 feature maps" in said and "1 images skipped" in said
+    assert len(FeatureMapStore(out / "store")) == 13
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of files are Unicode elsewhere")

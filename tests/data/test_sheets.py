@@ -1,6 +1,8 @@
 import datetime
+import random
 import shlex
 import sys
+import zipfile
 
 import numpy as np
 import openpyxl
@@ -159,3 +161,33 @@ def test_what_is_not_utf_8_is_named_by_its_line(tmp_path):
     (tmp_path / "birds.csv").write_bytes("class,red\nRobin,1\nCafé,0.5\n".encode("latin-1"))
     with pytest.raises(ValueError, match=r"birds\.csv is not UTF-8, first in line 3"):
         load_class_table(tmp_path / "birds.csv")
+
+
+@pytest.mark.parametrize("suffix", [".xlsx", ".parquet"])
+def test_mutated_files_are_read_or_refused(tmp_path, suffix):
+    write_excel(tmp_path / "birds.xlsx", ROWS)
+    pandas.DataFrame(ROWS[1:], columns=ROWS[0]).to_parquet(tmp_path / "birds.parquet")
+    file = tmp_path / f"birds{suffix}"
+    content, random_numbers, refused = file.read_bytes(), random.Random(0), 0
+    parts = {}
+    if suffix == ".xlsx":
+        with zipfile.ZipFile(file) as archive:
+            parts = {name: archive.read(name) for name in archive.namelist()}
+    for _ in range(60):
+        # Of an archive its parts are changed, since it knows its own bytes.
+        name = random_numbers.choice(sorted(parts)) if parts else None
+        changed = bytearray(parts.get(name, content))
+        for _ in range(random_numbers.randint(1, 3)):
+            changed[random_numbers.randrange(len(changed))] = random_numbers.choice(b'<>"0a&/ 9\xff\x00')
+        if parts:
+            with zipfile.ZipFile(file, "w") as archive:
+                for part, unchanged in parts.items():
+                    archive.writestr(part, bytes(changed) if part == name else unchanged)
+        else:
+            file.write_bytes(changed)
+        try:
+            strengths = load_class_table(file).class_attributes
+            assert ((strengths >= 0) & (strengths <= 1)).all()
+        except ValueError as error:
+            refused += str(error).startswith(str(file))
+    assert refused > 20
