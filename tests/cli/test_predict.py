@@ -323,6 +323,18 @@ def test_classes_of_a_table_are_the_candidates(photos, classifier, scale):
     assert row["seen"] == "false" and row["score_3"] == row["seen_3"] == ""
 
 
+def test_attributes_of_a_table_may_be_written_otherwise(photos, classifier, capsys):
+    one, other = classifier.model.config.attribute_names[:2]
+    for names in ((one, other), (one.upper().replace(" ", "_"), f"{other}\u200b")):
+        Path("mine.csv").write_text(f"class,{','.join(names)}\none,1,0\nother,0.25,1\n", encoding="utf-8")
+        assert run("photos/0.png", "--classes", "mine.csv", "--output", f"{names[0]}.csv".replace(":", "")) == 0
+    answers = [read_csv(f"{name}.csv".replace(":", "")) for name in (one, one.upper().replace(" ", "_"))]
+    assert answers[0] == answers[1]
+    assert "mine.csv: names that differ in case, spaces or the like, taken as those of the model: 2, such as" in (
+        capsys.readouterr().err
+    )
+
+
 def test_attribute_scale_of_a_table_of_classes(photos, classifier, capsys):
     names = classifier.model.config.attribute_names[:2]
     Path("mine.csv").write_text(f"class,{names[0]},{names[1]}\none,5,0\nother,1,5\n")

@@ -360,7 +360,7 @@ def test_missing_things(tree):
     assert problems_of(tree)[:2] == ["classes.csv is missing", "images/ is missing"]
     assert "is no folder" in problems_of(tree / "nowhere")[0]
     (tree / "classes.csv").write_bytes("class,groß\n".encode("latin-1"))
-    assert "classes.csv is not UTF-8: save it with that encoding" in problems_of(tree)
+    assert "classes.csv is not UTF-8, first in line 1: save it with that encoding" in problems_of(tree)
     (tree / "classes.csv").write_text("")
     assert "classes.csv is empty" in problems_of(tree)
     (tree / "classes.csv").write_text("class,brown wing\n")

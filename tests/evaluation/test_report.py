@@ -175,6 +175,15 @@ def test_class_attributes_are_matched_by_name(tiny_model, dataset):
     assert not differing_classes(of_model, matched, tiny_model.config)
 
 
+def test_names_that_are_written_otherwise_are_matched(tiny_model, dataset):
+    of_model = tiny_model.class_attributes.numpy()
+    expected = match_classes(tiny_model.config, dataset)
+    dataset.class_names = [name.upper() for name in dataset.class_names]
+    dataset.attribute_names = [f" {name.replace(' ', '_')}\u200b" for name in dataset.attribute_names]
+    np.testing.assert_array_equal(match_classes(tiny_model.config, dataset), expected)
+    np.testing.assert_array_equal(match_class_attributes(tiny_model.config, dataset), of_model)
+
+
 def test_differing_classes(tiny_model):
     config, of_model = tiny_model.config, tiny_model.class_attributes.numpy()
     assert not differing_classes(of_model, 100 * of_model * np.arange(1, 6)[:, None], config)

@@ -79,9 +79,9 @@ def main(arguments: list[str]) -> int:
     classes = None
     if args.classes:
         from ..data.class_table import load_class_table
+        from ..data.names import NameMatcher
 
         table = load_class_table(args.classes, args.attribute_scale)
-        classes = table.descriptions()
     images = ImageSearch(args.images)
     paths = iter(images)
     first = next(paths, None)
@@ -93,6 +93,9 @@ def main(arguments: list[str]) -> int:
     config, num_attributes, names = classifier.model.config, args.attributes, None
     if args.attributes == "all":
         num_attributes, names = len(config.attribute_names), config.attribute_names
+    if args.classes:
+        table.match_attributes(NameMatcher(config.attribute_names))
+        classes = table.descriptions()
     classify = classifier.prepare_call(candidate_labels=classes, top_k=args.top_k, top_attributes=num_attributes)
     file, done, count, failed, width = None, Counter(), 0, 0, 0
     if args.output:

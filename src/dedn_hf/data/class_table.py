@@ -3,19 +3,23 @@
 import codecs
 import csv
 import io
+import json
 import os
 import re
-import unicodedata
+import shlex
 from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from .names import NameMatcher, normalize, printable
+from .sheets import SUFFIXES, UNREAD_SUFFIXES, read_sheet
 from .strengths import read_scale, read_strengths
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-TRANSPOSED = ". It has the classes as columns: exchange rows and columns, as pandas' `table.T` does"
+# Columns of a class table that are no attributes.
+RESERVED = ("parent", "description")
 
 
 @dataclass
@@ -75,6 +79,15 @@ class ClassTable:
             wrong(f"{file.name}: it has no classes")
         if not rows or names_only:
             return
+        reserved = [place for place, name in enumerate(header) if place and name.casefold() in RESERVED]
+        if reserved:
+            names = ", ".join(header[place] for place in reserved)
+            self.note(f"{file.name}: columns that are not read as attributes: {names}")
+            header = [name for place, name in enumerate(header) if place not in reserved]
+            rows = {
+                name: (number, [cell for place, cell in enumerate(cells) if place not in reserved])
+                for name, (number, cells) in rows.items()
+            }
         self.attribute_names = header[1:]
         if not self.attribute_names:
             wrong(f"{file.name}, line 1: there are no attributes after 'class'")
@@ -97,6 +110,9 @@ class ClassTable:
                 )
         if self.problems:
             return
+        for kind, names in (("classes", self.class_names), ("attributes", self.attribute_names)):
+            for one, other, *_ in NameMatcher(names).twins():
+                self.note(f"{file.name}: {one!r} and {other!r} are two {kind}, alike but for case, spaces or the like")
         self.class_attributes = strengths.values.astype(np.float32)
         self.understood.append(
             f"{file.name}: {len(cells)} classes, {len(self.attribute_names)} attributes, strengths {strengths.scale}"
@@ -137,6 +153,11 @@ class ClassTable:
         self.understood += lines
         self.notes += lines
 
+    def match_attributes(self, known: NameMatcher):
+        """Attributes by the names that a model has for them."""
+        self.attribute_names = known.find_all(self.attribute_names)
+        self.note(*known.notes(self.table_name, "the model"))
+
     def descriptions(self) -> dict[str, dict[str, float]]:
         """The classes as the pipeline's `candidate_labels`: class → attribute → strength from 0 to 1."""
         rows = zip(self.class_names, self.class_attributes.tolist())
@@ -145,7 +166,8 @@ class ClassTable:
     def require_sound(self, source: str | os.PathLike, advice: str = ""):
         """Raises a ValueError that lists the problems of a source, if there are any."""
         if self.problems:
-            raise ValueError("\n- ".join([f"{source} cannot be used:", *self.problems]) + advice)
+            text = "\n- ".join([f"{source} cannot be used:", *self.problems]) + advice
+            raise ValueError(printable(text))
 
 
 def load_class_table(file: str | os.PathLike, attribute_scale: str | float | None = None) -> ClassTable:
@@ -176,7 +198,7 @@ def read_table(
     kind: str,
     problems: list[str],
     columns: Sequence[str] = (),
-    known: Sequence[str] = (),
+    known: NameMatcher | None = None,
     notes: list[str] | None = None,
     synonyms: Mapping[str, str] | None = None,
 ) -> tuple[list[str], dict[str, tuple[int, list[str]]]]:
@@ -195,8 +217,8 @@ def read_table(
             Where to add what is wrong, one line each.
         columns (`Sequence[str]`, *optional*):
             The other columns that there may be; without any, there may be all.
-        known (`Sequence[str]`, *optional*):
-            The names in `classes.csv`; without any, all may be named.
+        known ([`NameMatcher`], *optional*):
+            The names in `classes.csv`, which those of the table become; without any, all may be named.
         notes (`list[str]`, *optional*):
             Where to add what was left out, and what is between values if not commas.
         synonyms (`Mapping[str, str]`, *optional*):
@@ -207,26 +229,27 @@ def read_table(
         `tuple[list[str], dict[str, tuple[int, list[str]]]]`: the header, and name → line and cells of the sound rows.
         Empty if the file cannot be read or the header is wrong.
     """
+    delimiter, comments = ",", []
     try:
-        content = file.read_bytes()
-        # Spreadsheet programs begin UTF-8 with a mark, too.
-        marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
-        text = content.decode("utf-16" if marked else "utf-8-sig")
-        comments = []
-        lines = list(_blank_comments(text, comments))
-        delimiter = _sniff_delimiter(lines, kind, synonyms or {})
-        reader = csv.reader(lines, delimiter=delimiter)
-        rows = [(reader.line_num, [normalize(cell) for cell in row]) for row in reader]
+        if file.suffix.lower() in UNREAD_SUFFIXES:
+            raise ValueError("is a spreadsheet of a kind that is not read: save it as .xlsx or CSV")
+        if file.suffix.lower() in SUFFIXES:
+            rows = [(number, [normalize(cell) for cell in row]) for number, row in read_sheet(file)]
+        else:
+            rows, delimiter = _read_text(file.read_bytes(), kind, synonyms or {}, comments)
         rows = [(number, row) for number, row in rows if any(row)]
         problem = None if rows else "is empty"
     except FileNotFoundError:
         problem = "is missing"
     except OSError as error:
         problem = f"cannot be read: {error.strerror or error}"
-    except UnicodeDecodeError:
-        problem = "is not UTF-8: save it with that encoding"
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        problem = f"is not UTF-8, first in line {line}: save it with that encoding"
     except csv.Error as error:
         problem = f"is no CSV file: {error}"
+    except ValueError as error:
+        problem = str(error)
     if problem:
         problems.append(f"{file.name} {problem}")
         return [], {}
@@ -258,27 +281,59 @@ def read_table(
         problems.append(
             f"{file.name}, line {first}: the header must {must}, but is {delimiter.join(header)!r}; values must have "
             "commas, semicolons or tabs between them"
-            + ("" if kind != "class" or not header[0].casefold().startswith("attribute") else TRANSPOSED)
+            + (f". {transpose(file)}" if kind == "class" and header[0].casefold().startswith("attribute") else "")
         )
         return [], {}
     table = {}
     for number, row in rows:
         name, problem = row[0] if row else "", None
+        found = known.find(name) if known and name else name
         if len(row) != len(header):
             problem = f"{len(row)} values where the header has {len(header)}"
             if len(row) > len(header) and delimiter == ",":
                 problem += "; a value with a comma in it needs quotes"
         elif not name:
             problem = f"the {kind} has no name"
-        elif name in table:
-            problem = f"{kind} {name!r} is " + ("there twice" if columns else f"in line {table[name][0]} already")
-        elif known and name not in known:
-            problem = f"classes.csv has no {kind} {name!r}"
+        elif found is None:
+            problem = f"classes.csv has no {kind} {name!r}{known.closest(name)}"
+        elif found in table:
+            problem = f"{kind} {found!r} is " + ("there twice" if columns else f"in line {table[found][0]} already")
         else:
-            table[name] = number, row
+            table[found] = number, [found, *row[1:]]
         if problem:
             problems.append(f"{file.name}, line {number}: {problem}")
     return header, table
+
+
+def _read_text(
+    content: bytes, kind: str, synonyms: Mapping[str, str], comments: list[int]
+) -> tuple[list[tuple[int, list[str]]], str]:
+    """Lines and cells of a CSV file, and what is between the cells; adds the numbers of comment lines."""
+    # Spreadsheet programs begin UTF-8 with a mark, too.
+    marked = content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    lines = list(_blank_comments(content.decode("utf-16" if marked else "utf-8-sig"), comments))
+    delimiter = _sniff_delimiter(lines, kind, synonyms)
+    reader = csv.reader(lines, delimiter=delimiter)
+    return [(reader.line_num, [normalize(cell) for cell in row]) for row in reader], delimiter
+
+
+def transpose(file: Path) -> str:
+    """What to do about a table that has the classes as columns."""
+    name, options = json.dumps(str(file)), "index_col=0, dtype=str, keep_default_na=False"
+    if file.suffix.lower() == ".parquet":
+        read = f'pandas.read_parquet({name}); t = t.set_index(t.columns[0]) if t.index.dtype.kind in "iu" else t'
+    elif file.suffix.lower() == ".xlsx":
+        read = f"pandas.read_excel({name}, {options})"
+    else:
+        header = file.read_bytes().split(b"\n")[0]
+        delimiter = max(DELIMITERS, key=lambda delimiter: header.count(delimiter.encode()))
+        read = f"pandas.read_csv({name}, sep={json.dumps(delimiter)}, {options})"
+    new = json.dumps(str(file.with_suffix(".new.csv")))
+    code = f'import pandas; t = {read}; t.T.rename_axis("class").to_csv({new})'
+    return (
+        "It has the classes as columns: exchange rows and columns, and put the new table in its place: "
+        f"python -c {shlex.quote(code)}"
+    )
 
 
 def _blank_comments(text: str, comments: list[int]) -> Iterator[str]:
@@ -338,18 +393,15 @@ def _is_index(cell: str) -> bool:
 
 
 def find_table(folder: Path, name: str, problems: list[str], notes: list[str]) -> Path:
-    """The file of a folder that has a name, in other case where there is only one; `name` itself if there is none."""
-    if not (folder / name).exists():
-        others = sorted(file.name for file in folder.iterdir() if file.name.casefold() == name)
-        if len(others) > 1:
-            problems.append(f"{' and '.join(others)} may both be {name}: keep one")
-        if len(others) == 1:
-            notes.append(f"{others[0]} taken as {name}")
-        if others:
-            return folder / others[0]
-    return folder / name
-
-
-def normalize(text: str) -> str:
-    """Text without space around it, in Unicode's normal form C: some systems store `é` as two characters."""
-    return unicodedata.normalize("NFC", text).strip()
+    """
+    The file of a folder that has a name such as `classes.csv`, also in other case and as another kind of table, where
+    there is only one; `name` itself if there is none.
+    """
+    stem, suffix = os.path.splitext(name)
+    names = {stem + other for other in (suffix, ".tsv", *SUFFIXES, *UNREAD_SUFFIXES)}
+    found = sorted(file.name for file in folder.iterdir() if file.name.casefold() in names)
+    if len(found) > 1:
+        problems.append(f"{' and '.join(found)} may both be {name}: keep one")
+    elif found and found[0] != name:
+        notes.append(f"{found[0]} taken as {name}")
+    return folder / (name if name in found or not found else found[0])

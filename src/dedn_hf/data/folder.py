@@ -19,10 +19,11 @@ from pathlib import Path
 from datasets import Dataset, DatasetDict
 
 from .check import CheckReport, check_class_attributes, check_images
-from .class_table import ClassTable, find_table, normalize, read_table
+from .class_table import ClassTable, find_table, read_table, transpose
 from .dataset import DatasetCard, GzslDataset, describe_groups, image_features, make_splits
 from .image_files import describe_ignored, find_images, why_ignored
 from .image_table import ImageTable, check_image_splits, infer_class_splits, read_image_table
+from .names import NameMatcher, normalize, printable
 from .splits import draw, fifth, fingerprint_split, image_id_of
 
 logger = logging.getLogger(__name__)
@@ -340,16 +341,25 @@ def _left_out(contents: FolderContents) -> list[str]:
 
 def _make_rows(contents: FolderContents) -> dict[int, dict]:
     return {
-        image_id_of(path): {"image": str(file), "label": label, "image_id": image_id_of(path)}
+        image_id_of(path): {"image": _make_image(file), "label": label, "image_id": image_id_of(path)}
         for label, name in enumerate(contents.class_names)
         for path, file in contents.images.get(name, {}).items()
     }
 
 
+def _make_image(file: Path) -> dict:
+    """An image as `datasets` keeps it; Arrow has no strings for names that are not UTF-8."""
+    name = printable(file)
+    content = file.read_bytes() if name != str(file) and file.is_file() else None
+    return {"bytes": content, "path": name}
+
+
 def _read_attributes(contents: FolderContents, file: Path):
     names, wrong = contents.attribute_names, contents.problems.append
     columns = ("group", "description")
-    header, table = read_table(file, "attribute", contents.problems, columns, names, contents.understood)
+    known = NameMatcher(names)
+    header, table = read_table(file, "attribute", contents.problems, columns, known, contents.understood)
+    contents.note(*known.notes(file.name))
     if not header:
         return
     absent = [name for name in names if name not in table]
@@ -382,7 +392,9 @@ def _find_images(contents: FolderContents) -> str:
     """Finds the images, by `images.csv` if there is one and else by folders; gives what says which there are."""
     table = find_table(contents.folder, "images.csv", contents.problems, contents.understood)
     if table.exists():
-        contents.table = read_image_table(table, contents.class_names, contents.problems, contents.understood)
+        known = NameMatcher(contents.class_names)
+        contents.table = read_image_table(table, known, contents.problems, contents.understood)
+        contents.note(*known.notes(table.name))
         contents.images = contents.table.images
         _find_unlisted(contents)
     else:
@@ -420,18 +432,40 @@ def _find_folders(contents: FolderContents):
     if not folder.is_dir():
         wrong("images/ is missing")
         return
+    known, folders, strangers = NameMatcher(contents.class_names), {}, []
     for place in sorted(folder.iterdir()):
         images = _find_images_of_class(contents, place)
         if images is None:
             continue
         name = normalize(place.name)
+        of_class = known.find(name) if known else name
         paths = {f"{name}/{unicodedata.normalize('NFC', file.relative_to(place).as_posix())}": file for file in images}
-        if name in contents.images or len(paths) < len(images):
+        if folders.get(of_class) == name or len(paths) < len(images):
             wrong(f"images/{name}: names are there twice, in different Unicode forms")
-        elif contents.class_names and name not in contents.class_names:
-            wrong(f"images/{name} has {len(images)} images, but classes.csv gives the class no attributes")
+        elif of_class is None:
+            strangers.append(name)
+            wrong(
+                f"images/{name} has {len(images)} images, but classes.csv gives the class no attributes"
+                f"{known.closest(name)}"
+            )
+        elif of_class in folders:
+            wrong(f"images/{folders[of_class]} and images/{name} may both be {of_class!r}: put the images into one")
         else:
-            contents.images[name] = paths
+            contents.images[of_class], folders[of_class] = paths, name
+    contents.note(*known.notes("images/"))
+    columns = NameMatcher(contents.attribute_names)
+    if strangers and not contents.images and all(map(columns.find, strangers)):
+        del contents.problems[-len(strangers) :]
+        table = find_table(contents.folder, "classes.csv", [], [])
+        wrong(f"{table.name}: its columns are named as the folders in images/. {transpose(table)}")
+    odd = [file for images in contents.images.values() for file in images.values() if printable(file) != str(file)]
+    if printable(contents.folder) != str(contents.folder):
+        wrong(f"the path of the folder, {printable(contents.folder)}, is not UTF-8: rename it, or link to it")
+    elif odd:
+        first = printable(odd[0].relative_to(contents.folder))
+        contents.note(
+            f"images/: the names of {len(odd)} images are not UTF-8, such as {first}; they are kept in memory"
+        )
 
 
 def _find_images_of_class(contents: FolderContents, place: Path) -> list[Path] | None:
@@ -443,7 +477,7 @@ def _find_images_of_class(contents: FolderContents, place: Path) -> list[Path] |
         except OSError as error:
             contents.problems.append(f"images/{place.name} cannot be searched: {error.strerror or error}")
             return None
-        if images or not contents.class_names or normalize(place.name) in contents.class_names:
+        if images or not contents.class_names or NameMatcher(contents.class_names).find(place.name):
             return images
         reason = "empty folder"
     elif reason in (None, "broken link") and place.is_symlink() and not place.exists():
@@ -455,7 +489,9 @@ def _find_images_of_class(contents: FolderContents, place: Path) -> list[Path] |
 
 def _read_split(contents: FolderContents, file: Path):
     names, wrong = contents.class_names, contents.problems.append
-    header, table = read_table(file, "class", contents.problems, ["split"], names, contents.understood)
+    known = NameMatcher(names)
+    header, table = read_table(file, "class", contents.problems, ["split"], known, contents.understood)
+    contents.note(*known.notes(file.name))
     if not header:
         return
     contents.class_splits = {name: "".join(cells[1:]).lower() for name, (_, cells) in table.items()}

@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .class_table import normalize, read_table
+from .class_table import read_table
+from .names import NameMatcher, normalize
 
 IMAGE_SPLITS = ("train", "validation", "test")
 # As people, and Hugging Face's `imagefolder`, call the columns and splits.
@@ -39,7 +40,7 @@ class ImageTable:
     lines: dict[str, int] = field(default_factory=dict)
 
 
-def read_image_table(file: Path, class_names: list[str], problems: list[str], notes: list[str]) -> ImageTable:
+def read_image_table(file: Path, known: NameMatcher, problems: list[str], notes: list[str]) -> ImageTable:
     """
     Reads a table of images. Files are sought beside the table and in `images/` beside it, unless their paths are
     absolute.
@@ -47,7 +48,7 @@ def read_image_table(file: Path, class_names: list[str], problems: list[str], no
     Args:
         file (`Path`):
             The table.
-        class_names (`list[str]`):
+        known ([`NameMatcher`]):
             The classes in `classes.csv`; without any, all may be named.
         problems (`list[str]`):
             Where to add what is wrong, with line numbers.
@@ -68,17 +69,18 @@ def read_image_table(file: Path, class_names: list[str], problems: list[str], no
         path = _path_within_images(file.parent, place, written)
         split = normalize(row.get("split", "")).casefold()
         split = SPLIT_SYNONYMS.get(split, split)
+        of_class = known.find(row["class"]) if known and row["class"] else row["class"]
         if not row["class"]:
             problems.append(f"{line}: {written} has no class")
-        elif class_names and row["class"] not in class_names:
-            problems.append(f"{line}: classes.csv has no class {row['class']!r}")
+        elif of_class is None:
+            problems.append(f"{line}: classes.csv has no class {row['class']!r}{known.closest(row['class'])}")
         elif split and split not in IMAGE_SPLITS:
             problems.append(f"{line}: the split of {written} must be train, validation or test, but is {split!r}")
         elif os.path.realpath(place) in by_file:
             problems.append(f"{line}: {written} is the file of line {by_file[os.path.realpath(place)]} already")
         else:
             by_file[os.path.realpath(place)] = number
-            found.images.setdefault(row["class"], {})[path] = place
+            found.images.setdefault(of_class, {})[path] = place
             found.lines[path] = number
             splits[path] = split
     without = [path for path, split in splits.items() if not split]

@@ -22,10 +22,11 @@ from ..images_dedn import load_any_image
 from ..recipes import IMAGEFOLDER, short_name
 from . import folder
 from .check import CheckReport, check_images
-from .class_table import find_table, normalize
+from .class_table import find_table
 from .dataset import GzslDataset, image_features
 from .folder import ADVICE, FolderContents, make_dataset, read_folder, report_tables
 from .image_table import SPLIT_SYNONYMS
+from .names import NameMatcher
 from .splits import image_id_of
 
 CARD = replace(folder.CARD, summary="Images with their classes, and attributes of these.")
@@ -255,12 +256,15 @@ def _read_labels(source: str, split: str, table: Dataset, column: str, contents:
             "and no names of classes: cast it to ClassLabel, or write the names"
         )
         return None
-    places = {name: -1 if name is None else place.get(normalize(name)) for name in dict.fromkeys(names)}
+    known = NameMatcher(contents.class_names)
+    places = {name: -1 if name is None else place.get(known.find(name)) for name in dict.fromkeys(names)}
+    contents.note(*known.notes(source))
     strangers = [name for name, found in places.items() if found is None]
     if strangers and contents.class_names:
         listed = ", ".join(map(repr, strangers[:3])) + ", …" * (len(strangers) > 3)
         contents.problems.append(
             f"{source}: {split} has images of {listed}, but classes.csv gives no attributes of it"
+            f"{known.closest(strangers[0])}"
         )
     if strangers or not contents.class_names:
         return None

@@ -34,7 +34,7 @@ def image_id_of(path: str) -> int:
     Returns:
         `int`: 63 bits of the path's SHA-256.
     """
-    return int.from_bytes(hashlib.sha256(path.encode()).digest()[:8], "big") >> 1
+    return int.from_bytes(_digest(path)[:8], "big") >> 1
 
 
 def draw(names: Iterable[str], seed: int) -> list[str]:
@@ -48,7 +48,12 @@ def draw(names: Iterable[str], seed: int) -> list[str]:
         seed (`int`):
             Seed of the draw.
     """
-    return sorted(names, key=lambda name: hashlib.sha256(f"{seed} {name}".encode()).digest())
+    return sorted(names, key=lambda name: _digest(f"{seed} {name}"))
+
+
+def _digest(text: str) -> bytes:
+    # As the bytes that they are on disk: names of files need not be UTF-8.
+    return hashlib.sha256(text.encode(errors="surrogateescape")).digest()
 
 
 def fifth(count: int) -> int:

@@ -11,7 +11,26 @@ SCALES = {"unit": 1.0, "percent": 100.0}
 LEAST_PER_CENT = 20
 UNKNOWN = {"", "?", "na", "n/a", "#n/a", "<na>", "nan", "null", "unknown"}
 TICKS = {"x", "✓", "✔"}
-WORDS = {"yes": 1, "y": 1, "true": 1, "no": 0, "n": 0, "false": 0, **dict.fromkeys(TICKS, 1)}
+# Also as spreadsheet programs write them in other languages.
+YES = (
+    "yes",
+    "y",
+    "true",
+    "ja",
+    "wahr",
+    "oui",
+    "vrai",
+    "sí",
+    "si",
+    "sì",
+    "sim",
+    "verdadero",
+    "verdadeiro",
+    "vero",
+    *TICKS,
+)
+NO = ("no", "n", "false", "nein", "falsch", "non", "faux", "não", "falso", "nee")
+WORDS = dict.fromkeys((*YES, *TICKS), 1) | dict.fromkeys(NO, 0)
 NUMBER = re.compile(r"(?P<number>[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?)\s*(?P<sign>%)?")
 WAY_OUT = "correct it, or say how strengths are meant with --attribute_scale unit, percent or the top of the scale"
 
@@ -122,6 +141,8 @@ def read_strengths(
     for row in np.flatnonzero(wrong.any(1)):
         first, count = np.argmax(wrong[row]), wrong[row].sum()
         more = f", and {count - 1} more are wrong" if count > 1 else ""
+        if cells[row][first][:1] in ("-", "−") and NUMBER.fullmatch(cells[row][first].replace("−", "-").casefold()):
+            more += "; if its numbers go below 0 in earnest, bring each column to 0 to 1: (x - min) / (max - min)"
         found.problems.append(
             f"{name_cell(row, first)}, but strengths must be numbers from 0 on, yes or no, or empty where "
             f"unknown{more}"

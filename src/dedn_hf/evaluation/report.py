@@ -7,7 +7,7 @@ is follows from its predictions, and for any other mix or γ from the expert sco
 import dataclasses
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,9 +17,11 @@ from scipy.special import softmax
 from sklearn.metrics import average_precision_score, roc_auc_score
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
 from ..configuration_dedn import DednConfig
 from ..data import GzslDataset
+from ..data.names import NameMatcher
 from ..files import write_json
 from ..modeling_dedn import DednModel
 from ..results import provenance
@@ -33,6 +35,8 @@ from .metrics import (
     top_confusions,
 )
 from .plots import plot_localisation, plot_per_class_accuracy, plot_reliability, plot_seen_unseen_curve
+
+logger = logging.get_logger(__name__)
 
 TEST_SPLITS = ("test_seen", "test_unseen")
 _PEAKS = {
@@ -60,9 +64,10 @@ def match_classes(config: DednConfig, dataset: GzslDataset) -> np.ndarray:
     """
     place = {name: index for index, name in config.id2label.items()}
     seen = {config.id2label[index] for index in config.seen_class_ids}
+    names = _as_model_names("classes", place, dataset.name, dataset.class_names)
     sides = {
-        "classes": (set(place), set(dataset.class_names)),
-        "seen classes": (seen, {dataset.class_names[index] for index in dataset.seen_class_ids}),
+        "classes": (set(place), set(names)),
+        "seen classes": (seen, {names[index] for index in dataset.seen_class_ids}),
     }
     for kind, (of_model, of_dataset) in sides.items():
         if of_model != of_dataset:
@@ -72,7 +77,7 @@ def match_classes(config: DednConfig, dataset: GzslDataset) -> np.ndarray:
                 f"{len(of_model)}, {_some(only_dataset)} only in the data set's {len(of_dataset)}. Evaluate the model "
                 "on the data set that it was trained for, or give it the data set's classes with `set_classes`."
             )
-    return np.array([place[name] for name in dataset.class_names], dtype=np.int64)
+    return np.array([place[name] for name in names], dtype=np.int64)
 
 
 def match_class_attributes(config: DednConfig, dataset: GzslDataset) -> np.ndarray:
@@ -91,7 +96,8 @@ def match_class_attributes(config: DednConfig, dataset: GzslDataset) -> np.ndarr
     Raises:
         ValueError: If the two differ in attributes, which are named, or see [`match_classes`].
     """
-    of_model, of_dataset = set(config.attribute_names), set(dataset.attribute_names)
+    names = _as_model_names("attributes", config.attribute_names, dataset.name, dataset.attribute_names)
+    of_model, of_dataset = set(config.attribute_names), set(names)
     if of_model != of_dataset:
         only_model, only_dataset = sorted(of_model - of_dataset), sorted(of_dataset - of_model)
         raise ValueError(
@@ -100,7 +106,7 @@ def match_class_attributes(config: DednConfig, dataset: GzslDataset) -> np.ndarr
             "the data set that it was trained for, or train it anew."
         )
     rows = np.argsort(match_classes(config, dataset))
-    columns = [dataset.attribute_names.index(name) for name in config.attribute_names]
+    columns = [names.index(name) for name in config.attribute_names]
     return dataset.class_attributes[rows][:, columns]
 
 
@@ -137,6 +143,15 @@ def differing_classes(
         )
         for row in order
     }
+
+
+def _as_model_names(kind: str, of_model: Iterable[str], source: str, of_dataset: Sequence[str]) -> list[str]:
+    """A data set's names as a model has them, which is said where they are written otherwise."""
+    matcher = NameMatcher(of_model)
+    names = matcher.find_all(of_dataset)
+    for note in matcher.notes(f"{kind} of {source}", "the model"):
+        logger.warning_once(note)
+    return names
 
 
 def _some(names: list[str]) -> str:
