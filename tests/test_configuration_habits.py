@@ -341,6 +341,7 @@ def test_classes_that_cannot_be(tiny_model, names, rows, message):
         ({"backbone_config": {"model_type": "nonsense"}}, r"`model_type` 'nonsense', which the installed"),
         ({"freeze_backbone": "no"}, r"`freeze_backbone` must be True or False, but it is 'no'"),
         ({"normalize_features": None}, r"`normalize_features` must be True or False, but it is None"),
+        ({"region_value_std": -1.0}, r"`region_value_std` cannot be negative, but it is -1.0"),
         ({"distillation_weight": -1.0}, r"`distillation_weight` is a weight and cannot be negative"),
         *(
             ({name: value}, rf"`{name}` must be a whole number from 1 up, but it is {re.escape(repr(value))}")

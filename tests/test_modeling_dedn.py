@@ -932,6 +932,18 @@ def test_a_missing_matrix_starts_as_a_new_model_has_it(tmp_path):
     assert not head.region_weight.weight.any() and 0.3 < head.region_value.weight.std() < 3
 
 
+@pytest.mark.parametrize("std, expected", [(None, 1), (1.0, 8), (0.5, 4)])
+def test_low_rank_region_values_start_as_large_as_full_ones(std, expected):
+    torch.manual_seed(0)
+    sizes = {"word_vector_size": 50, "feature_channels": 80, "region_value_rank": 64, "region_value_std": std}
+    head = DednModel(make_tiny_config(**sizes)).coarse_expert.heads[0]
+    product = head.region_value_out.weight @ head.region_value.weight
+    assert product.std().item() == pytest.approx(expected, rel=0.1)
+    assert DednModel(make_tiny_config(**sizes | {"region_value_rank": None})).coarse_expert.heads[
+        0
+    ].region_value.weight.std().item() == pytest.approx(1, rel=0.1)
+
+
 # Which attention
 
 

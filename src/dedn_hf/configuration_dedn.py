@@ -44,6 +44,9 @@ class DednConfig(PretrainedConfig):
             Width D of the attributes' word vectors.
         region_value_rank (`int`, *optional*):
             Rank h of the region values' matrix, factored as for SUN. `None` is the full matrix.
+        region_value_std (`float`, *optional*):
+            Standard deviation of the second of its two factors in a new model. `None` is 1/√h, with which their
+            product has that of the full matrix; the released program has 1, and scores that start √h times as large.
         normalize_features (`bool`, *optional*, defaults to `True`):
             Whether each region of a feature map is L2-normalised over its channels.
         seen_class_ids (`list[int]`, *optional*):
@@ -119,6 +122,7 @@ class DednConfig(PretrainedConfig):
         attribute_groups=None,
         word_vector_size=300,
         region_value_rank=None,
+        region_value_std=None,
         normalize_features=True,
         seen_class_ids=None,
         trained_class_names=None,
@@ -142,6 +146,7 @@ class DednConfig(PretrainedConfig):
         self.attribute_groups = attribute_groups or {"all": range(len(self.attribute_names))}
         self.word_vector_size = word_vector_size
         self.region_value_rank = region_value_rank
+        self.region_value_std = region_value_std
         self.normalize_features = normalize_features
         self.class_bias = class_bias
         self.calibration = calibration
@@ -269,9 +274,11 @@ class DednConfig(PretrainedConfig):
         for name in ("feature_channels", "grid_size", "word_vector_size", "region_value_rank"):
             if name != "region_value_rank" or self.region_value_rank is not None:
                 setattr(self, name, _read_integer(name, getattr(self, name)))
-        for name in ("class_bias", "calibration", "target_margin", "seen_margin"):
-            if name != "calibration" or self.calibration is not None:
+        for name in ("region_value_std", "class_bias", "calibration", "target_margin", "seen_margin"):
+            if name not in ("region_value_std", "calibration") or getattr(self, name) is not None:
                 setattr(self, name, _read_number(name, getattr(self, name)))
+        if self.region_value_std is not None and self.region_value_std < 0:
+            raise ValueError(f"`region_value_std` cannot be negative, but it is {self.region_value_std}.")
         for name in ("self_calibration_weight", "distillation_weight", "alignment_weight"):
             setattr(self, name, _read_number(name, getattr(self, name)))
             if getattr(self, name) < 0:

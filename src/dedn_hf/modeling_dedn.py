@@ -64,7 +64,11 @@ class DednAttentionHead(nn.Module):
             self.region_weight = nn.Linear(size, channels, bias=False)
             self.channel_value = nn.Linear(size, regions, bias=False)
             self.channel_weight = nn.Linear(size, regions, bias=False)
-        self.region_weight.starts_as_zero = self.channel_weight.starts_as_zero = True
+        # How a matrix starts: N(0, std²), by default with 1.
+        self.region_weight.start_std = self.channel_weight.start_std = 0
+        if self.low_rank:
+            std = config.region_value_std
+            self.region_value_out.start_std = config.region_value_rank**-0.5 if std is None else std
 
     def forward(self) -> tuple[torch.Tensor, ...]:
         """V H1 and V H2, each `(n, C)`, V H3 and V H4, each `(n, R)`: what the feature map is multiplied with."""
@@ -302,11 +306,12 @@ class DednPreTrainedModel(PreTrainedModel):
 
     @staticmethod
     def _init_matrix(linear: nn.Linear):
-        if getattr(linear, "starts_as_zero", False):
+        std = getattr(linear, "start_std", 1)
+        if std == 0:
             init.zeros_(linear.weight)
         elif not getattr(linear.weight, "_is_hf_initialized", False):
             # Drawn transposed, so that a seed gives the numbers that it gave when the matrix was stored so.
-            init.copy_(linear.weight, torch.empty_like(linear.weight.T).contiguous().normal_().T)
+            init.copy_(linear.weight, torch.empty_like(linear.weight.T).contiguous().normal_(std=std).T)
 
 
 class DednModel(DednPreTrainedModel):

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -179,6 +180,49 @@ def test_errors_before_long_work(run, birds, tmp_path, monkeypatch):
     with pytest.raises(CommandFailed, match="--batch_size is 0"):
         run(tmp_path / "chooser", tmp_path / "out", "--batch_size", "0")
     assert not (tmp_path / "out").exists()
+
+
+def test_classes_edited_after_training(run, birds, dedn, tmp_path, capsys, monkeypatch):
+    model, _ = make_model(birds, tmp_path / "model")
+    run(tmp_path / "model", tmp_path / "as trained")
+    assert "described otherwise" not in capsys.readouterr().out
+    as_trained = json.loads((tmp_path / "as trained/results.json").read_text())
+    assert as_trained["class_attributes"] == {"of": "model", "differing_classes": 0}
+
+    # Columns in another order are none; one row is edited, and all are multiplied, which no score depends on.
+    order = np.random.default_rng(0).permutation(len(birds.attribute_names))
+    rows = 0.5 * birds.class_attributes
+    rows[3] = np.roll(rows[3], 1)
+    edited = dataclasses.replace(
+        birds, class_attributes=rows[:, order], attribute_names=[birds.attribute_names[i] for i in order]
+    )
+    monkeypatch.setattr(dedn_hf.data, "load_gzsl_dataset", lambda *args, **kwargs: edited)
+    run(tmp_path / "model", tmp_path / "models")
+    printed = capsys.readouterr().out
+    assert "1 of 110 classes are described otherwise in the data set now" in printed
+    assert f"  {birds.class_names[3]}: most in '" in printed and "--class_attributes data takes" in printed
+    of_model = json.loads((tmp_path / "models/results.json").read_text())
+    assert of_model["test"] == as_trained["test"]
+    assert of_model["localisation"] == as_trained["localisation"]
+    assert of_model["class_attributes"] == {"of": "model", "differing_classes": 1}
+
+    run(tmp_path / "model", tmp_path / "datas", "--class_attributes", "data")
+    assert "The data set's are used." in capsys.readouterr().out
+    of_data = json.loads((tmp_path / "datas/results.json").read_text())
+    assert of_data["class_attributes"] == {"of": "data", "differing_classes": 1}
+    given = model.class_attributes.clone()
+    given[3] = given[3].roll(1)
+    model.set_classes(birds.class_names, given, seen=model.seen_classes.tolist())
+    model.save_pretrained(tmp_path / "model")
+    run(tmp_path / "model", tmp_path / "expected", "--class_attributes", "model")
+    expected = json.loads((tmp_path / "expected/results.json").read_text())
+    for name, value in expected["test"].items():
+        assert of_data["test"][name] == pytest.approx(value, abs=1e-4), name
+
+    renamed = dataclasses.replace(birds, attribute_names=["a new one", *birds.attribute_names[1:]])
+    monkeypatch.setattr(dedn_hf.data, "load_gzsl_dataset", lambda *args, **kwargs: renamed)
+    with pytest.raises(CommandFailed, match=r"attributes of the model and of synthetic_birds differ.*a new one"):
+        run(tmp_path / "model", tmp_path / "renamed")
 
 
 @pytest.mark.slow

@@ -326,3 +326,56 @@ def test_real_attribute_names_agree_with_the_groups():
     for group, of_group in FAMILIES.items():
         expected = [i for i, family in enumerate(families) if family in of_group.split()]
         assert sorted(dataset.attribute_groups[group]) == expected
+
+
+@pytest.fixture
+def label_file(tree):
+    """Image i, attribute a: there if i + a is even, with certainty (i + a) mod 4 + 1."""
+    file = tree / "CUB_200_2011/attributes/image_attribute_labels.txt"
+    pairs = [(i, a) for i in range(1, 51) for a in range(1, NUM_ATTRIBUTES + 1)]
+    write_lines(file, [f"{i} {a} {(i + a) % 2} {(i + a) % 4 + 1} {i}.25" for i, a in pairs])
+    return file
+
+
+def test_attributes_of_single_images(load, label_file):
+    dataset = load()
+    assert sorted(dataset.image_attributes) == list(range(1, 51))
+    assert not dataset.notes
+    for i, values in dataset.image_attributes.items():
+        total = i + np.arange(1, NUM_ATTRIBUTES + 1)
+        # Guesses and what is not visible say nothing.
+        np.testing.assert_array_equal(values, np.where(total % 4 < 2, np.nan, total % 2))
+
+
+def test_no_attributes_of_single_images(load):
+    assert load().image_attributes is None
+
+
+def test_malformed_lines_are_left_out_and_counted(load, label_file):
+    whole = load().image_attributes
+    lines = {
+        1: "1 1 0 3 0 1.25",  # a value too many, as in the official file
+        2: "1 2 1",
+        3: "1 3 yes 4 1.0",
+        4: "51 1 1 4 1.0",
+        5: f"1 {NUM_ATTRIBUTES + 1} 1 4 1.0",
+        6: "1 6 2 4 1.0",
+        7: "1 7 1 5 1.0",
+        8: "  ",
+        9: "1 9 0  3 1.0",
+    }
+    for number, line in lines.items():
+        replace_line(label_file, number, line)
+    dataset = load()
+    assert dataset.notes == ["image_attribute_labels.txt: left out 7 malformed lines of 15599"]
+    expected = whole[1].copy()
+    expected[:8], expected[8] = np.nan, 0
+    np.testing.assert_array_equal(dataset.image_attributes[1], expected)
+    np.testing.assert_array_equal(dataset.image_attributes[2], whole[2])
+
+    write_lines(label_file, ["1;1;0;3;1.25"] * 10)
+    with pytest.raises(ValueError, match=r"image_attribute_labels.txt has 0 sound lines of 10"):
+        load()
+    label_file.write_text("")
+    with pytest.raises(ValueError, match=r"image_attribute_labels.txt has 0 sound lines of 0"):
+        load()

@@ -105,6 +105,12 @@ def test_a_loc_is_a_place_in_image_files(load):
     )
 
 
+def test_attributes_of_single_images(load):
+    votes = load().image_attributes
+    assert sorted(votes) == list(range(1, len(PATHS) + 1))
+    np.testing.assert_allclose([votes[image_id] for image_id in sorted(votes)], VOTES, rtol=1e-6)
+
+
 def test_class_side(load):
     dataset = load()
     assert dataset.name == "sun" and dataset.class_names == NAMES

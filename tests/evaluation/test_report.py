@@ -7,6 +7,7 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 from sklearn.metrics import roc_auc_score
+from torch.utils.data import ConcatDataset
 from transformers import CLIPImageProcessorPil
 
 from dedn_hf.data import GzslDataset
@@ -15,9 +16,12 @@ from dedn_hf.evaluation.report import (
     EvaluationReport,
     Predictions,
     attribute_ranking,
+    attributes_of_classes,
     check_output_dir,
     costliest_confusions,
+    differing_classes,
     evaluate_model,
+    match_class_attributes,
     match_classes,
     predict_examples,
     seen_unseen_auroc,
@@ -31,6 +35,7 @@ class FeatureMaps(torch.utils.data.Dataset):
 
     def __init__(self, labels, seed=0):
         self.labels = np.asarray(labels)
+        self.image_ids = 1000 * seed + np.arange(len(labels))
         generator = torch.Generator().manual_seed(seed)
         self.maps = torch.randn(len(labels), 6, 3, 3, generator=generator)
         self.reads = np.zeros(len(labels), dtype=int)
@@ -71,16 +76,54 @@ def examples():
 
 def test_attribute_ranking():
     class_attributes = np.array([[0.9, 0.1, 0.0, 0.8], [0.1, 0.7, 0.0, 0.9], [0.2, 0.6, 0.0, 0.7]])
-    labels = np.array([0, 0, 1, 2])
+    has_attribute = attributes_of_classes(class_attributes)[[0, 0, 1, 2]].astype(float)
+    # The scale of the matrix is of no importance.
+    assert (attributes_of_classes(100 * class_attributes) == attributes_of_classes(class_attributes)).all()
     scores = np.array([[3.0, 2, 0, 1], [2.0, 1, 0, 2], [0.0, 3, 0, 3], [1.0, 4, 0, 4]])
     groups = {"ranked": [0, 1], "had by none or all": [2, 3]}
-    ranking = attribute_ranking(scores, labels, class_attributes, groups)
-    assert ranking["ranked"] == ranking["all"] == {"mAP": 100.0, "chance": 50.0, "attributes": 2}
-    assert ranking["had by none or all"] == {"mAP": None, "chance": None, "attributes": 0}
+    ranking = attribute_ranking(scores, has_attribute, groups)
+    assert ranking["ranked"] == ranking["all"] == {"mAP": 100.0, "chance": 50.0, "AUROC": 100.0, "attributes": 2}
+    assert ranking["had by none or all"] == {"mAP": None, "chance": None, "AUROC": None, "attributes": 0}
     # Turned round, the two images that have an attribute come third and fourth: (1/3 + 2/4) / 2.
-    assert attribute_ranking(-scores, labels, class_attributes, groups)["all"]["mAP"] == pytest.approx(100 * 5 / 12)
-    # The scale of the matrix is of no importance.
-    assert attribute_ranking(scores, labels, 100 * class_attributes, groups) == ranking
+    turned = attribute_ranking(-scores, has_attribute, groups)["all"]
+    assert (turned["mAP"], turned["AUROC"]) == (pytest.approx(100 * 5 / 12), 0)
+
+
+def test_images_of_which_an_attribute_is_not_known_do_not_count():
+    scores = np.array([[4.0, 1], [3.0, 2], [2.0, 3], [1.0, 4], [9.0, 9]])
+    has_attribute = np.array([[1, np.nan], [0, np.nan], [1, np.nan], [0, 1], [np.nan, np.nan]])
+    ranking = attribute_ranking(scores, has_attribute, {"a": [0], "b": [1]})
+    # Those that have it come first and third of four, and three of the four pairs are in order.
+    assert ranking["a"] == {
+        "mAP": pytest.approx(100 * (1 + 2 / 3) / 2),
+        "chance": 50.0,
+        "AUROC": pytest.approx(75),
+        "attributes": 1,
+    }
+    assert ranking["b"]["attributes"] == 0 and ranking["all"] == ranking["a"]
+
+
+def test_attributes_seen_in_images(tiny_model, dataset, examples):
+    """The images of a split that there are examples of, in their order, and attributes in the model's."""
+    for split in examples.values():
+        split.maps, split.labels, split.image_ids = split.maps[2:], split.labels[2:], split.image_ids[2:]
+    plain = evaluate_model(tiny_model, dataset, examples)
+    assert "image_attribute_ranking" not in plain.figures
+    order = np.array([6, 0, 5, 1, 4, 2, 3])
+    dataset.attribute_names = [tiny_model.config.attribute_names[index] for index in order]
+    dataset.class_attributes = dataset.class_attributes[:, order]
+    ids = np.concatenate([split.image_ids for split in examples.values()])
+    predictions = predict_examples(tiny_model, ConcatDataset([*examples.values()]))
+    votes = predictions.attribute_scores > np.median(predictions.attribute_scores, axis=0)
+    # One of three saw in the first image what was not there; two of three are most.
+    votes = np.where(votes, 2 / 3, 0)
+    votes[0] = np.where(votes[0] > 0, 1, 1 / 3)
+    dataset.image_attributes = dict(zip(ids.tolist(), votes[:, order])) | {0: np.full(7, np.nan)}
+    report = evaluate_model(tiny_model, dataset, examples)
+    assert "attribute ranking by image" in str(report) and "attribute ranking by image" not in str(plain)
+    ranking = report.figures.pop("image_attribute_ranking")
+    assert ranking["all"] == {"mAP": 100.0, "chance": pytest.approx(50), "AUROC": 100.0, "attributes": 7}
+    assert report.figures == plain.figures
 
 
 def test_seen_unseen_auroc_is_scikit_learns_and_knows_no_bias():
@@ -120,6 +163,29 @@ def test_costliest_confusions_weigh_classes_as_s_and_u_do():
 def test_classes_are_matched_by_name(tiny_model, dataset):
     place = match_classes(tiny_model.config, dataset)
     assert [tiny_model.config.id2label[index] for index in place] == NAMES
+
+
+def test_class_attributes_are_matched_by_name(tiny_model, dataset):
+    of_model = tiny_model.class_attributes.numpy()
+    order = np.array([6, 0, 5, 1, 4, 2, 3])
+    dataset.attribute_names = [tiny_model.config.attribute_names[index] for index in order]
+    dataset.class_attributes = dataset.class_attributes[:, order]
+    matched = match_class_attributes(tiny_model.config, dataset)
+    np.testing.assert_array_equal(matched, of_model)
+    assert not differing_classes(of_model, matched, tiny_model.config)
+
+
+def test_differing_classes(tiny_model):
+    config, of_model = tiny_model.config, tiny_model.class_attributes.numpy()
+    assert not differing_classes(of_model, 100 * of_model * np.arange(1, 6)[:, None], config)
+    edited = of_model.copy()
+    edited[1, 2] += 0.01
+    edited[4, 0] += 1
+    names = config.attribute_names
+    assert [*differing_classes(of_model, edited, config).items()] == [
+        (config.id2label[4], (names[0], of_model[4, 0], edited[4, 0])),
+        (config.id2label[1], (names[2], of_model[1, 2], edited[1, 2])),
+    ]
 
 
 def test_other_classes_are_an_error(tiny_model, dataset):
@@ -217,8 +283,9 @@ def test_localisation_is_gathered_while_images_are_read_once(tiny_model, dataset
         np.eye(5, 7) + np.eye(5, 7, 5),
         seen=tiny_model.seen_classes.tolist(),
     )
-    names = [f"has_{part}_color::red" for part in ("head", "bill", "breast", "wing", "tail")] + ["has_size::big"] * 2
-    dataset.attribute_names = names
+    names = [f"has_{part}_color::red" for part in ("head", "bill", "breast", "wing", "tail")]
+    names += ["has_size::big", "has_size::small"]
+    dataset.attribute_names = tiny_model.config.attribute_names = names
     dataset.part_names = ["head", "bill", "breast", "wing", "tail", "leg"]
     dataset.attribute_parts = {part: (part,) for part in dataset.part_names}
     for split, of_split in examples.items():
@@ -233,12 +300,14 @@ def test_localisation_is_gathered_while_images_are_read_once(tiny_model, dataset
             {
                 "image": [Image.new("RGB", (30, 30))] * len(of_split),
                 "label": of_split.labels,
+                "image_id": of_split.image_ids,
                 "part_points": points.tolist(),
                 "box": [[0.0, 0, 30, 30]] * len(of_split),
             },
             features=Features(
                 image=ImageFeature(),
                 label=Value("int64"),
+                image_id=Value("int64"),
                 part_points=List(List(Value("float32"))),
                 box=List(Value("float32")),
             ),

@@ -69,7 +69,7 @@ def test_reference_settings_are_the_released_ones(
 ):
     config = released(variant)
     assert (config.feature_channels, config.grid_size, config.word_vector_size) == (2048, grid, 300)
-    assert config.region_value_rank == rank
+    assert (config.region_value_rank, config.region_value_std) == (rank, None if rank is None else 1)
     assert (config.target_margin, config.seen_margin, config.class_bias) == (target, seen, 1)
     assert config.self_calibration_weight == calibration
     assert (config.distillation_weight, config.alignment_weight) == (0.1, 0.001)

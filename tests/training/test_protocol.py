@@ -300,6 +300,15 @@ def test_folder_of_another_unfinished_run_is_refused(tmp_path, monkeypatch):
     dataset.word_vectors = dataset.word_vectors + 1
     with pytest.raises(ValueError, match=r"other settings: word_vectors_sha256 is [0-9a-f]{64} there"):
         run(tmp_path, dataset=dataset)
+    # What a checkpoint was trained towards must not change on the way, and neither may a finished run stand for it.
+    dataset = make_tiny_dataset()
+    dataset.class_attributes = dataset.class_attributes.copy()
+    dataset.class_attributes[0, 0] += 0.5
+    with pytest.raises(ValueError, match=r"other settings: class_attributes_sha256 is [0-9a-f]{64} there"):
+        run(tmp_path, dataset=dataset)
+    dataset = make_tiny_dataset(attribute_names=["renamed", *make_tiny_dataset().attribute_names[1:]])
+    with pytest.raises(ValueError, match="class_attributes_sha256"):
+        run(tmp_path, dataset=dataset)
 
 
 def test_setting_that_an_earlier_version_did_not_record(validated, tmp_path):

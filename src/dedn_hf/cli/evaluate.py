@@ -20,6 +20,12 @@ def main(arguments: list[str]):
         "--attribute_scale",
         help="unit, percent or the top of the scale of a folder's classes.csv (default: as the table says)",
     )
+    parser.add_argument(
+        "--class_attributes",
+        choices=["model", "data"],
+        help="whose classes are described: as the model has them, or as the data set's files do now, where they were "
+        "edited after training (default: the model's, and what differs is said)",
+    )
     parser.add_argument("--feature_maps", help="read a store of `dedn features` instead of images")
     parser.add_argument("--output_dir", required=True, help="folder for results.json and figures")
     parser.add_argument("--batch_size", type=int, default=100, help="images in the model at once (default: 100)")
@@ -34,7 +40,13 @@ def main(arguments: list[str]):
     from transformers.utils import cached_file
 
     from ..data import load_gzsl_dataset
-    from ..evaluation.report import TEST_SPLITS, check_output_dir, evaluate_model, match_classes
+    from ..evaluation.report import (
+        TEST_SPLITS,
+        check_output_dir,
+        differing_classes,
+        evaluate_model,
+        match_class_attributes,
+    )
     from ..features.store import FeatureMapStore, fingerprint_weights
     from ..files import read_json
     from ..modeling_dedn import DednModel
@@ -51,7 +63,21 @@ def main(arguments: list[str]):
         check_files=args.feature_maps is None,
         attribute_scale=args.attribute_scale,
     )
-    match_classes(model.config, dataset)
+    class_attributes = match_class_attributes(model.config, dataset)
+    differing = differing_classes(model.class_attributes.float().cpu().numpy(), class_attributes, model.config)
+    if args.class_attributes == "data":
+        config = model.config
+        names = [config.id2label[index] for index in range(config.num_labels)]
+        model.set_classes(names, class_attributes, seen=model.seen_classes.tolist())
+    if differing:
+        used = "The data set's are" if args.class_attributes == "data" else "The model's are"
+        way_out = "" if args.class_attributes else ", --class_attributes data takes the data set's"
+        print(f"{len(differing)} of {len(class_attributes)} classes are described otherwise in the data set now:")
+        for name, (attribute, of_model, of_dataset) in [*differing.items()][:5]:
+            print(f"  {name}: most in {attribute!r}, {of_model:.3g} in the model, {of_dataset:.3g} in the data set")
+        if len(differing) > 5:
+            print("  …")
+        print(f"{used} used{way_out}.")
     if args.feature_maps is not None:
         store = FeatureMapStore(args.feature_maps)
         store.require(dataset=dataset.name, class_names=dataset.class_names)
@@ -79,6 +105,7 @@ def main(arguments: list[str]):
         "dataset": dataset.name,
         "protocol": training.get("protocol"),
         "split": {"name": dataset.split_name, "sha256": dataset.split_sha256},
+        "class_attributes": {"of": args.class_attributes or "model", "differing_classes": len(differing)},
         # Where several seeds were run, the first one's model is on top.
         "seeds": training.get("seeds", [])[:1],
         "settings": {key: getattr(config, key) for key in ("region_mix", "coarse_mix", "calibration", "class_bias")},

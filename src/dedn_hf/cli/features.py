@@ -8,7 +8,8 @@ Runs a backbone once over all images of a data set, into a feature-map store for
 
     accelerate launch --multi_gpu --num_processes 4 -m dedn_hf features …    # processes divide the work
 
-An interrupted run goes on where it was. A finished store is verified, and the exit status says whether it is good.
+An interrupted run goes on where it was. A finished store is verified, images that have changed
+since are computed anew, and the exit status says whether it is good.
 """
 
 import argparse

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from datasets import Dataset, Features, List, Value
 
 from ..recipes import read_recipe
@@ -108,6 +109,7 @@ def load(data_dir: str | os.PathLike, check_files: bool = True) -> GzslDataset:
         data_dir (`str` or `os.PathLike`):
             The folder that holds `CUB_200_2011/` and `xlsa17/` in their official layouts. `attributes.txt` may be in
             `CUB_200_2011/attributes/`, in `CUB_200_2011/`, or beside it, where the official archive has it.
+            `attributes/image_attribute_labels.txt` is not needed; with it there are `image_attributes`.
         check_files (`bool`, *optional*, defaults to `True`):
             Whether all image files must exist.
 
@@ -151,6 +153,11 @@ def load(data_dir: str | os.PathLike, check_files: bool = True) -> GzslDataset:
             f"{point_file} lacks parts of {len(incomplete)} images, such as image {incomplete[0]}. {CUB_HELP}"
         )
 
+    label_file, notes = folder / "attributes" / "image_attribute_labels.txt", []
+    image_attributes = None
+    if label_file.is_file():
+        image_attributes = _read_image_attributes(label_file, sorted(images), len(attribute_names), notes)
+
     split = read_proposed_split(data_dir, "CUB", CARD.split_sha256)
     class_of_image = {image_id: class_names[row["label"]] for image_id, row in images.items()}
     split.check(class_of_image)
@@ -174,6 +181,8 @@ def load(data_dir: str | os.PathLike, check_files: bool = True) -> GzslDataset:
         class_attributes=(percentages / 100).astype(np.float32),
         part_names=part_names,
         attribute_parts=ATTRIBUTE_PARTS,
+        image_attributes=image_attributes,
+        notes=notes,
         **split.facts(class_names),
     )
 
@@ -212,6 +221,43 @@ def _read_attribute_names(folder: Path, expected: int) -> list[str]:
     names = read_numbered(found[0], CUB_HELP)
     check_attribute_count(found[0], names, expected, "CUB", CUB_HELP)
     return names
+
+
+def _read_image_attributes(
+    file: Path, image_ids: list[int], num_attributes: int, notes: list[str]
+) -> dict[int, np.ndarray]:
+    """
+    Image id → its attributes: 1 if an annotator said that it has one, 0 if not, NaN where there is no label, or its
+    certainty is "not visible" or "guessing" (1 and 2 of 4). Malformed lines, of which the official file has a few, are
+    left out and counted.
+    """
+    with open(file, "rb") as lines:
+        total = sum(1 for line in lines if line.strip())
+    names = ["image", "attribute", "present", "certainty", "seconds", "too many"]
+    try:
+        table = pd.read_csv(file, sep=r"\s+", header=None, names=names, on_bad_lines="skip", low_memory=False)
+    except ValueError as error:  # pandas' own errors are some
+        raise ValueError(f"{file} cannot be read: {error}. {CUB_HELP}") from error
+    table = table[table.pop("too many").isna()].apply(pd.to_numeric, errors="coerce").dropna()
+    sound = (
+        table["image"].isin(image_ids)
+        & (table["attribute"] % 1 == 0)
+        & table["attribute"].between(1, num_attributes)
+        & table["present"].isin([0, 1])
+        & table["certainty"].isin([1, 2, 3, 4])
+    )
+    malformed = total - sound.sum()
+    if malformed > total // 100 or not sound.any():
+        raise ValueError(
+            f"{file} has {sound.sum()} sound lines of {total}; a line must have an image id, an attribute id, 0 or "
+            f"1, a certainty from 1 to 4 and seconds. {CUB_HELP}"
+        )
+    if malformed:
+        notes.append(f"{file.name}: left out {malformed} malformed lines of {total}")
+    table = table[sound & (table["certainty"] > 2)]
+    values = np.full((len(image_ids), num_attributes), np.nan, np.float32)
+    values[np.searchsorted(image_ids, table["image"]), table["attribute"].to_numpy(int) - 1] = table["present"]
+    return dict(zip(image_ids, values))
 
 
 def _read_by_image(file: Path, *types: type) -> dict[int, list]:

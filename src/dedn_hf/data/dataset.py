@@ -97,6 +97,9 @@ class GzslDataset:
             Names of the rows of `part_points`.
         attribute_parts (`dict[str, tuple[str, ...]]`, *optional*, defaults to `{}`):
             What an attribute's name speaks of (`has_wing_color::red`: wing) → the names of its parts.
+        image_attributes (`dict[int, np.ndarray of shape (A,)]`, *optional*):
+            Image id → what people said of that image alone: 1 where it shows the attribute, 0 where it does not,
+            between them where they disagreed, NaN where nobody could tell.
         attribute_descriptions (`dict[str, str]`, *optional*, defaults to `{}`):
             Attribute → a sentence on it, for word vectors that are made of sentences.
         notes (`list[str]`, *optional*, defaults to `[]`):
@@ -117,6 +120,7 @@ class GzslDataset:
     word_vectors: np.ndarray | None = None
     part_names: list[str] = field(default_factory=list)
     attribute_parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    image_attributes: dict[int, np.ndarray] | None = None
     attribute_descriptions: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 

@@ -88,7 +88,8 @@ def load(data_dir: str | os.PathLike, check_files: bool = True) -> GzslDataset:
             Whether all image files must exist.
 
     Returns:
-        `GzslDataset`: its `class_attributes` are fractions (0 to 1), and it has no word vectors.
+        `GzslDataset`: its `class_attributes` are fractions (0 to 1), its `image_attributes` shares of the three votes
+        on an image, and it has no word vectors.
 
     Raises:
         FileNotFoundError: If files or images are missing; names them, and says where to get them.
@@ -112,7 +113,7 @@ def load(data_dir: str | os.PathLike, check_files: bool = True) -> GzslDataset:
     labels = np.array([row["label"] for row in images.values()])
     class_attributes = np.stack([votes[labels == label].mean(axis=0) for label in range(len(class_names))])
     check_no_empty_class(label_file, class_names, class_attributes, SUN_HELP)
-    return load_with_proposed_split(
+    dataset = load_with_proposed_split(
         "sun",
         data_dir,
         images,
@@ -124,6 +125,8 @@ def load(data_dir: str | os.PathLike, check_files: bool = True) -> GzslDataset:
         help=SUN_HELP,
         known_sha256=CARD.split_sha256,
     )
+    dataset.image_attributes = {row["image_id"]: vote for row, vote in zip(images.values(), votes.astype(np.float32))}
+    return dataset
 
 
 def _read_images(data_dir: Path, check_files: bool) -> tuple[list[str], dict[str, dict]]:

@@ -4,6 +4,7 @@ expert scores: attribute scores of [coarse, fine] expert × [region, channel] at
 is follows from its predictions, and for any other mix or γ from the expert scores, in NumPy.
 """
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -73,6 +74,70 @@ def match_classes(config: DednConfig, dataset: GzslDataset) -> np.ndarray:
     return np.array([place[name] for name in dataset.class_names], dtype=np.int64)
 
 
+def match_class_attributes(config: DednConfig, dataset: GzslDataset) -> np.ndarray:
+    """
+    The class attributes of a data set as a model has them: classes and attributes in the model's order, by name.
+
+    Args:
+        config ([`DednConfig`]):
+            Config of the model.
+        dataset ([`GzslDataset`]):
+            The data set.
+
+    Returns:
+        `np.ndarray` of shape `(K, A)`, float32.
+
+    Raises:
+        ValueError: If the two differ in attributes, which are named, or see [`match_classes`].
+    """
+    of_model, of_dataset = set(config.attribute_names), set(dataset.attribute_names)
+    if of_model != of_dataset:
+        only_model, only_dataset = sorted(of_model - of_dataset), sorted(of_dataset - of_model)
+        raise ValueError(
+            f"The attributes of the model and of {dataset.name} differ: {_some(only_model)} only in the model's "
+            f"{len(of_model)}, {_some(only_dataset)} only in the data set's {len(of_dataset)}. Evaluate the model on "
+            "the data set that it was trained for, or train it anew."
+        )
+    rows = np.argsort(match_classes(config, dataset))
+    columns = [dataset.attribute_names.index(name) for name in config.attribute_names]
+    return dataset.class_attributes[rows][:, columns]
+
+
+def differing_classes(
+    of_model: np.ndarray, of_dataset: np.ndarray, config: DednConfig
+) -> dict[str, tuple[str, float, float]]:
+    """
+    Classes that a model and a data set describe differently. A class is scored by the direction of its row alone, so
+    that rows which differ in length only, as those of the released program do, are the same.
+
+    Args:
+        of_model (`np.ndarray` of shape `(K, A)`):
+            The model's class attributes.
+        of_dataset (`np.ndarray` of shape `(K, A)`):
+            The data set's, see [`match_class_attributes`].
+        config ([`DednConfig`]):
+            Config of the model.
+
+    Returns:
+        `dict[str, tuple[str, float, float]]`: class → the attribute in which it differs most, and its strength for the
+        model and for the data set; in the order in which they differ most.
+    """
+    directions = [rows / np.linalg.norm(rows, axis=1, keepdims=True).clip(1e-12) for rows in (of_model, of_dataset)]
+    difference = np.abs(directions[0] - directions[1])
+    largest = difference.max(axis=1)
+    # Less is rounding: a per cent of the official files has six digits or more.
+    order = [row for row in np.argsort(-largest, kind="stable") if largest[row] > 1e-5]
+    columns = difference.argmax(axis=1)
+    return {
+        config.id2label[int(row)]: (
+            config.attribute_names[columns[row]],
+            float(of_model[row, columns[row]]),
+            float(of_dataset[row, columns[row]]),
+        )
+        for row in order
+    }
+
+
 def _some(names: list[str]) -> str:
     return f"{len(names)} ({', '.join(names[:3])}{', …' if len(names) > 3 else ''})" if names else "none"
 
@@ -134,47 +199,59 @@ def predict_examples(
 
 
 def attribute_ranking(
-    attribute_scores: np.ndarray,
-    labels: Sequence[int],
-    class_attributes: np.ndarray,
-    attribute_groups: Mapping[str, Sequence[int]],
+    attribute_scores: np.ndarray, has_attribute: np.ndarray, attribute_groups: Mapping[str, Sequence[int]]
 ) -> dict[str, dict[str, float | int | None]]:
     """
-    Do the images that score highest in an attribute have it? Mean average precision over attributes.
-
-    An image has an attribute if its class is described by it more strongly than the mean over the whole
-    class-attribute matrix: a threshold that needs no scale. (At one half, 124 of CUB's 312 attributes would belong to
-    no class.) Attributes that all images or none have are left out.
+    Do the images that score highest in an attribute have it? Mean average precision and area under the ROC curve, over
+    attributes. Attributes that all images or none have are left out.
 
     Args:
         attribute_scores (`np.ndarray` of shape `(N, A)`):
             Attribute scores of the images.
-        labels (`Sequence[int]` of length `N`):
-            Their classes.
-        class_attributes (`np.ndarray` of shape `(K, A)`):
-            Class-attribute matrix, not normalised.
+        has_attribute (`np.ndarray` of shape `(N, A)`):
+            1 where an image has an attribute, 0 where it does not, NaN where that is not known: such an image does not
+            count for that attribute.
         attribute_groups (`Mapping[str, Sequence[int]]`):
             Name → indices of attributes.
 
     Returns:
-        `dict[str, dict]`: for `"all"` and each group `"mAP"` and `"chance"` (what a random order would give: the mean
-        share of images that have the attribute), per cent, `None` without attributes to rank by, and `"attributes"`,
-        the number of attributes that were averaged.
+        `dict[str, dict]`: for `"all"` and each group `"mAP"`, `"chance"` (the mAP that a random order would give: the
+        mean share of images that have the attribute) and `"AUROC"` (of a random order: 50), per cent, `None` without
+        attributes to rank by, and `"attributes"`, the number of attributes that were averaged.
     """
-    positive = (class_attributes > class_attributes.mean())[np.asarray(labels)]
-    share = positive.mean(axis=0)
-    ranked = (share > 0) & (share < 1)
-    precision = np.full(len(share), np.nan)
-    for index in np.flatnonzero(ranked):
-        precision[index] = average_precision_score(positive[:, index], attribute_scores[:, index])
+    num_attributes = attribute_scores.shape[1]
+    precision, share, auroc = (np.full(num_attributes, np.nan) for _ in range(3))
+    for index in range(num_attributes):
+        known = ~np.isnan(has_attribute[:, index])
+        positive, scores = has_attribute[known, index], attribute_scores[known, index]
+        if 0 < positive.sum() < len(positive):
+            share[index] = positive.mean()
+            precision[index] = average_precision_score(positive, scores)
+            auroc[index] = roc_auc_score(positive, scores)
 
     def over(indices) -> dict[str, float | int | None]:
-        indices = [index for index in indices if ranked[index]]
-        mean, chance = (float(100 * values[indices].mean()) if indices else None for values in (precision, share))
-        return {"mAP": mean, "chance": chance, "attributes": len(indices)}
+        indices = [index for index in indices if not np.isnan(share[index])]
+        means = (float(100 * values[indices].mean()) if indices else None for values in (precision, share, auroc))
+        return {**dict(zip(("mAP", "chance", "AUROC"), means)), "attributes": len(indices)}
 
     groups = {name: over(indices) for name, indices in attribute_groups.items()}
-    return {"all": over(range(len(ranked)))} | groups
+    return {"all": over(range(num_attributes))} | groups
+
+
+def attributes_of_classes(class_attributes: np.ndarray) -> np.ndarray:
+    """
+    Which classes have an attribute: those that are described by it more strongly than the mean over the whole
+    class-attribute matrix, a threshold that needs no scale. (At one half, 124 of CUB's 312 attributes would belong to
+    no class.)
+
+    Args:
+        class_attributes (`np.ndarray` of shape `(K, A)`):
+            Class-attribute matrix, not normalised.
+
+    Returns:
+        `np.ndarray` of shape `(K, A)`, bool.
+    """
+    return class_attributes > class_attributes.mean()
 
 
 def seen_unseen_auroc(logits: np.ndarray, labels: Sequence[int], seen_class_ids: Sequence[int]) -> float:
@@ -254,6 +331,8 @@ class EvaluationReport:
             From [`predict_examples`], with labels that are ids of the model.
         localisation ([`AttributeLocalisation`], *optional*):
             What it gathered, where the data set has part points.
+        image_attributes (`np.ndarray` of shape `(N, A)`, *optional*):
+            What people said of each image alone, see [`GzslDataset`]; in the order of the model's attributes.
 
     Attributes:
         figures (`dict`):
@@ -265,7 +344,10 @@ class EvaluationReport:
               T1, U, S and H at the model's γ, AUSUC, and `best_H` with the γ that is best in hindsight.
             - `seen_unseen_auroc`: see [`seen_unseen_auroc`].
             - `expected_calibration_error`: of the label scores, the softmax over the model's logits, its γ among them.
-            - `attribute_ranking`: see [`attribute_ranking`], of the mixed attribute scores.
+            - `attribute_ranking`: see [`attribute_ranking`], of the mixed attribute scores; an image has what its
+              class has, see [`attributes_of_classes`].
+            - `image_attribute_ranking`: the same, but an image has what most people saw in it; only where the data set
+              says so.
             - `localisation`: see [`AttributeLocalisation`]; only with part points.
             - `classes`: for each class `accuracy` among all classes (`None` without images), `images`, `seen`.
             - `confusions`: see [`costliest_confusions`].
@@ -277,6 +359,7 @@ class EvaluationReport:
         class_attributes: np.ndarray,
         predictions: Predictions,
         localisation: AttributeLocalisation | None = None,
+        image_attributes: np.ndarray | None = None,
     ):
         self.class_names = [config.id2label[index] for index in range(config.num_labels)]
         self.seen_class_ids = seen = list(config.seen_class_ids)
@@ -304,7 +387,9 @@ class EvaluationReport:
             "seen_unseen_auroc": seen_unseen_auroc(mixed, labels, seen),
             "expected_calibration_error": expected_calibration_error(self.confidences, self.correct),
             "attribute_ranking": attribute_ranking(
-                predictions.attribute_scores, labels, class_attributes, config.attribute_groups
+                predictions.attribute_scores,
+                attributes_of_classes(class_attributes)[labels].astype(float),
+                config.attribute_groups,
             ),
             **({} if localisation is None else {"localisation": localisation.figures()}),
             "classes": {
@@ -313,6 +398,11 @@ class EvaluationReport:
             },
             "confusions": costliest_confusions(predicted, labels, self.class_names, seen),
         }
+        if image_attributes is not None:
+            has_attribute = np.where(np.isnan(image_attributes), np.nan, image_attributes > 0.5)
+            self.figures["image_attribute_ranking"] = attribute_ranking(
+                predictions.attribute_scores, has_attribute, config.attribute_groups
+            )
 
     def _experts(self, config, class_attributes, expert_scores, labels) -> dict[str, dict[str, dict[str, float]]]:
         experts = {}
@@ -341,9 +431,13 @@ class EvaluationReport:
             for attention, values in attentions.items():
                 lines.append(_row(f"{expert}, {attention}", values, (*names, "best_H")))
 
-        lines += ["", f"{'attribute ranking':34}{'mAP':>8}{'chance':>8}{'attributes':>12}"]
-        for group, values in figures["attribute_ranking"].items():
-            lines.append(_row(group, values, ("mAP", "chance")) + f"{values['attributes']:>12}")
+        rankings = {"attribute_ranking": "attribute ranking by class"}
+        rankings["image_attribute_ranking"] = "attribute ranking by image"
+        for ranking, title in rankings.items():
+            if ranking in figures:
+                lines += ["", f"{title:34}{'mAP':>8}{'chance':>8}{'AUROC':>8}{'attributes':>12}"]
+                for group, values in figures[ranking].items():
+                    lines.append(_row(group, values, ("mAP", "chance", "AUROC")) + f"{values['attributes']:>12}")
 
         for measure, groups in figures.get("localisation", {}).items():
             lines += ["", f"{_PEAKS[measure]:34}" + "".join(f"{name:>8}" for name in LOOKS) + f"{'attributes':>12}"]
@@ -403,7 +497,8 @@ def evaluate_model(
     image_processor=None,
 ) -> EvaluationReport:
     """
-    Evaluates a model on the test images of a data set, each of which is read once.
+    Evaluates a model on the test images of a data set, each of which is read once. Classes are what the model's own
+    class attributes say; [`differing_classes`] tells where the data set's have become others.
 
     Args:
         model ([`DednModel`]):
@@ -411,8 +506,8 @@ def evaluate_model(
         dataset ([`GzslDataset`]):
             The data set that it was trained for.
         examples (`Mapping[str, Dataset]`):
-            `"test_seen"` and `"test_unseen"` → the images of the split as items for the model, in its order, see
-            [`predict_examples`].
+            `"test_seen"` and `"test_unseen"` → images of the split as items for the model, see [`predict_examples`].
+            Where the data set has part points or `image_attributes`, they have an attribute `image_ids`.
         batch_size (`int`, *optional*, defaults to 100):
             Images in the model at once.
         image_processor (`CLIPImageProcessor`, *optional*):
@@ -423,19 +518,31 @@ def evaluate_model(
         [`EvaluationReport`].
 
     Raises:
-        ValueError: see [`match_classes`] and [`~images_dedn.crop_in_image`].
+        ValueError: see [`match_class_attributes`] and [`~images_dedn.crop_in_image`].
     """
+    match_class_attributes(model.config, dataset)
     place = match_classes(model.config, dataset)
+    columns = [dataset.attribute_names.index(name) for name in model.config.attribute_names]
+    dataset = dataclasses.replace(dataset, attribute_names=model.config.attribute_names)  # in the order of its scores
     class_attributes = model.class_attributes.float().cpu().numpy()
-    localisation = None
+    localisation = image_attributes = None
+    if dataset.image_attributes is not None:
+        rows = [dataset.image_attributes[image_id] for split in TEST_SPLITS for image_id in examples[split].image_ids]
+        image_attributes = np.stack(rows)[:, columns]
     if image_processor is not None and dataset.part_names and dataset.attribute_parts:
-        images = datasets.concatenate_datasets([dataset.splits[split] for split in TEST_SPLITS])
-        has_attribute = (class_attributes > class_attributes.mean())[place[np.asarray(images["label"])]]
+        images = datasets.concatenate_datasets([_select_images(dataset.splits[s], examples[s]) for s in TEST_SPLITS])
+        has_attribute = attributes_of_classes(class_attributes)[place[np.asarray(images["label"])]]
         localisation = AttributeLocalisation.of_images(dataset, images, has_attribute, image_processor, model.config)
     inputs = ConcatDataset([examples[split] for split in TEST_SPLITS])
     predictions = predict_examples(model, inputs, batch_size, localisation)
     predictions.labels = place[predictions.labels]
-    return EvaluationReport(model.config, class_attributes, predictions, localisation)
+    return EvaluationReport(model.config, class_attributes, predictions, localisation, image_attributes)
+
+
+def _select_images(images: datasets.Dataset, examples: Dataset) -> datasets.Dataset:
+    """The images of a split of which there are examples: a store lacks those that could not be read."""
+    row_of = {image_id: row for row, image_id in enumerate(images["image_id"])}
+    return images.select([row_of[image_id] for image_id in examples.image_ids.tolist()])
 
 
 def check_output_dir(output_dir: str | os.PathLike, model: str, dataset: str):

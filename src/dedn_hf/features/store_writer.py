@@ -361,12 +361,12 @@ class StoreWriter:
         removed = [name for image_id, name in names.items() if image_id not in self.row_of_id]
         changes = []
         if added:
-            changes.append(f"{len(added)} were added since ({name_images(self.dataset, self.order[added])})")
+            changes.append(f"added since: {len(added)} ({name_images(self.dataset, self.order[added])})")
         if removed:
             changes.append(
-                f"{len(removed)} were removed since ({', '.join(removed[:3])}{', …' if len(removed) > 3 else ''})"
+                f"removed since: {len(removed)} ({', '.join(removed[:3])}{', …' if len(removed) > 3 else ''})"
             )
-        return " and ".join(changes)
+        return "; ".join(changes)
 
     def _sidecar(self, index: int) -> Path:
         return self.output_dir / f"shard-{index:05d}.json"

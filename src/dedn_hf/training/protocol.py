@@ -59,6 +59,7 @@ _RECORDED_ARGUMENTS = (
 _RECORDED_SETTINGS = (
     *CONFIG_SETTINGS,
     "region_value_rank",
+    "region_value_std",
     "freeze_backbone",
     "feature_channels",
     "grid_size",
@@ -123,6 +124,8 @@ def describe_run(protocol: str, dataset: GzslDataset, inputs: ModelInputs, args:
     config = build_model(dataset, range(len(dataset.class_names)), dataset.unseen_class_ids, **inputs.config).config
     settings |= {name: getattr(config, name) for name in _RECORDED_SETTINGS} | inputs.source
     settings["word_vectors_sha256"] = hashlib.sha256(dataset.word_vectors.tobytes()).hexdigest()
+    named = repr((dataset.class_names, dataset.attribute_names)).encode()
+    settings["class_attributes_sha256"] = hashlib.sha256(named + dataset.class_attributes.tobytes()).hexdigest()
     return {
         "dataset": dataset.name,
         "protocol": protocol,
