@@ -173,13 +173,15 @@ def test_description():
     ]
 
 
-def test_description_of_a_split_that_is_not_the_proposed_one(monkeypatch):
-    (warning,) = describe_dataset(make_dataset())[4:]
-    assert "it is not the Proposed Split v2" in warning and cub.CARD.split_sha256 in warning
-    assert "7057 trainval, 1764 test_seen, 2967 test_unseen: figures are not comparable" in warning
+def test_a_split_that_is_not_the_proposed_one_is_said_in_training_and_check(monkeypatch, caplog):
+    (note,) = load_gzsl_dataset("cub", "somewhere", "random").notes
+    assert "it is not the Proposed Split v2" in note and cub.CARD.split_sha256 in note
+    assert "7057 trainval, 1764 test_seen, 2967 test_unseen: figures are not comparable" in note
+    assert note in caplog.text
     monkeypatch.setattr(cub, "CARD", dataclasses.replace(cub.CARD, split_counts=(5, 3, 4)))
-    assert "and the same numbers of images: figures" in describe_dataset(make_dataset())[4]
-    assert len(describe_dataset(make_dataset(split_name=PROPOSED_SPLIT_NAME))) == 4
+    (note,) = load_gzsl_dataset("cub", "somewhere", "random").notes
+    assert "and the same numbers of images: figures" in note
+    assert load_gzsl_dataset("cub", PROPOSED_SPLIT_NAME, "random").notes == []
 
 
 def test_groups_of_a_recipe_go_over_the_data_sets_own():

@@ -8,6 +8,7 @@ Evaluates a trained model on the test images of a data set: a table, results.jso
 import os
 from pathlib import Path
 
+from ..recipes import short_name
 from . import CommandParser, check_model
 
 
@@ -53,7 +54,7 @@ def main(arguments: list[str]):
     from ..training import PixelValueDataset
 
     name = os.path.relpath(args.model) if Path(args.model).is_dir() else args.model
-    check_output_dir(args.output_dir, name, args.dataset)
+    check_output_dir(args.output_dir, name, short_name(args.dataset))
     model = DednModel.from_pretrained(args.model).to(args.device)
     # Evaluation uses the model's own word vectors, so the data set's are of no interest.
     dataset = load_gzsl_dataset(

@@ -8,6 +8,7 @@ Says in words what a model sees in an image, and draws where.
 import argparse
 from pathlib import Path
 
+from ..recipes import short_name
 from ..registration import DEFAULT_MODEL, TASK
 from . import CommandParser, check_model
 
@@ -41,7 +42,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     if args.image is not None and not Path(args.image).is_file():
         parser.error(f"there is no image file {args.image}")
     if args.output is None:
-        stem = Path(args.image).stem if args.image else f"{args.dataset}_{args.split}_{args.index}"
+        stem = Path(args.image).stem if args.image else f"{short_name(args.dataset)}_{args.split}_{args.index}"
         args.output = f"{stem}_explanation.png"
     if not args.output.lower().endswith(".png"):
         parser.error(f"--output {args.output} must be a .png file")

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from ..recipes import PROTOCOLS, Recipe, read_recipe, recipe_names
+from ..recipes import PROTOCOLS, DatasetNames, Recipe, name_in_release, read_recipe, short_name
 from . import CommandParser
 
 
@@ -33,7 +33,7 @@ class DataArguments:
     """What to train on."""
 
     dataset: str | None = _option(
-        "Data set; by default that of --recipe, or else synthetic_birds.", choices=recipe_names()
+        "Data set; by default that of --recipe, or else synthetic_birds.", choices=DatasetNames()
     )
     data_dir: str | None = _option("Folder of the data set's files.")
     feature_maps: str | None = _option("Train on a store of `dedn features` instead of images.")
@@ -180,7 +180,7 @@ def parse_command_line(
     parser = Parser(dataclass_types=(command_class, DednTrainingArguments), add_help=False, **parser_options)
     parser.add_argument("--help", "--help_all", action="help", help="show this")
     parser.set_defaults(
-        **{"output_dir": output_dir(dataset), **arguments_of_process(recipe.training), "dataset": dataset}
+        **{"output_dir": output_dir(short_name(dataset)), **arguments_of_process(recipe.training), "dataset": dataset}
     )
     command, training, *_, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     if unknown:
@@ -243,7 +243,9 @@ def main(arguments: list[str]) -> int | None:
         training,
         command.seeds,
         overwrite=command.overwrite_output_dir,
-        write_card=partial(write_model_card, dataset=dataset.name),
+        write_card=partial(
+            write_model_card, dataset=command.dataset if name_in_release(command.dataset) else dataset.name
+        ),
     )
     if training.process_index == 0:
         print(f"\n{command.dataset}, {command.protocol} protocol, seeds {results['seeds']}, per cent")

@@ -9,7 +9,14 @@ from datasets import Dataset, Features, List, Value
 
 from ..recipes import read_recipe
 from .dataset import DatasetCard, GzslDataset, image_features, make_splits
-from .official_files import check_attribute_count, find_files, read_class_attributes, read_numbered, read_table
+from .official_files import (
+    check_attribute_count,
+    check_attribute_order,
+    find_files,
+    read_class_attributes,
+    read_numbered,
+    read_table,
+)
 from .proposed_split import PROPOSED_SPLIT_NAME, SPLIT_CITATION, read_proposed_split
 
 _CITATION = """@techreport{WahCUB_200_2011,
@@ -68,6 +75,11 @@ ATTRIBUTE_PARTS = {
     "under_tail": ("tail",),
     "leg": ("left leg", "right leg"),
 }
+# Of the release's attribute names, in its order and sorted; see [`check_attribute_order`].
+KNOWN_NAMES = (
+    "9d7fe7959ebd6b53d0701b705d2c45a37359017e372783a3651ccb084a2e687d",
+    "0afd688b7a8dfbab937bb6e14843ebca13a7e75e1f2e7b62d04561a6924ce263",
+)
 CUB_HELP = (
     "CUB_200_2011.tgz is at https://data.caltech.edu/records/65de6-vp158 (non-commercial research); unpack it so that "
     "`<data_dir>/CUB_200_2011/` exists."
@@ -135,7 +147,7 @@ def load(data_dir: str | os.PathLike, check_files: bool = True) -> GzslDataset:
     matrix_file, box_file, part_file, point_file = annotations
 
     groups = read_recipe("cub").model["attribute_groups"]
-    attribute_names = _read_attribute_names(folder, sum(map(len, groups.values())))
+    attribute_names, notes = _read_attribute_names(folder, sum(map(len, groups.values())))
     percentages = read_class_attributes(matrix_file, len(class_names), len(attribute_names), CUB_HELP)
     if not ((percentages >= 0) & (percentages <= 100)).all():
         raise ValueError(f"{matrix_file} must hold percentages, but has values outside 0 to 100. {CUB_HELP}")
@@ -161,6 +173,7 @@ def load(data_dir: str | os.PathLike, check_files: bool = True) -> GzslDataset:
     split = read_proposed_split(data_dir, "CUB", CARD.split_sha256)
     class_of_image = {image_id: class_names[row["label"]] for image_id, row in images.items()}
     split.check(class_of_image)
+    split.check_class_attributes(matrix_file, class_names, percentages)
 
     rows = {
         image_id: {**row, "part_points": points[image_id], "box": boxes[image_id]} for image_id, row in images.items()
@@ -213,14 +226,15 @@ def _read_images(folder: Path, check_files: bool) -> tuple[list[str], dict[int, 
     return class_names, images
 
 
-def _read_attribute_names(folder: Path, expected: int) -> list[str]:
+def _read_attribute_names(folder: Path, expected: int) -> tuple[list[str], list[str]]:
+    """Names of the attributes, and what cannot be told of their order."""
     places = [folder / "attributes" / "attributes.txt", folder / "attributes.txt", folder.parent / "attributes.txt"]
     found = [place for place in places if place.is_file()]
     if not found:
         raise FileNotFoundError(f"attributes.txt is in none of {', '.join(map(str, places))}. {CUB_HELP}")
     names = read_numbered(found[0], CUB_HELP)
     check_attribute_count(found[0], names, expected, "CUB", CUB_HELP)
-    return names
+    return names, check_attribute_order(found[0], names, KNOWN_NAMES, CUB_HELP)
 
 
 def _read_image_attributes(

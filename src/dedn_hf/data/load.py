@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from inspect import signature
 from pathlib import Path
@@ -10,7 +11,7 @@ from types import ModuleType
 import numpy as np
 from datasets import Dataset
 
-from ..recipes import read_recipe, recipe_names
+from ..recipes import name_in_release, read_recipe, recipe_names, short_name
 from .dataset import DatasetCard, GzslDataset, describe_groups
 from .word_vectors import load_word_vectors
 
@@ -27,11 +28,14 @@ def dataset_module(name: str) -> ModuleType:
     Raises:
         ValueError: If there is no such data set.
     """
-    return import_module(f".{read_recipe(name).dataset}", __package__)
+    dataset = read_recipe(name).dataset
+    return import_module(".xlsa17" if name_in_release(dataset) else f".{dataset}", __package__)
 
 
 def dataset_card(name: str) -> DatasetCard:
     """What is known of a data set; of one that has no recipe, what is known of anybody's own images."""
+    if member := name_in_release(name):
+        return replace(dataset_module(name).CARD, title=member, id=member.lower())
     return dataset_module(name if name in recipe_names() else "folder").CARD
 
 
@@ -49,13 +53,15 @@ def load_gzsl_dataset(
 
     Args:
         name (`str`):
-            A name of [`recipe_names`], such as `"synthetic_birds"`, or `"folder"` for your own, see [`read_folder`].
+            A name of [`recipe_names`], such as `"synthetic_birds"`, `"folder"` for your own, see [`read_folder`], or
+            `"xlsa17/APY"` for the data set in `xlsa17/data/APY`.
         data_dir (`str`, *optional*):
             Where its files are; built-in data sets need none.
         word_vectors (`str`, *optional*):
             A file of word vectors or a sentence-embedding model, see [`load_word_vectors`], or `"random"` to compose
             them from random vectors of the words in the attributes' names. By default
-            `<data_dir>/attribute_vectors/<name>.npy`; built-in data sets have vectors of their own.
+            `<data_dir>/attribute_vectors/<name>.npy`; built-in data sets and unnamed attributes have vectors of their
+            own.
         num_groups (`int`, *optional*):
             How many groups attributes without groups are clustered into. By default 4, or fewer where there are fewer
             different word vectors.
@@ -74,13 +80,19 @@ def load_gzsl_dataset(
     """
     if num_groups is not None and "attribute_groups" in read_recipe(name).model:
         raise ValueError(f"The data set {name!r} has groups of attributes: leave --num_groups {num_groups} out.")
-    scale = _scale_options(name, attribute_scale)
+    options = _options(name, attribute_scale)
     source = _word_vector_source(name, data_dir, word_vectors)
-    dataset = dataset_module(name).load(data_dir, check_files=check_files, **scale)
+    dataset = dataset_module(name).load(data_dir, check_files=check_files, **options)
+    dataset.notes += _compare_split(dataset)
     for note in dataset.notes:
         logger.warning(note)
+    to_cluster = dataset.word_vectors
+    if source is None and to_cluster is None and name_in_release(name):
+        raise _no_word_vectors(name, data_dir)
     if source is not None:
         dataset.word_vectors = load_word_vectors(source, dataset.attribute_names, dataset.attribute_descriptions)
+        # A data set's own vectors say more of its attributes than random ones.
+        to_cluster = to_cluster if source == "random" and to_cluster is not None else dataset.word_vectors
     if attribute_groups is not None:
         dataset.attribute_groups = {group: list(indices) for group, indices in attribute_groups.items()}
         if sorted(i for group in attribute_groups.values() for i in group) != [*range(len(dataset.attribute_names))]:
@@ -88,7 +100,7 @@ def load_gzsl_dataset(
                 f"The recipe's `attribute_groups` are no partition of the {len(dataset.attribute_names)} attributes "
                 f"of {name}. Put each into one group, or leave the groups out."
             )
-    dataset.attribute_groups = _choose_groups(dataset, dataset.word_vectors, num_groups)
+    dataset.attribute_groups = _choose_groups(dataset, to_cluster, num_groups)
     return dataset
 
 
@@ -114,7 +126,7 @@ def load_images(name: str, data_dir: str, check_files: bool = True) -> Dataset:
     module = dataset_module(name)
     if module.CARD.built_in:
         raise ValueError(f"{name} is built in and trained with its backbone: it needs no stored feature maps.")
-    return module.load_images(data_dir, check_files=check_files)
+    return module.load_images(data_dir, check_files=check_files, **_options(name))
 
 
 def check_gzsl_dataset(
@@ -139,13 +151,13 @@ def check_gzsl_dataset(
     """
     module = dataset_module(name)
     _need_data_dir(name, data_dir)
-    scale = _scale_options(name, attribute_scale)
+    options = _options(name, attribute_scale)
     if not hasattr(module, "check"):
         try:
             return describe_dataset(load_gzsl_dataset(name, data_dir, word_vectors, num_groups)), []
         except (OSError, ValueError) as error:
             return [], [str(error)]
-    understood, problems, found = module.check(data_dir, **scale)
+    understood, problems, found = module.check(data_dir, **options)
     if found.attribute_names:
         try:
             source = _word_vector_source(name, data_dir, word_vectors)
@@ -163,7 +175,7 @@ def check_gzsl_dataset(
 
 def describe_dataset(dataset: GzslDataset) -> list[str]:
     """
-    What a data set consists of, one line each; of its split also what it is compared with.
+    What a data set consists of, one line each.
 
     Args:
         dataset ([`GzslDataset`]):
@@ -177,18 +189,6 @@ def describe_dataset(dataset: GzslDataset) -> list[str]:
         "images: " + ", ".join(f"{len(split)} {name}" for name, split in dataset.splits.items()),
         f"split: {dataset.split_name}, fingerprint {dataset.split_sha256}",
     ]
-    known = dataset_card(dataset.name)
-    if known.split_counts and dataset.split_name != known.split_name:
-        counts = tuple(len(dataset.splits[part]) for part in ("trainval", "test_seen", "test_unseen"))
-        lines.append(
-            f"split: it is not the {known.split_name}, which has the fingerprint {known.split_sha256} and "
-            + (
-                "the same numbers of images"
-                if counts == known.split_counts
-                else "{} trainval, {} test_seen, {} test_unseen".format(*known.split_counts)
-            )
-            + ": figures are not comparable with published ones"
-        )
     if dataset.word_vectors is not None:
         lines.append("word vectors: {} of size {}".format(*dataset.word_vectors.shape))
     return lines
@@ -248,13 +248,31 @@ def _choose_groups(found, word_vectors: np.ndarray | None, num_groups: int | Non
     return cluster_attributes(found.attribute_names, word_vectors, num_groups)
 
 
-def _scale_options(name: str, attribute_scale: str | float | None) -> dict[str, str | float]:
-    """What is to be added to the arguments of a module's `load` and `check`."""
+def _compare_split(dataset: GzslDataset) -> list[str]:
+    """What is to be said of a split that is not the one which published figures rest on."""
+    known = dataset_card(dataset.name)
+    if not known.split_counts or dataset.split_name == known.split_name:
+        return []
+    counts = tuple(len(dataset.splits[part]) for part in ("trainval", "test_seen", "test_unseen"))
+    return [
+        f"split: it is not the {known.split_name}, which has the fingerprint {known.split_sha256} and "
+        + (
+            "the same numbers of images"
+            if counts == known.split_counts
+            else "{} trainval, {} test_seen, {} test_unseen".format(*known.split_counts)
+        )
+        + ": figures are not comparable with published ones"
+    ]
+
+
+def _options(name: str, attribute_scale: str | float | None = None) -> dict[str, str | float]:
+    """What is to be added to the arguments of a module's functions."""
+    options = {"name": member} if (member := name_in_release(name)) else {}
     if attribute_scale is None:
-        return {}
+        return options
     if "attribute_scale" not in signature(dataset_module(name).load).parameters:
         raise ValueError(f"{name} has a scale of its own: leave --attribute_scale {attribute_scale} out.")
-    return {"attribute_scale": attribute_scale}
+    return options | {"attribute_scale": attribute_scale}
 
 
 def _need_data_dir(name: str, data_dir: str | None):
@@ -271,10 +289,22 @@ def _word_vector_source(name: str, data_dir: str | None, word_vectors: str | Non
     _need_data_dir(name, data_dir)
     if word_vectors is not None:
         return word_vectors
-    expected = Path(data_dir) / "attribute_vectors" / f"{name}.npy"
-    if not expected.is_file():
-        raise FileNotFoundError(
-            f"There are no word vectors for {name}: {expected} does not exist. Name a file or a sentence-embedding "
-            "model with --word_vectors FILE, or compose them from random ones with --word_vectors random."
-        )
-    return str(expected)
+    expected = _default_word_vectors(name, data_dir)
+    if expected.is_file():
+        return str(expected)
+    # Whether its attributes have names is not known yet; without, they have vectors of their own.
+    if name_in_release(name):
+        return None
+    raise _no_word_vectors(name, data_dir)
+
+
+def _default_word_vectors(name: str, data_dir: str) -> Path:
+    return Path(data_dir) / "attribute_vectors" / f"{short_name(name)}.npy"
+
+
+def _no_word_vectors(name: str, data_dir: str) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"There are no word vectors for {name}: {_default_word_vectors(name, data_dir)} does not exist. Name a file "
+        "or a sentence-embedding model with --word_vectors FILE, or compose them from random ones with --word_vectors "
+        "random."
+    )

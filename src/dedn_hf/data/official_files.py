@@ -1,5 +1,7 @@
 """The files of benchmarks in their official layouts. Every error ends with where to get a good one."""
 
+import hashlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,18 @@ def find_files(folder: Path, *names: str, help: str) -> list[Path]:
     return [folder / name for name in names]
 
 
+def read_lines(file: Path, help: str) -> list[str]:
+    """Lines of a text file in UTF-8."""
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no text in UTF-8: {error}. {help}") from error
+
+
 def read_table(file: Path, *types: type, help: str) -> list[list]:
     """Lines of values with spaces between them; only the last value may have spaces within."""
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(file, help), start=1):
         values = line.split(maxsplit=len(types) - 1)
         try:
             rows.append([convert(value) for convert, value in zip(types, values, strict=True)])
@@ -36,17 +46,78 @@ def read_numbered(file: Path, help: str) -> list[str]:
 
 
 def read_mat(file: Path, *variables: str, help: str, optional: tuple[str, ...] = ()) -> dict[str, np.ndarray]:
-    """Variables of a MATLAB file, and optional ones if it has them; others are not read."""
+    """
+    Variables of a MATLAB file, and optional ones if it has them; others are not read. Files of MATLAB 7.3, which are
+    HDF5, are read with h5py.
+    """
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing. {help}")
+    names = [*variables, *optional]
     try:
-        content = scipy.io.loadmat(file, variable_names=[*variables, *optional])
-    except Exception as error:  # scipy raises whatever a damaged byte leads to
+        content = _read_hdf5(file, names) if _is_hdf5(file) else scipy.io.loadmat(file, variable_names=names)
+    except ImportError as error:
+        raise ValueError(
+            f"{file} is of MATLAB 7.3 (HDF5), which needs h5py: pip install 'dedn-hf[hdf5]', or write it anew in "
+            "MATLAB with save(FILE, VARIABLES, '-v7')."
+        ) from error
+    except Exception as error:  # scipy and h5py raise whatever a damaged byte leads to
         raise ValueError(f"{file} cannot be read as a MATLAB file: {error}. {help}") from error
     missing = [name for name in variables if name not in content]
     if missing:
         raise ValueError(f"{file} lacks {', '.join(missing)}. {help}")
     return content
+
+
+def _is_hdf5(file: Path) -> bool:
+    with open(file, "rb") as opened:
+        # MATLAB writes 512 bytes of its own before.
+        return any(opened.seek(place) == place and opened.read(4) == b"\x89HDF" for place in (0, 512))
+
+
+def _read_hdf5(file: Path, names: list[str]) -> dict[str, np.ndarray]:
+    """Matrices, texts and cells of them, in the shapes that `scipy.io.loadmat` gives of older files."""
+    import h5py
+
+    def read(item) -> np.ndarray:
+        if not isinstance(item, h5py.Dataset):
+            raise ValueError(f"{item.name} is no matrix")
+        kind = item.attrs.get("MATLAB_class", b"")
+        if item.attrs.get("MATLAB_empty"):
+            return np.zeros((0, 0))
+        if h5py.check_string_dtype(item.dtype):
+            return np.asarray(item.asstr()[()])
+        # MATLAB counts by columns.
+        values = np.asarray(item[()]).T
+        if h5py.check_ref_dtype(item.dtype):
+            cells = np.empty(values.shape, dtype=object)
+            for place, reference in np.ndenumerate(values):
+                cells[place] = read(content[reference])
+            return cells
+        if kind == b"char":
+            return np.array(["".join(map(chr, row)) for row in np.atleast_2d(values)])
+        return values
+
+    with h5py.File(file, "r") as content:
+        return {name: read(content[name]) for name in names if name in content}
+
+
+def read_texts(file: Path, variable: str, values: np.ndarray, help: str) -> list[str]:
+    """
+    The texts in a variable of a MATLAB file: a list of cells, nested in whatever way, or a matrix of letters. Whole
+    numbers are taken for their digits.
+    """
+    texts = []
+    for place, cell in enumerate(values.ravel(), start=1):
+        while isinstance(cell, np.ndarray) and cell.size == 1:
+            cell = cell.ravel()[0]
+        if isinstance(cell, bytes):
+            cell = cell.decode("utf-8", errors="replace")
+        if isinstance(cell, np.number) and cell.dtype.kind in "iuf" and cell == cell // 1:
+            cell = str(int(cell))
+        if not isinstance(cell, str) or not cell.strip():
+            raise ValueError(f"{variable} in {file} must be a list of texts, but its entry {place} is none. {help}")
+        texts.append(str(cell).strip())
+    return texts
 
 
 def read_class_attributes(file: Path, num_classes: int, num_attributes: int, help: str) -> np.ndarray:
@@ -67,6 +138,45 @@ def check_attribute_count(file: Path, names: list[str], expected: int, title: st
     """A ValueError if a file does not name all attributes of a data set."""
     if len(names) != expected:
         raise ValueError(f"{file} names {len(names)} attributes, but {title} has {expected}. {help}")
+
+
+def fingerprint_names(names: Iterable[str]) -> str:
+    """SHA-256 of names in their order, whatever their case, spaces and punctuation."""
+    bare = ["".join(filter(str.isalnum, name.lower())) for name in names]
+    return hashlib.sha256("\n".join(bare).encode()).hexdigest()
+
+
+def check_attribute_order(file: Path, names: list[str], known: tuple[str, str], help: str) -> list[str]:
+    """
+    Whether attributes are named in the order of the release, which is that of its matrix, word vectors and groups.
+
+    Args:
+        file (`Path`):
+            Where the names are from.
+        names (`list[str]`):
+            The names.
+        known (`tuple[str, str]`):
+            [`fingerprint_names`] of the release's names, in its order and sorted.
+        help (`str`):
+            Where to get the release, for messages.
+
+    Returns:
+        `list[str]`: what cannot be told, one line each.
+
+    Raises:
+        ValueError: If they are the release's names in another order.
+    """
+    if fingerprint_names(names) == known[0]:
+        return []
+    if fingerprint_names(sorted(names, key=lambda name: "".join(filter(str.isalnum, name.lower())))) == known[1]:
+        raise ValueError(
+            f"{file} has the names of the release in another order: the columns of the matrix, word vectors and "
+            f"groups would go to wrong attributes. {help}"
+        )
+    return [
+        f"{file} has other names of attributes than the release: whether they are in the order of its matrix, word "
+        "vectors and groups cannot be told."
+    ]
 
 
 def check_no_empty_class(file: Path, class_names: list[str], class_attributes: np.ndarray, help: str):

@@ -2,14 +2,15 @@
 
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from .dataset import GzslDataset, image_features, make_splits
-from .official_files import find_files, read_mat
-from .splits import fingerprint_split
+from .official_files import find_files, read_lines, read_mat, read_texts
+from .splits import draw, fifth, fingerprint_split
 
 XLSA17_HELP = (
     "The Proposed Split is in xlsa17.zip, https://datasets.d2.mpi-inf.mpg.de/xian/xlsa17.zip; unpack it so that "
@@ -38,7 +39,8 @@ class ProposedSplit:
         class_names (`list[str]`):
             All classes in the order of `att_splits.mat`, which for CUB is not the official one: match by name.
         class_attributes (`np.ndarray` of shape `(K, A)`, float64, *optional*):
-            `original_att` transposed: rows in the order of `class_names`, in the unit of the data set.
+            `original_att` transposed: rows in the order of `class_names`, in the unit of the data set. Where the file
+            lacks it and `labels` are given to the reader, `att`, whose rows are normalised.
         image_ids (`dict[str, list[int]]`):
             `trainval`, `test_seen` and `test_unseen` → locs, 1-based, ascending. For CUB a loc is the official
             image id.
@@ -46,6 +48,8 @@ class ProposedSplit:
             Names in `trainclasses1.txt`, `valclasses1.txt` and `testclasses.txt`.
         known_sha256 (`str`, *optional*):
             Fingerprint of the published version, with locs as image ids.
+        notes (`list[str]`, *optional*, defaults to `[]`):
+            What was made up because the release does not say it, one line each.
     """
 
     folder: Path
@@ -56,6 +60,7 @@ class ProposedSplit:
     validation_classes: list[str]
     test_classes: list[str]
     known_sha256: str | None = None
+    notes: list[str] = field(default_factory=list)
 
     @property
     def sha256(self) -> str:
@@ -97,7 +102,10 @@ class ProposedSplit:
         for part, ids in self.image_ids.items():
             for image_id in ids:
                 if image_id not in class_of_image:
-                    raise self._error(f"{part}_loc names image {image_id}, which is not among the images")
+                    raise self._error(
+                        f"{part}_loc names image {image_id}, which is not among the images: there are "
+                        f"{len(class_of_image)}, from {min(class_of_image)} to {max(class_of_image)}"
+                    )
                 if image_id in part_of:
                     raise self._error(f"image {image_id} is in {part_of[image_id]}_loc and in {part}_loc")
                 part_of[image_id] = part
@@ -188,7 +196,9 @@ class ProposedSplit:
         return ValueError(f"{self.folder}: {problem}. {XLSA17_HELP}")
 
 
-def read_proposed_split(data_dir: str | os.PathLike, name: str, known_sha256: str | None = None) -> ProposedSplit:
+def read_proposed_split(
+    data_dir: str | os.PathLike, name: str, known_sha256: str | None = None, labels: np.ndarray | None = None
+) -> ProposedSplit:
     """
     Reads `<data_dir>/xlsa17/data/<name>/`: `att_splits.mat` and the class lists. `res101.mat` is not needed.
 
@@ -199,46 +209,141 @@ def read_proposed_split(data_dir: str | os.PathLike, name: str, known_sha256: st
             Name of the data set there, such as `"CUB"`.
         known_sha256 (`str`, *optional*):
             See [`ProposedSplit`].
+        labels (`np.ndarray` of shape `(N,)`, *optional*):
+            Class of each image, 1-based. With them a release needs neither class lists nor names of classes: seen are
+            the classes of `trainval_loc`; for validation are those of `val_loc`, or else a fifth, drawn.
 
     Raises:
         FileNotFoundError: If files are missing; names all of them.
-        ValueError: If a file cannot be read, `att_splits.mat` lacks a variable, or the class lists contradict each
-            other.
+        ValueError: If a file cannot be read, `att_splits.mat` lacks a variable, locs are no different whole numbers
+            from 1 on, or the class lists contradict each other.
     """
     folder = Path(data_dir) / "xlsa17" / "data" / name
     lists = {key: f"{key}.txt" for key in ("trainclasses1", "valclasses1", "testclasses", "trainvalclasses")}
-    file, *_ = find_files(folder, "att_splits.mat", *lists.values(), help=XLSA17_HELP)
+    listed = labels is None or any((folder / file).is_file() for file in lists.values())
+    file, *_ = find_files(folder, "att_splits.mat", *(lists.values() if listed else ()), help=XLSA17_HELP)
     parts = ("trainval", "test_seen", "test_unseen")
-    variables = ("allclasses_names", *(f"{part}_loc" for part in parts))
-    content = read_mat(file, *variables, help=XLSA17_HELP, optional=("original_att",))
+    variables = [f"{part}_loc" for part in parts]
+    optional = ["original_att"]
+    if labels is None:
+        variables.insert(0, "allclasses_names")
+    else:
+        optional += ["allclasses_names", "att", "train_loc", "val_loc"]
+    content = read_mat(file, *variables, help=XLSA17_HELP, optional=tuple(optional))
 
-    class_names = [str(cell.item()).strip() for cell in content["allclasses_names"].ravel()]
-    attributes = content.get("original_att")
-    classes = {key: (folder / file_name).read_text(encoding="utf-8").split() for key, file_name in lists.items()}
+    attributes = content.get("original_att", content.get("att"))
     split = ProposedSplit(
         folder=folder,
-        class_names=class_names,
-        class_attributes=None if attributes is None else attributes.T,
-        image_ids={part: sorted(map(int, content[f"{part}_loc"].ravel())) for part in parts},
-        train_classes=classes["trainclasses1"],
-        validation_classes=classes["valclasses1"],
-        test_classes=classes["testclasses"],
+        class_names=[],
+        class_attributes=None if attributes is None else _read_attributes(file, attributes),
+        image_ids={},
+        train_classes=[],
+        validation_classes=[],
+        test_classes=[],
         known_sha256=known_sha256,
     )
+    split.image_ids = {part: _read_locs(split, f"{part}_loc", content[f"{part}_loc"]) for part in parts}
+    if "allclasses_names" in content:
+        names = read_texts(file, "allclasses_names", content["allclasses_names"], XLSA17_HELP)
+        split.class_names = names
+        twice = {name for name in names if names.count(name) > 1} if len(set(names)) != len(names) else ()
+        if twice:
+            raise split._error(f"allclasses_names in att_splits.mat has {_some(twice)} twice")
+    else:
+        split.class_names = [f"class_{number}" for number in range(1, int(labels.max(initial=0)) + 1)]
+        split.notes.append(f"{file} has no allclasses_names: the classes are class_1 to {split.class_names[-1]}.")
+    if labels is not None and labels.max(initial=0) > len(split.class_names):
+        raise split._error(
+            f"labels in res101.mat go up to {labels.max()}, but att_splits.mat has {len(split.class_names)} classes"
+        )
+    if listed:
+        _read_class_lists(split, lists)
+    else:
+        _find_classes(split, labels, content)
+    return split
+
+
+def _read_attributes(file: Path, attributes: np.ndarray) -> np.ndarray:
+    if attributes.ndim != 2 or attributes.dtype.kind not in "iuf":
+        raise ValueError(
+            f"The class attributes in {file} must be a matrix of numbers, but are {attributes.dtype} of shape "
+            f"{attributes.shape}. {XLSA17_HELP}"
+        )
+    return attributes.T
+
+
+def _read_locs(split: ProposedSplit, variable: str, values: np.ndarray) -> list[int]:
+    """The locs of a part, ascending."""
+    values = values.ravel()
+    if values.dtype.kind not in "iuf" or not (np.isfinite(values) & (values == values // 1)).all():
+        raise split._error(f"{variable} in att_splits.mat must hold whole numbers, the places of images")
+    locs = sorted(map(int, values))
+    if locs and locs[0] < 1:
+        raise split._error(
+            f"{variable} in att_splits.mat has {locs[0]}, but locs count images from 1 on, as MATLAB does: this file "
+            "counts from 0. Add 1 to all its locs"
+        )
+    twice = {loc for loc, next_loc in pairwise(locs) if loc == next_loc}
+    if twice:
+        raise split._error(f"{variable} in att_splits.mat has {_some(twice)} twice")
+    return locs
+
+
+def _read_class_lists(split: ProposedSplit, lists: Mapping[str, str]):
+    classes = {
+        key: [line.strip() for line in read_lines(split.folder / file, XLSA17_HELP) if line.strip()]
+        for key, file in lists.items()
+    }
     for key, names in classes.items():
-        strangers = set(names) - set(class_names)
+        strangers = set(names) - set(split.class_names)
         if strangers or len(set(names)) != len(names):
             twice = {name for name in names if names.count(name) > 1}
             raise split._error(
                 f"{lists[key]} names classes that att_splits.mat lacks ({_some(strangers)}) or twice ({_some(twice)})"
             )
+    split.train_classes = classes["trainclasses1"]
+    split.validation_classes = classes["valclasses1"]
+    split.test_classes = classes["testclasses"]
     seen = split.train_classes + split.validation_classes
     if sorted(seen) != sorted(classes["trainvalclasses"]):
         raise split._error("trainclasses1.txt and valclasses1.txt together are not the classes of trainvalclasses.txt")
-    if sorted(seen + split.test_classes) != sorted(class_names):
-        wrong = set(class_names) - set(seen) - set(split.test_classes) or set(seen) & set(split.test_classes)
+    if sorted(seen + split.test_classes) != sorted(split.class_names):
+        wrong = set(split.class_names) - set(seen) - set(split.test_classes) or set(seen) & set(split.test_classes)
         raise split._error(f"trainvalclasses.txt and testclasses.txt are no partition of the classes: {_some(wrong)}")
-    return split
+
+
+def _find_classes(split: ProposedSplit, labels: np.ndarray, content: Mapping[str, np.ndarray]):
+    """Which classes are seen, for validation and unseen, by the images of each part."""
+
+    def classes_of(variable: str, locs: list[int]) -> set[str]:
+        if locs and locs[-1] > len(labels):
+            raise split._error(
+                f"{variable} in att_splits.mat names image {locs[-1]}, but res101.mat has {len(labels)} images"
+            )
+        return {split.class_names[labels[loc - 1] - 1] for loc in locs}
+
+    seen = classes_of("trainval_loc", split.image_ids["trainval"])
+    unseen = classes_of("test_unseen_loc", split.image_ids["test_unseen"])
+    if seen & unseen:
+        raise split._error(
+            f"trainval_loc and test_unseen_loc both have images of {_some(seen & unseen)}: no unseen class has images "
+            "to train on"
+        )
+    validation = set()
+    if "train_loc" in content and "val_loc" in content:
+        train, validation = (
+            classes_of(variable, _read_locs(split, variable, content[variable])) & seen
+            for variable in ("train_loc", "val_loc")
+        )
+        validation -= train
+    if not validation:
+        validation = set(draw(seen, 0)[: fifth(len(seen))])
+        split.notes.append(
+            f"{split.folder} does not say which classes are for validation: {len(validation)} of the {len(seen)} seen "
+            f"ones were drawn, {_some(validation)}."
+        )
+    split.train_classes, split.validation_classes = sorted(seen - validation), sorted(validation)
+    split.test_classes = sorted(set(split.class_names) - seen)
 
 
 def read_image_files(folder: Path) -> list[str]:
@@ -263,8 +368,7 @@ def read_image_files(folder: Path) -> list[str]:
             f"{file} is missing. The split counts images in the order of its `image_files` (its features are not "
             f"read), and att_splits.mat cannot prove that order: it says nothing of single images. {XLSA17_HELP}"
         )
-    image_files = read_mat(file, "image_files", help=XLSA17_HELP)["image_files"]
-    return [str(cell.item()) for cell in image_files.ravel()]
+    return read_texts(file, "image_files", read_mat(file, "image_files", help=XLSA17_HELP)["image_files"], XLSA17_HELP)
 
 
 def match_image_files(image_files: Sequence[str], known: Collection[str]) -> list[str | None]:

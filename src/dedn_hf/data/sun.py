@@ -8,7 +8,13 @@ from datasets import Dataset
 
 from ..recipes import read_recipe
 from .dataset import DatasetCard, GzslDataset, image_features
-from .official_files import check_attribute_count, check_no_empty_class, read_mat
+from .official_files import (
+    check_attribute_count,
+    check_attribute_order,
+    check_no_empty_class,
+    read_mat,
+    read_texts,
+)
 from .proposed_split import PROPOSED_SPLIT_NAME, SPLIT_CITATION, load_with_proposed_split
 
 _CITATION = """@article{patterson2014sun,
@@ -42,6 +48,11 @@ CARD = DatasetCard(
     backbone="the recipe is made for feature maps of an ImageNet ResNet-101 (2048 channels), kept frozen.",
 )
 
+# Of the release's attribute names, in its order and sorted; see [`check_attribute_order`].
+KNOWN_NAMES = (
+    "a5cf6833e2ad412b4e099fad0c52b6460285328386f820dbc14fa510ba54bd11",
+    "9e3222227ad0c30ba3e13108c1e17ae5a92bfcc9e89b82614826ef077e2d17fc",
+)
 SUN_HELP = (
     "SUNAttributeDB.tar.gz and SUNAttributeDB_Images.tar.gz are at https://cs.brown.edu/~gmpatter/sunattributes.html; "
     "unpack them so that `<data_dir>/SUNAttributeDB/` holds the three .mat files and `images/`."
@@ -101,6 +112,7 @@ def load(data_dir: str | os.PathLike, check_files: bool = True) -> GzslDataset:
     groups = read_recipe("sun").model["attribute_groups"]
     expected = sum(map(len, groups.values()))
     check_attribute_count(folder / "attributes.mat", attribute_names, expected, "SUN", SUN_HELP)
+    notes = check_attribute_order(folder / "attributes.mat", attribute_names, KNOWN_NAMES, SUN_HELP)
     votes = read_mat(label_file, "labels_cv", help=SUN_HELP)["labels_cv"]
     class_names, images = _read_images(Path(data_dir), check_files)
     if votes.shape != (len(images), len(attribute_names)):
@@ -126,6 +138,7 @@ def load(data_dir: str | os.PathLike, check_files: bool = True) -> GzslDataset:
         known_sha256=CARD.split_sha256,
     )
     dataset.image_attributes = {row["image_id"]: vote for row, vote in zip(images.values(), votes.astype(np.float32))}
+    dataset.notes += notes
     return dataset
 
 
@@ -171,7 +184,7 @@ def _read_images(data_dir: Path, check_files: bool) -> tuple[list[str], dict[str
 
 
 def _read_names(file: Path, variable: str) -> list[str]:
-    names = [str(cell.item()).strip() for cell in read_mat(file, variable, help=SUN_HELP)[variable].ravel()]
+    names = read_texts(file, variable, read_mat(file, variable, help=SUN_HELP)[variable], SUN_HELP)
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) != len(names) else []
     if twice:
         raise ValueError(f"{variable} in {file} must be different, but {twice[0]} is there twice. {SUN_HELP}")

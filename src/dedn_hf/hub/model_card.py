@@ -1,6 +1,7 @@
 """Model cards, rendered from `results.json`."""
 
 import os
+import re
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -8,6 +9,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from ..data.dataset import DatasetCard
 from ..data.load import dataset_card
 from ..files import write_text
+from ..recipes import short_name
 from ..results import format_figures
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
@@ -44,7 +46,8 @@ def render_model_card(
         results (`dict`, *optional*):
             What `results.json` holds. `None`: nothing was measured, and the card says so.
         dataset (`str`):
-            Name of the data set. Of one that has no recipe, the card says what it says of anybody's own images.
+            Name of the data set, as on the command line. Of one that is not known, whatever its name, the card says
+            what it says of anybody's own images.
         repo_id (`str`, *optional*, defaults to `"your-namespace/dedn-<dataset>"`):
             The repository that the examples load from. [`push_to_hub`] puts the real one in the default's place.
         base_model (`str`, *optional*):
@@ -58,12 +61,15 @@ def render_model_card(
     Raises:
         ValueError: If the results are of another data set.
     """
-    if results is not None and results["dataset"] != dataset:
+    if results is not None and results["dataset"] != short_name(dataset):
         raise ValueError(
             f"The results are of {results['dataset']!r}, not of {dataset!r}: render the card of that data set."
         )
     data = dataset_card(dataset)
-    repo_id = repo_id or f"{UNKNOWN_NAMESPACE}/dedn-{dataset.replace('_', '-')}"
+    if repo_id is None:
+        # A repository's name has 96 characters at most, of these.
+        repo_id = f"{UNKNOWN_NAMESPACE}/dedn-" + re.sub(r"[^A-Za-z0-9]+", "-", short_name(dataset))[:60].strip("-")
+        repo_id = repo_id.rstrip("-")
     name = repo_id.split("/")[-1]
     if base_model is None and results is not None and "/" in results["settings"].get("backbone", ""):
         base_model = results["settings"]["backbone"]

@@ -13,6 +13,7 @@ figures to expect. `dedn train --dataset cub` reads `cub.yaml`, `--recipe FILE` 
 """
 
 import os
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,8 @@ import yaml
 FOLDER = Path(__file__).parent
 # `validation` is the first half of `validated`, with the same settings.
 PROTOCOLS = ("validated", "validation", "reference")
+# `xlsa17/APY`: the data set in `xlsa17/data/APY`, of the Proposed Split release.
+RELEASE = "xlsa17/"
 
 
 @dataclass
@@ -48,13 +51,36 @@ def recipe_names() -> list[str]:
     return sorted(file.stem for file in FOLDER.glob("*.yaml"))
 
 
+class DatasetNames(list):
+    """What may be said on a command line: the names of [`recipe_names`], and `xlsa17/NAME`."""
+
+    def __init__(self):
+        super().__init__([*recipe_names(), f"{RELEASE}NAME"])
+
+    def __contains__(self, name) -> bool:
+        return name in recipe_names() or name_in_release(name) is not None
+
+
+def name_in_release(name: str) -> str | None:
+    """`"APY"` of `"xlsa17/APY"`; `None` for what is no data set of the Proposed Split release."""
+    member = str(name).removeprefix(RELEASE)
+    return None if member == str(name) or not re.fullmatch(r"\w[\w.+-]*", member) else member
+
+
+def short_name(name: str) -> str:
+    """A data set's name in stores, results and folders: `"apy"` of `"xlsa17/APY"`, others as they are."""
+    member = name_in_release(name)
+    return name if member is None else member.lower()
+
+
 def read_recipe(name_or_file: str | os.PathLike, protocol: str = "validated") -> Recipe:
     """
     Reads a recipe.
 
     Args:
         name_or_file (`str` or `os.PathLike`):
-            Name of a data set, see [`recipe_names`], or a file that ends in `.yaml` or `.yml`.
+            Name of a data set, see [`recipe_names`], or a file that ends in `.yaml` or `.yml`. A data set of the
+            Proposed Split release (`"xlsa17/APY"`) has the settings of `"folder"`.
         protocol (`str`, *optional*, defaults to `"validated"`):
             `"validated"`, `"validation"` or `"reference"`.
 
@@ -62,10 +88,16 @@ def read_recipe(name_or_file: str | os.PathLike, protocol: str = "validated") ->
         ValueError: If there is no such recipe or protocol, or the file does not hold what a recipe must; names it.
     """
     file = Path(name_or_file)
-    if file.suffix not in (".yaml", ".yml"):
+    of_release = name_in_release(name_or_file) is not None
+    if of_release:
+        file = FOLDER / "folder.yaml"
+    elif file.suffix not in (".yaml", ".yml"):
         file = FOLDER / f"{name_or_file}.yaml"
         if str(name_or_file) not in recipe_names():
-            raise ValueError(f"There is no data set {str(name_or_file)!r}; choose one of {', '.join(recipe_names())}.")
+            raise ValueError(
+                f"There is no data set {str(name_or_file)!r}; choose one of {', '.join(DatasetNames())} (such as "
+                "xlsa17/APY)."
+            )
     if protocol not in PROTOCOLS:
         raise ValueError(f"There is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
     try:
@@ -83,7 +115,7 @@ def read_recipe(name_or_file: str | os.PathLike, protocol: str = "validated") ->
             }
     except (AttributeError, ValueError) as error:
         raise ValueError(f"The recipe {file} has no ranges such as 1-9,95 as `attribute_groups`: {error}.") from error
-    return Recipe(content["dataset"], model, training)
+    return Recipe(str(name_or_file) if of_release else content["dataset"], model, training)
 
 
 def parse_indices(ranges: str) -> list[int]:
@@ -93,8 +125,8 @@ def parse_indices(ranges: str) -> list[int]:
 
 
 def _check(file: Path, content):
-    if not isinstance(content, dict) or content.get("dataset") not in recipe_names():
-        raise ValueError(f"The recipe {file} must say `dataset:` with one of {', '.join(recipe_names())}.")
+    if not isinstance(content, dict) or content.get("dataset") not in DatasetNames():
+        raise ValueError(f"The recipe {file} must say `dataset:` with one of {', '.join(DatasetNames())}.")
 
     def check(place: str, section, known=None):
         if not isinstance(section, dict):
