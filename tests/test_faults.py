@@ -1,6 +1,7 @@
 """What docs/faults.md says happens where the machine fails: nothing is lost, and a clear line says what to do."""
 
 import contextlib
+import json
 import multiprocessing
 import os
 import re
@@ -33,7 +34,7 @@ from dedn_hf.features.extraction import extract_feature_maps
 from dedn_hf.features.store import FeatureMapStore
 from dedn_hf.files import only_run_in
 from dedn_hf.prediction_file import PredictionFile
-from dedn_hf.training import DednTrainer
+from dedn_hf.training import DednTrainer, run_folder
 from dedn_hf.training.protocol import run_protocol
 
 PAGE = Path(__file__).parents[1] / "docs/faults.md"
@@ -338,6 +339,16 @@ def run_and_kill(kind, tmp_path, backbone, times=20):
     # Some may have ended before.
     assert int((folder / "killed.txt").read_text()) >= times / 2
     return folder / "whole", [folder / str(number) for number in range(times)]
+
+
+def test_run_killed_in_its_last_moment(tmp_path, monkeypatch):
+    """When results.json is there, and what was needed to go on is, too."""
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(run_folder.shutil, "rmtree", lambda folder, **options: (_ for _ in ()).throw(Killed))
+        train(tmp_path / "out", num_train_epochs=1)
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert train(tmp_path / "out", num_train_epochs=1) == results
+    assert not (tmp_path / "out/unfinished").exists()
 
 
 @pytest.mark.slow

@@ -243,6 +243,10 @@ class DednConfig(PretrainedConfig):
         the class.
         """
         changes = {name: kwargs.pop(name) for name in _SETTINGS if name in kwargs and name != "backbone_config"}
+        try:
+            _check_spelling(config_dict)
+        except TypeError as error:  # of a file, which is not called wrongly but is wrong
+            raise ValueError(f"{error} It stands in config.json.") from None
         config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)
         _check_spelling(unused)
         config._change(changes)

@@ -165,8 +165,7 @@ def load(data_dir: str | os.PathLike, check_files: bool = True) -> GzslDataset:
             f"{point_file} lacks parts of {len(incomplete)} images, such as image {incomplete[0]}. {CUB_HELP}"
         )
 
-    label_file, notes = folder / "attributes" / "image_attribute_labels.txt", []
-    image_attributes = None
+    label_file, image_attributes = folder / "attributes" / "image_attribute_labels.txt", None
     if label_file.is_file():
         image_attributes = _read_image_attributes(label_file, sorted(images), len(attribute_names), notes)
 

@@ -33,7 +33,11 @@ def start_run(folder: Path, request: dict) -> dict | None:
                     f"{folder} holds a run with other settings: {'; '.join(changes)}. Choose another --output_dir, or "
                     "start anew with --overwrite_output_dir."
                 )
-            return there if file == results else None
+            if file == record:
+                return None
+            # The run was killed just before its end.
+            shutil.rmtree(folder / "unfinished", ignore_errors=True)
+            return there
     if any((folder / name).exists() for name in ("config.json", "model.safetensors")):
         raise ValueError(f"{folder} holds a model that is not of such a run. Choose another --output_dir.")
     write_json(record, request)
