@@ -343,8 +343,15 @@ def run_and_kill(kind, tmp_path, backbone, times=20):
 
 def test_run_killed_in_its_last_moment(tmp_path, monkeypatch):
     """When results.json is there, and what was needed to go on is, too."""
+    remove = shutil.rmtree
+
+    def killed(folder, *args, **options):
+        if Path(folder).name == "unfinished":
+            raise Killed
+        remove(folder, *args, **options)
+
     with monkeypatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(run_folder.shutil, "rmtree", lambda folder, **options: (_ for _ in ()).throw(Killed))
+        patch.setattr(run_folder.shutil, "rmtree", killed)
         train(tmp_path / "out", num_train_epochs=1)
     results = json.loads((tmp_path / "out/results.json").read_text())
     assert train(tmp_path / "out", num_train_epochs=1) == results
