@@ -78,12 +78,12 @@ def test_mutated_predictions(tmp_path, suffix, cases):
     print(fuzz(folder, read, cases))
 
 
-@cases()
+@cases(many=500)
 def test_mutated_settings_and_recipes(tmp_path, cases, monkeypatch):
     folder = tmp_path / "settings"
     folder.mkdir()
     (folder / "settings.yaml").write_text(
-        "dataset: cub\nrecipe: recipe.yaml\nseeds: [0, 1]\nlearning_rate: 0.01\nbf16: false\n"
+        f"dataset: cub\nrecipe: {folder / 'recipe.yaml'}\nseeds: [0, 1]\nlearning_rate: 0.01\nbf16: false\n"
         "config_overrides: distillation_weight=0.05\nlr_scheduler_kwargs: {num_cycles: 0.4}\nmax_steps: 5\n"
     )
     (folder / "settings.json").write_text('{"dataset": "cub", "num_train_epochs": 3, "seeds": [1]}')
@@ -91,22 +91,24 @@ def test_mutated_settings_and_recipes(tmp_path, cases, monkeypatch):
         "dataset: cub\nmodel: {class_bias: 0.5, attribute_groups: {wing: '1-3,5', tail: '4'}}\n"
         "training: {learning_rate: 0.1}\nprotocols:\n  reference: {model: {coarse_mix: 0.2}, training: {}}\n"
     )
-    monkeypatch.chdir(folder)
+    monkeypatch.chdir(tmp_path)
 
     def read():
-        read_recipe("recipe.yaml")
-        read_recipe("recipe.yaml", "reference")
+        read_recipe(folder / "recipe.yaml")
+        read_recipe(folder / "recipe.yaml", "reference")
         for file in ("settings.yaml", "settings.json"):
             try:
-                parse_command_line([file], TrainArguments, "outputs/{}".format, prog="dedn train", description="")
+                parse_command_line(
+                    [str(folder / file)], TrainArguments, "outputs/{}".format, prog="dedn train", description=""
+                )
             except SystemExit as end:
                 raise ValueError(f"{file}: as the parser says") from end
 
-    print(fuzz(folder, read, cases))
+    print(fuzz(folder, read, cases, naming="The recipe sets"))
 
 
 @pytest.mark.parametrize("suffix", ["npy", "safetensors", "txt"])
-@cases()
+@cases(many=1500)
 def test_mutated_word_vectors(tmp_path, suffix, cases):
     folder, names = tmp_path / "vectors", ["red wing", "blue tail"]
     folder.mkdir()

@@ -17,8 +17,8 @@ from dedn_hf.features.store import FeatureMapStore
 MAPS = np.random.default_rng(0).normal(size=(NUM_IMAGES, 3, 2, 2)).astype(np.float32)
 NAMES = ["auk", "bunting", "crow"]
 # In the default suite, and in the slow tests.
-CASES = [150, pytest.param(3000, marks=pytest.mark.slow)]
-CASES_HDF5 = [60, pytest.param(1200, marks=pytest.mark.slow)]
+CASES = [150, pytest.param(1500, marks=pytest.mark.slow)]
+CASES_HDF5 = [60, pytest.param(500, marks=pytest.mark.slow)]
 
 
 @pytest.fixture
