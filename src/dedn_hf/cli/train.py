@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from ..recipes import PROTOCOLS, DatasetNames, Recipe, name_in_release, read_recipe, short_name
+from ..recipes import PROTOCOLS, DatasetNames, Recipe, read_recipe, short_name
 from . import CommandParser
 
 
@@ -252,9 +252,7 @@ def main(arguments: list[str]) -> int | None:
         training,
         command.seeds,
         overwrite=command.overwrite_output_dir,
-        write_card=partial(
-            write_model_card, dataset=command.dataset if name_in_release(command.dataset) else dataset.name
-        ),
+        write_card=partial(write_model_card, dataset=command.dataset),
     )
     if training.process_index == 0:
         print(f"\n{command.dataset}, {command.protocol} protocol, seeds {results['seeds']}, per cent")

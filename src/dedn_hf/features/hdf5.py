@@ -1,5 +1,6 @@
 """From an HDF5 file of feature maps that somebody already has to a feature-map store."""
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator
@@ -128,7 +129,7 @@ def import_hdf5(
                 try:
                     contiguous = places[-1] - places[0] == len(places) - 1
                     block = maps[places[0] : places[-1] + 1] if contiguous else maps[places]
-                except OSError as error:
+                except (OSError, RuntimeError) as error:
                     raise ValueError(
                         f"{map_key} in {file} cannot be read from row {places[0]} to {places[-1]}: {error}."
                     ) from error
@@ -179,10 +180,21 @@ def _find_order(file: Path, label_key: str, labels: np.ndarray, orders: dict, da
 def _find(content, file: Path, key: str):
     """A data set of the file, of which nothing is read yet."""
     names = []
-    content.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
+    with _told_as_damage(file):
+        content.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
     if key.strip("/") not in names:
         raise ValueError(f"{file} has no data set {key!r}; it has {', '.join(names) or 'none'}.")
-    return content[key]
+    with _told_as_damage(file):
+        return content[key]
+
+
+@contextlib.contextmanager
+def _told_as_damage(file: Path):
+    """h5py raises errors of its own kinds where a file is damaged."""
+    try:
+        yield
+    except (KeyError, OSError, RuntimeError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
 
 
 def _read_layout(file: Path, key: str, shape: tuple[int, ...]) -> tuple[int, int, bool]:
@@ -208,8 +220,10 @@ def _read_integers(content, file: Path, key: str, count: int) -> np.ndarray:
             f"{key} in {file} must hold {count} whole numbers, one a row, but has shape {found.shape} and type "
             f"{found.dtype}."
         )
-    values = found[()].ravel()
-    integers = values.astype(np.int64)
+    with _told_as_damage(file):
+        values = found[()].ravel()
+    with np.errstate(invalid="ignore"):  # of NaN, which is found below
+        integers = values.astype(np.int64)
     if (integers != values).any():
         raise ValueError(f"{key} in {file} must hold whole numbers, but has {values[integers != values][0]}.")
     return integers
