@@ -243,7 +243,10 @@ class DednConfig(PretrainedConfig):
         the class.
         """
         changes = {name: kwargs.pop(name) for name in _SETTINGS if name in kwargs and name != "backbone_config"}
-        config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)
+        try:
+            config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)
+        except TypeError as error:  # of what stands in a file: nothing is called wrongly, but the file is wrong
+            raise ValueError(f"The config that is read is none of DEDN: {error}") from error
         _check_spelling(unused)
         config._change(changes)
         return (config, unused) if return_unused_kwargs else config

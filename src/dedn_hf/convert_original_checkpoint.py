@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from .backbone_dedn import backbone_feature_map, load_backbone
 from .configuration_dedn import DednConfig
+from .files import clear_faults
 from .modeling_dedn import DednModel
 from .recipes import read_recipe
 
@@ -44,14 +45,18 @@ def load_original_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no checkpoint {path}.")
-    if path.suffix == ".safetensors":
-        return load_file(path)
     way_out = "Save its state dict alone: `torch.save(model.state_dict(), path)`, or as .safetensors."
     try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError as error:
         raise ValueError(
             f"{path} is no file of tensors alone, and could run code: it is not read. {way_out}"
+        ) from error
+    except Exception as error:  # torch raises whatever a damaged byte leads to
+        raise ValueError(
+            f"{path} is damaged, or no such file: {' '.join(str(error).split()[:20])}. {way_out}"
         ) from error
     if not isinstance(state, dict):
         raise ValueError(f"{path} holds a {type(state).__name__} where a state dict should be. {way_out}")
@@ -194,7 +199,8 @@ def convert_original_checkpoint(
     state = load_original_state_dict(original)
     model = convert_state_dict(state, variant, seen_classes, config_overrides, class_names, backbone)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}-") as temporary:
+    folders = tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}-")
+    with clear_faults(output_dir), folders as temporary:
         folder = Path(temporary) / "model"
         model.save_pretrained(folder)
         os.replace(folder, output_dir)

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from .files import clear_faults
 from .modeling_dedn import DednModel
 
 
@@ -68,15 +69,19 @@ def export_onnx(model: DednModel, path: str | os.PathLike, image_size: int | Non
     batch, classes = torch.export.Dim("batch"), torch.export.Dim("classes")
     path = Path(path)
     temporary = path.with_name(path.name + ".tmp")
-    torch.onnx.export(
-        ExportableDedn(model).eval(),
-        (images, model.class_attributes.clone(), model.seen_classes.clone()),
-        temporary,
-        input_names=["images", "class_attributes", "seen_classes"],
-        output_names=["logits", "attribute_scores"],
-        dynamic_shapes={"images": {0: batch}, "class_attributes": {0: classes}, "seen_classes": {0: classes}},
-        dynamo=True,
-        external_data=False,
-        verbose=False,
-    )
-    os.replace(temporary, path)
+    try:
+        with clear_faults(path):
+            torch.onnx.export(
+                ExportableDedn(model).eval(),
+                (images, model.class_attributes.clone(), model.seen_classes.clone()),
+                temporary,
+                input_names=["images", "class_attributes", "seen_classes"],
+                output_names=["logits", "attribute_scores"],
+                dynamic_shapes={"images": {0: batch}, "class_attributes": {0: classes}, "seen_classes": {0: classes}},
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

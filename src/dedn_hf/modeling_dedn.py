@@ -353,12 +353,21 @@ class DednModel(DednPreTrainedModel):
 
         Raises:
             ValueError: If the weights do not fit the config, as it is saved or as it is changed on loading.
+            OSError: If there are no weights, or they are damaged.
         """
         ignore_mismatched_sizes = kwargs.pop("ignore_mismatched_sizes", False)
         output_loading_info = kwargs.pop("output_loading_info", False)
-        model, info = super().from_pretrained(
-            pretrained_model_name_or_path, *args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
-        )
+        try:
+            model, info = super().from_pretrained(
+                pretrained_model_name_or_path, *args, ignore_mismatched_sizes=True, output_loading_info=True, **kwargs
+            )
+        except Exception as error:
+            if type(error).__name__ != "SafetensorError":  # which is neither an OSError nor a ValueError
+                raise
+            raise OSError(
+                f"The weights of {pretrained_model_name_or_path} are damaged, or were cut off: {error}. Copy or "
+                "download the model again."
+            ) from error
         shapes = {name: tuple(map(tuple, others)) for name, *others in info["mismatched_keys"]}
         if shapes and not ignore_mismatched_sizes:
             name = "class_attributes" if "class_attributes" in shapes else min(shapes)

@@ -1,5 +1,6 @@
 """A file with a row for each image, CSV or JSON lines, that is written as answers come and can be gone on with."""
 
+import contextlib
 import csv
 import io
 import json
@@ -66,8 +67,7 @@ class PredictionFile:
         mode = "x" if resume_labels is None else "a"
         self.file = open(self.path, mode, encoding="utf-8", errors=errors, newline="")  # noqa: SIM115
         if not end:
-            self.file.write(header)
-            self.file.flush()
+            self._write([header])
 
     @staticmethod
     def check(path: str | os.PathLike, resume: bool):
@@ -77,8 +77,8 @@ class PredictionFile:
             raise ValueError(f"{path} must end in .csv or .jsonl")
         if not path.parent.is_dir():
             raise ValueError(f"there is no folder {path.parent} to write {path.name} in")
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder: name a file")
+        if path.exists() and not path.is_file():
+            raise ValueError(f"{path} is {'a folder' if path.is_dir() else 'no ordinary file'}: name a file")
         if path.exists() and not resume:
             raise ValueError(f"{path} exists: go on with it by --resume, or name another file")
         if not os.access(path if path.exists() else path.parent, os.W_OK):
@@ -92,8 +92,19 @@ class PredictionFile:
             answers (`Sequence[tuple[str, dict | str]]`):
                 Path of an image, and what the pipeline says of it or why it cannot be read.
         """
-        self.file.writelines(self._line(self._row(image, answer)) for image, answer in answers)
-        self.file.flush()
+        self._write([self._line(self._row(image, answer)) for image, answer in answers])
+
+    def _write(self, lines: Sequence[str]):
+        try:
+            self.file.writelines(lines)
+            self.file.flush()
+        except OSError as error:
+            # What it did not get rid of, it would try again when it is closed.
+            with contextlib.suppress(OSError):
+                self.file.close()
+            raise OSError(
+                f"{self.path} cannot be written: {error.strerror}. Make room, and go on with it by --resume"
+            ) from error
 
     def _row(self, image: str, answer: dict | str) -> dict:
         row = dict.fromkeys(self.columns) | {"image": image}

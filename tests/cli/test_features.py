@@ -1,6 +1,7 @@
 import h5py
 import numpy as np
 import pytest
+import scipy.io
 import torch
 from command_line import CommandFailed
 from PIL import Image
@@ -135,7 +136,38 @@ def test_hdf5_file(run, tmp_path, capsys):
     run(**options, label_key="y")
     store = FeatureMapStore(tmp_path / "store")
     np.testing.assert_array_equal(np.stack([store[row] for row in range(4)]), maps)
-    assert "4 feature maps of shape (5, 2, 2)" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "4 feature maps of shape (5, 2, 2)" in printed
+    assert "rows are in the order of the data set's own list of images; their labels agree, which cannot" in printed
+
+
+def test_hdf5_file_whose_labels_fit_two_orders(run, tmp_path, capsys):
+    """image_files swaps the images of each class, and the labels are the same."""
+    maps = np.random.default_rng(0).normal(size=(4, 5, 2, 2)).astype(np.float16)
+    with h5py.File(tmp_path / "maps.h5", "w") as content:
+        content["maps"], content["y"] = maps, [1, 1, 2, 2]
+    split = tmp_path / "data/xlsa17/data/CUB"
+    split.mkdir(parents=True)
+    cells = lambda values: np.array([[value] for value in values], dtype=object)  # noqa: E731
+    files = ["001.Auk/2.jpg", "001.Auk/1.jpg", "002.Bunting/4.jpg", "002.Bunting/3.jpg"]
+    scipy.io.savemat(split / "res101.mat", {"image_files": cells([f"/x/images/{file}" for file in files])})
+    parts = {f"{part}_loc": [[1]] for part in ("trainval", "test_seen", "test_unseen")}
+    scipy.io.savemat(split / "att_splits.mat", {"allclasses_names": cells(["001.Auk", "002.Bunting"]), **parts})
+    for name in ("trainclasses1", "trainvalclasses"):
+        (split / f"{name}.txt").write_text("001.Auk\n")
+    (split / "valclasses1.txt").write_text("")
+    (split / "testclasses.txt").write_text("002.Bunting\n")
+    options = FROM_HDF5 | {"from_hdf5": tmp_path / "maps.h5", "map_key": "maps", "label_key": "y"}
+    with pytest.raises(CommandFailed, match=r"error: y in .* alike, in which 4 of 4 rows .* --data_set_order"):
+        run(**options)
+    run(**options, data_set_order=True)
+    run(**options, proposed_split=True, output_dir=tmp_path / "other")
+    assert "rows are in the order of image_files in res101.mat" in capsys.readouterr().out
+    for folder, order in (("store", [0, 1, 2, 3]), ("other", [1, 0, 3, 2])):
+        store = FeatureMapStore(tmp_path / folder)
+        np.testing.assert_array_equal(np.stack([store[row] for row in range(4)]), maps[order])
+    with pytest.raises(CommandFailed, match="not allowed with argument"):
+        run(**options, proposed_split=True, data_set_order=True)
 
 
 def test_skipped_images_are_printed(run, tmp_path, capsys):

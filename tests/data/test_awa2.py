@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import scipy.io
 from PIL import Image
+from real_data import DATA_DIR
 
+from dedn_hf.data import awa2
 from dedn_hf.data.awa2 import load as load_awa2
 from dedn_hf.data.awa2 import load_images as load_awa2_images
 from dedn_hf.data.load import check_gzsl_dataset
+from dedn_hf.data.official_files import fingerprint_names, read_numbered
 from dedn_hf.data.splits import image_id_of
 from dedn_hf.recipes import read_recipe
 
@@ -166,6 +169,57 @@ def test_empty_and_missing_class(load, tree):
     folder.rmdir()
     with pytest.raises(FileNotFoundError, match=r"has no folder for 1 of the 5 classes in classes\.txt: bat\."):
         load_awa2_images(tree)
+
+
+def test_feature_maps_need_no_image(tree):
+    """Ids are of paths, which image_files has."""
+    expected = {name: split["image_id"][:] for name, split in load_awa2(tree).splits.items()}
+    (tree / "Animals_with_Attributes2/JPEGImages").rename(tree / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="has no folder for 5 of the 5 classes"):
+        load_awa2(tree)
+    found = load_awa2(tree, check_files=False)
+    assert {name: split["image_id"][:] for name, split in found.splits.items()} == expected
+    assert found.splits["train"].features["label"].names == CLASSES
+    images = load_awa2_images(tree, check_files=False)
+    assert sorted(images["image_id"]) == sorted(image_id_of(path_of(loc)) for loc in LOCS)
+
+
+def test_an_image_that_the_split_names_is_not_left_out_without_a_word(tree):
+    in_order = load_awa2_images(tree)["image_id"][:]
+    (tree / "Animals_with_Attributes2/JPEGImages/bat/bat_10003.jpg").unlink()
+    with pytest.raises(FileNotFoundError, match=r"1 of the 30 images in res101\.mat do not exist: .*bat_10003\.jpg"):
+        load_awa2_images(tree)
+    # `--on_error skip` lists it.
+    assert load_awa2_images(tree, check_files=False)["image_id"][:] == in_order
+
+
+def test_a_list_of_other_classes(tree):
+    paths = [PREFIX + path_of(loc) for loc in LOCS]
+    paths[2] = PREFIX + "emu/emu_10001.jpg"
+    change_mat(tree / "xlsa17/data/AWA2/res101.mat", image_files=cells(paths))
+    with pytest.raises(ValueError, match=r"names 1 images of no class in classes\.txt, such as emu/emu_10001"):
+        load_awa2(tree, check_files=False)
+
+
+def test_predicates_in_another_order_than_the_matrix(load, tree, monkeypatch):
+    assert any("predicates.txt has other names of attributes than the release" in note for note in load().notes)
+    names = [f"predicate{i}" for i in range(1, NUM_ATTRIBUTES + 1)]
+    monkeypatch.setattr(awa2, "KNOWN_NAMES", (fingerprint_names(names), fingerprint_names(sorted(names))))
+    assert load().notes == []
+    names[0], names[1] = names[1], names[0]
+    write_numbered(tree / "Animals_with_Attributes2/predicates.txt", names)
+    with pytest.raises(ValueError, match=r"predicates\.txt has the names of the release in another order"):
+        load()
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(
+    not (DATA_DIR / "attribute_vectors/awa2_predicates.txt").is_file(), reason=f"no list of predicates in {DATA_DIR}"
+)
+def test_fingerprint_of_the_real_predicates():
+    names = read_numbered(DATA_DIR / "attribute_vectors/awa2_predicates.txt", "")
+    assert fingerprint_names(names) == awa2.KNOWN_NAMES[0]
+    assert fingerprint_names(sorted(names)) == awa2.KNOWN_NAMES[1]
 
 
 def test_a_folder_too_many_is_not_read_and_said(load, tree):

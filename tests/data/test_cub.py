@@ -6,9 +6,11 @@ import scipy.io
 from PIL import Image
 from real_data import DATA_DIR
 
+from dedn_hf.data import cub as cub_module
 from dedn_hf.data.cub import load as load_cub
 from dedn_hf.data.cub import load_images as load_cub_images
 from dedn_hf.data.load import check_gzsl_dataset
+from dedn_hf.data.official_files import fingerprint_names
 from dedn_hf.recipes import read_recipe
 
 CLASSES = ["001.Auk", "002.Bunting", "003.Crow", "004.Dove", "005.Egret"]
@@ -174,6 +176,32 @@ def test_no_attributes_txt(load, tree):
         load()
 
 
+def test_attributes_in_another_order_than_the_matrix(load, tree, monkeypatch):
+    file = tree / "CUB_200_2011/attributes/attributes.txt"
+    assert any("has other names of attributes than the release" in note for note in load().notes)
+    names = [line.split(" ", 1)[1] for line in file.read_text().splitlines()]
+    in_any_order = sorted(names, key=lambda name: "".join(filter(str.isalnum, name)))
+    known = (fingerprint_names(names), fingerprint_names(in_any_order))
+    monkeypatch.setattr(cub_module, "KNOWN_NAMES", known)
+    assert load().notes == []
+    names[3], names[200] = names[200], names[3]
+    write_lines(file, [f"{i} {name}" for i, name in enumerate(names, 1)])
+    with pytest.raises(ValueError, match=r"attributes\.txt has the names of the release in another order"):
+        load()
+
+
+def test_columns_of_the_matrix_in_another_order_than_the_splits(load, tree):
+    matrix = np.random.default_rng(0).uniform(0, 100, (5, NUM_ATTRIBUTES)).round(2)
+    np.savetxt(tree / "CUB_200_2011/attributes/class_attribute_labels_continuous.txt", matrix)
+    cells = scipy.io.loadmat(tree / "xlsa17/data/CUB/att_splits.mat")["allclasses_names"].ravel()
+    order = [CLASSES.index(cell.item()) for cell in cells]
+    change_mat(tree, original_att=matrix[order].T)
+    load()
+    change_mat(tree, original_att=matrix[order][:, ::-1].T)
+    with pytest.raises(ValueError, match=r"original_att in att_splits\.mat and .* contradict each other"):
+        load()
+
+
 def test_no_word_vectors_of_its_own(load):
     assert load().word_vectors is None
 
@@ -312,6 +340,7 @@ def test_real_cub():
     counts = [len(dataset.class_names), len(dataset.seen_class_ids), len(dataset.validation_class_ids)]
     assert counts == [200, 150, 50]
     assert dataset.class_attributes.shape == (200, 312) and dataset.class_attributes.max() == 1
+    assert not any("other names" in note for note in dataset.notes)
     # The same matrix in the order of the other source.
     content = scipy.io.loadmat(DATA_DIR / "xlsa17/data/CUB/att_splits.mat")
     order = [str(cell.item()) for cell in content["allclasses_names"].ravel()]

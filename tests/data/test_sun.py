@@ -6,7 +6,9 @@ import scipy.io
 from PIL import Image
 from real_data import DATA_DIR
 
+from dedn_hf.data import sun
 from dedn_hf.data.load import check_gzsl_dataset
+from dedn_hf.data.official_files import fingerprint_names
 from dedn_hf.data.sun import load as load_sun
 from dedn_hf.data.sun import load_images as load_sun_images
 from dedn_hf.recipes import read_recipe
@@ -110,6 +112,26 @@ def test_attributes_of_single_images(load):
     votes = load().image_attributes
     assert sorted(votes) == list(range(1, len(PATHS) + 1))
     np.testing.assert_allclose([votes[image_id] for image_id in sorted(votes)], VOTES, rtol=1e-6)
+
+
+def test_attributes_in_another_order_than_the_votes(load, tree, monkeypatch):
+    assert any("has other names of attributes than the release" in note for note in load().notes)
+    names = [f"attribute/ {i}" for i in range(NUM_ATTRIBUTES)]
+    in_any_order = sorted(f"attribute{i}" for i in range(NUM_ATTRIBUTES))
+    monkeypatch.setattr(sun, "KNOWN_NAMES", (fingerprint_names(names), fingerprint_names(in_any_order)))
+    assert load().notes == []
+    scipy.io.savemat(tree / "SUNAttributeDB/attributes.mat", {"attributes": cells(names[::-1])})
+    with pytest.raises(ValueError, match=r"attributes\.mat has the names of the release in another order"):
+        load()
+
+
+@pytest.mark.real_data
+@pytest.mark.skipif(
+    not (DATA_DIR / "attribute_vectors/sun_attributes.txt").is_file(), reason=f"no list of attributes in {DATA_DIR}"
+)
+def test_fingerprint_of_the_real_attributes():
+    names = (DATA_DIR / "attribute_vectors/sun_attributes.txt").read_text(encoding="utf-8").splitlines()
+    assert fingerprint_names(names) == sun.KNOWN_NAMES[0]
 
 
 def test_class_side(load):

@@ -318,8 +318,8 @@ def test_images_that_came_and_went(extract, dataset, image_folder):
     folder = extract(dataset=dataset.select(range(6))).path
     before = contents(folder)
     message = (
-        r"other images than the data set has now: 3 were added since \(.*7\.jpg, .*6\.jpg, .*9\.jpg\) and 1 were "
-        r"removed since \(image id 40 of auk\)\. Put the images back as they were, or extract a store into another "
+        r"other images than the data set has now: added since: 3 \(.*7\.jpg, .*6\.jpg, .*9\.jpg\); "
+        r"removed since: 1 \(image id 40 of auk\)\. Put the images back as they were, or extract a store into another "
     )
     Image.new("RGB", (80, 80)).save(image_folder / "9.jpg")
     table = dataset.select(range(1, 8))[:]

@@ -79,9 +79,7 @@ def test_other_request_is_refused(extract, backbone, dataset, tmp_path, finished
     with pytest.raises(ValueError, match=r"its dataset is 'birds', where 'cub' is asked for"):
         extract(dataset_name="cub")
     others = r"other images than the data set has now: " + (
-        r"1 were removed since \(image id 2 of bunting\)\. Put"
-        if finished
-        else "it was begun with 8, and now there are 7"
+        r"removed since: 1 \(image id 2 of bunting\)\. Put" if finished else "it was begun with 8, and now there are 7"
     )
     with pytest.raises(ValueError, match=others):
         extract(dataset=dataset.select(range(7)))

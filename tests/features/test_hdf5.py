@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset, Features, Image, Value
 from tiny_extraction import IMAGE_IDS, LABELS, NUM_IMAGES, contents
 
 from dedn_hf.features import hdf5, store_writer
-from dedn_hf.features.hdf5 import import_hdf5
+from dedn_hf.features.hdf5 import describe_rows, import_hdf5
 from dedn_hf.features.store import FeatureMapStore
 
 CHANNELS, SIDE = 6, 3
@@ -185,6 +185,41 @@ def test_rows_and_classes_of_the_proposed_split(run, tmp_path):
         run(tmp_path / "wrong", file=wrong, proposed_split_dir=tmp_path)
     with pytest.raises(ValueError, match="either an `id_key` or the Proposed Split"):
         run(file=other, proposed_split_dir=tmp_path, id_key="ids")
+
+
+def test_two_orders_that_the_labels_fit_alike(run, dataset, tmp_path):
+    """As of SUN: image_files has the same classes in the same order, and other images of them."""
+    order = [3, 1, 2, 0, *range(4, NUM_IMAGES)]
+    assert LABELS[3] == LABELS[0]
+    make_proposed_split(tmp_path, order)
+    split = tmp_path / "xlsa17/data/BIRDS/att_splits.mat"
+    content = {key: value for key, value in scipy.io.loadmat(split).items() if not key.startswith("__")}
+    names = np.array([["auk"], ["bunting"], ["crow"]], dtype=object)
+    scipy.io.savemat(split, content | {"allclasses_names": names})
+    other = write(tmp_path / "other.h5", feature_map=MAPS[order], labels=np.array(LABELS)[order])
+    message = r"fits the order of .* alike, in which 2 of 8 rows .* --proposed_split .* --data_set_order .* --id_key"
+    with pytest.raises(ValueError, match=message):
+        run(file=other, proposed_split_dir=tmp_path)
+    store = run(tmp_path / "split", file=other, proposed_split_dir=tmp_path, row_order="proposed_split")
+    check_maps(store)
+    assert describe_rows(store.metadata["hdf5"]).startswith(
+        "rows are in the order of image_files in res101.mat; their"
+    )
+    in_order = write(tmp_path / "in_order.h5", feature_map=MAPS, labels=LABELS)
+    store = run(tmp_path / "own", file=in_order, proposed_split_dir=tmp_path, row_order="data_set")
+    check_maps(store)
+    assert "the data set's own list of images" in describe_rows(store.metadata["hdf5"])
+    with pytest.raises(ValueError, match="no row_order 'sun'; choose one of data_set, proposed_split"):
+        run(row_order="sun")
+    with pytest.raises(ValueError, match="need its folder, `proposed_split_dir`"):
+        run(row_order="proposed_split")
+
+
+def test_the_same_images_in_both_orders_are_no_question(run, tmp_path):
+    make_proposed_split(tmp_path, range(NUM_IMAGES))
+    store = run(proposed_split_dir=tmp_path)
+    check_maps(store)
+    assert not store.metadata["hdf5"]["proposed_split"]
 
 
 def test_proposed_split_of_other_images(run, dataset, tmp_path):

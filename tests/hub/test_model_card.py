@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from finished_run import results
 from huggingface_hub import ModelCard
+from huggingface_hub.utils import validate_repo_id
 from real_data import DATA_DIR
 
 from dedn_hf.data.load import dataset_card
@@ -164,6 +165,23 @@ def test_a_data_set_of_another_name_is_somebodys_own():
     card = render_model_card(results(dataset="flowers"), "flowers")
     assert "trained on own images" in card.text and card.data.license == "unknown"
     assert {result.dataset_name for result in card.data.eval_results} == {"Own images"}
+
+
+@pytest.mark.parametrize("name", ["my birds", "Vögel", "a/b", "x" * 200, "日本", 'q"uote: {x}', "flo.v2"])
+def test_a_name_of_any_kind_makes_a_card(name):
+    for figures in (results(dataset=name), None):
+        card = render_model_card(figures, name)
+        assert "trained on own images" in card.text
+        (repo_id,) = re.findall(r'repo_id = "(.*)"', card.text)
+        validate_repo_id(repo_id)
+
+
+def test_a_data_set_of_the_proposed_split_release_has_its_own_name():
+    card = render_model_card(results(dataset="apy"), "xlsa17/APY")
+    assert "trained on APY" in card.text and "@article{xian2019zero" in card.text and "/dedn-apy" in card.text
+    assert {result.dataset_type for result in card.data.eval_results} == {"apy"}
+    card = render_model_card(None, "xlsa17/APY")
+    assert "--dataset xlsa17/APY" in card.text and "None" not in card.text.replace("None yet", "")
 
 
 def test_results_of_another_data_set():

@@ -12,7 +12,7 @@ from golden_cases import VARIANTS, load_case
 import dedn_hf
 from dedn_hf import DednConfig
 from dedn_hf.data.load import dataset_card, dataset_module
-from dedn_hf.recipes import FOLDER, parse_indices, read_recipe, recipe_names
+from dedn_hf.recipes import FOLDER, DatasetNames, parse_indices, read_recipe, recipe_names, short_name
 from dedn_hf.training import DednTrainingArguments
 from dedn_hf.training.arguments import CONFIG_SETTINGS
 
@@ -170,6 +170,15 @@ def test_no_such_recipe_or_protocol():
         ValueError, match="There is no protocol 'fast'; choose one of validated, validation, reference"
     ):
         read_recipe("cub", "fast")
+
+
+def test_data_sets_of_the_proposed_split_release_have_the_settings_of_a_folder():
+    recipe = read_recipe("xlsa17/APY")
+    assert recipe.dataset == "xlsa17/APY" and recipe.training == read_recipe("folder").training
+    assert short_name("xlsa17/APY") == "apy" and short_name("cub") == "cub"
+    assert "xlsa17/AWA1" in DatasetNames() and "cub" in DatasetNames()
+    for name in ("xlsa17", "xlsa17/", "xlsa17/..", "xlsa17/a/b", "flowers"):
+        assert name not in DatasetNames()
 
 
 def test_a_data_set_is_spoken_of_in_its_own_files_alone():

@@ -72,7 +72,10 @@ def main(arguments: list[str] | None = None) -> int:
         # What is left to print would fail again when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
-    except (ValueError, OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        # Of a killed process torch tells wherever the program just is.
+        if isinstance(error, RuntimeError) and not str(error).startswith("DataLoader worker"):
+            raise
         if os.environ.get("DEDN_DEBUG"):
             raise
         print("error:", " ".join(str(error).split()), file=sys.stderr)

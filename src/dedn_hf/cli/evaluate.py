@@ -5,7 +5,6 @@ Evaluates a trained model on the test images of a data set: a table, results.jso
     dedn evaluate --model MODEL --dataset cub --data_dir DATA --feature_maps STORE --output_dir OUT
 """
 
-import json
 import os
 from pathlib import Path
 
@@ -50,6 +49,7 @@ def main(arguments: list[str]):
         match_class_attributes,
     )
     from ..features.store import FeatureMapStore, fingerprint_weights
+    from ..files import read_json
     from ..modeling_dedn import DednModel
     from ..training import PixelValueDataset
 
@@ -99,7 +99,7 @@ def main(arguments: list[str]):
     report = evaluate_model(model, dataset, examples, args.batch_size, processor)
 
     trained = cached_file(args.model, "results.json", _raise_exceptions_for_missing_entries=False)
-    training = json.loads(Path(trained).read_text(encoding="utf-8")) if trained else {}
+    training = read_json(trained) if trained else {}
     config = model.config
     description = {
         "model": name,

@@ -8,17 +8,18 @@ Runs a backbone once over all images of a data set, into a feature-map store for
 
     accelerate launch --multi_gpu --num_processes 4 -m dedn_hf features …    # processes divide the work
 
-An interrupted run goes on where it was. A finished store is verified, and the exit status says whether it is good.
+An interrupted run goes on where it was. A finished store is verified, images that have changed
+since are computed anew, and the exit status says whether it is good.
 """
 
 import argparse
 from pathlib import Path
 
-from ..recipes import DatasetNames, short_name
+from ..recipes import DatasetNames, name_in_release, short_name
 from . import CommandParser
 
 IMAGE_OPTIONS = ("image_size", "batch_size", "num_workers", "device", "bf16", "on_error")
-HDF5_OPTIONS = ("map_key", "label_key", "id_key", "proposed_split")
+HDF5_OPTIONS = ("map_key", "label_key", "id_key", "proposed_split", "data_set_order")
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -50,11 +51,20 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         help="an image that is missing or cannot be read: stop at it, or leave it out and list it (default: raise)",
     )
 
-    hdf5 = parser.add_argument_group("with an HDF5 file, whose rows are in the order of the data set's images")
+    hdf5 = parser.add_argument_group(
+        "with an HDF5 file, whose labels say in which order its rows are, if only one order fits"
+    )
     hdf5.add_argument("--map_key", help="its maps, (N, C, H, W) or (N, C, R) (required)")
     hdf5.add_argument("--label_key", help="its labels, to compare with those of the data set (required)")
-    hdf5.add_argument("--id_key", help="its image ids, if the rows are in another order")
-    hdf5.add_argument(
+    order = hdf5.add_mutually_exclusive_group()
+    order.add_argument("--id_key", help="its image ids: the rows may have any order")
+    order.add_argument(
+        "--data_set_order",
+        action="store_true",
+        default=None,
+        help="its rows are in the order of the data set's own list of images",
+    )
+    order.add_argument(
         "--proposed_split",
         action="store_true",
         default=None,
@@ -84,12 +94,16 @@ def main(arguments: list[str]):
 
     from ..data.load import load_images
     from ..features.extraction import extract_feature_maps
-    from ..features.hdf5 import import_hdf5
+    from ..features.hdf5 import describe_rows, import_hdf5
 
     options = args.options | {"output_dir": args.output_dir, "dataset_name": short_name(args.dataset)}
     if args.from_hdf5:
-        if options.pop("proposed_split", False):
-            options["proposed_split_dir"] = args.data_dir
+        of_split, in_order = options.pop("proposed_split", False), options.pop("data_set_order", False)
+        # A data set of the release has its order.
+        if name_in_release(args.dataset) is None and not args.id_key:
+            if of_split or Path(args.data_dir, "xlsa17", "data", args.dataset.upper(), "res101.mat").is_file():
+                options["proposed_split_dir"] = args.data_dir
+            options["row_order"] = "proposed_split" if of_split else "data_set" if in_order else None
         dataset = load_images(args.dataset, args.data_dir, check_files=False)
         store = import_hdf5(args.from_hdf5, dataset=dataset, **options)
     else:
@@ -107,6 +121,8 @@ def main(arguments: list[str]):
         size = sum(shard["bytes"] for shard in store.metadata["shards"])
         skipped = f", {len(store.skipped)} images skipped" if store.skipped else ""
         print(f"{store.path}: {len(store)} feature maps of shape {store.shape}, {size / 1e9:.2f} GB{skipped}")
+        if args.from_hdf5:
+            print(describe_rows(store.metadata["hdf5"]))
         if args.torchvision_state_dict:
             print(f"{store.path / 'backbone'}: the backbone, for `dedn train --backbone`")
     state.destroy_process_group()

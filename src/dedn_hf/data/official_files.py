@@ -16,10 +16,18 @@ def find_files(folder: Path, *names: str, help: str) -> list[Path]:
     return [folder / name for name in names]
 
 
+def read_lines(file: Path, help: str) -> list[str]:
+    """Lines of a text file in UTF-8."""
+    try:
+        return file.read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no text in UTF-8: {error}. {help}") from error
+
+
 def read_table(file: Path, *types: type, help: str) -> list[list]:
     """Lines of values with spaces between them; only the last value may have spaces within."""
     rows = []
-    for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), start=1):
+    for number, line in enumerate(read_lines(file, help), start=1):
         values = line.split(maxsplit=len(types) - 1)
         try:
             rows.append([convert(value) for convert, value in zip(types, values, strict=True)])

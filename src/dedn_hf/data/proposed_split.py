@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from .dataset import GzslDataset, image_features, make_splits
-from .official_files import find_files, read_mat, read_texts
+from .official_files import find_files, read_lines, read_mat, read_texts
 from .splits import draw, fifth, fingerprint_split
 
 XLSA17_HELP = (
@@ -291,7 +291,7 @@ def _read_locs(split: ProposedSplit, variable: str, values: np.ndarray) -> list[
 
 def _read_class_lists(split: ProposedSplit, lists: Mapping[str, str]):
     classes = {
-        key: [line.strip() for line in (split.folder / file).read_text(encoding="utf-8").splitlines() if line.strip()]
+        key: [line.strip() for line in read_lines(split.folder / file, XLSA17_HELP) if line.strip()]
         for key, file in lists.items()
     }
     for key, names in classes.items():

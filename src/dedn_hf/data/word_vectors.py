@@ -132,7 +132,7 @@ def _read_file(path: Path, attribute_names: Sequence[str]) -> np.ndarray:
     if start[:6] == b"\x93NUMPY":
         try:
             return np.load(path, allow_pickle=False)
-        except ValueError as error:
+        except Exception as error:  # NumPy raises whatever a damaged byte leads to
             if "allow_pickle" in str(error):
                 _refuse_pickle(path, "numpy.load({file}, allow_pickle=True).tolist()")
             raise ValueError(f"{path} cannot be read: {error}. Name another file.") from error

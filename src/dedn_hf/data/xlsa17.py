@@ -17,7 +17,7 @@ from datasets import Dataset
 
 from ..recipes import recipe_names
 from .dataset import DatasetCard, GzslDataset, image_features, make_splits
-from .official_files import check_no_empty_class, read_mat, read_texts
+from .official_files import check_no_empty_class, read_lines, read_mat, read_texts
 from .proposed_split import SPLIT_CITATION, XLSA17_HELP, ProposedSplit, read_proposed_split
 
 CARD = DatasetCard(
@@ -251,7 +251,7 @@ def _read_attribute_names(folder: Path, expected: int) -> list[str] | None:
     file = next((folder / name for name in ("attributes.txt", "predicates.txt") if (folder / name).is_file()), None)
     if file is None:
         return None
-    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    lines = [line.strip() for line in read_lines(file, "Save it as UTF-8.") if line.strip()]
     # Numbered, as the lists of the field are.
     words = [line.split(maxsplit=1) for line in lines]
     if all(len(word) == 2 and word[0] == str(number) for number, word in enumerate(words, start=1)):

@@ -5,7 +5,6 @@ is follows from its predictions, and for any other mix or γ from the expert sco
 """
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from transformers.utils import logging
 from ..configuration_dedn import DednConfig
 from ..data import GzslDataset
 from ..data.names import NameMatcher
-from ..files import write_json
+from ..files import clear_faults, read_json, write_json
 from ..modeling_dedn import DednModel
 from ..results import provenance
 from .calibration import ausuc, best_calibration, mix_expert_scores, seen_unseen_curve
@@ -484,7 +483,10 @@ class EvaluationReport:
             description (`dict`):
                 What `results.json` says before the figures: model, data set, protocol and so on.
         """
-        output_dir = Path(output_dir)
+        with clear_faults(output_dir):
+            self._write(Path(output_dir), description)
+
+    def _write(self, output_dir: Path, description: dict):
         plot_seen_unseen_curve(
             self.curve, output_dir / "seen_unseen_curve.png", chosen=self.calibration, best=self.best_calibration
         )
@@ -578,7 +580,7 @@ def check_output_dir(output_dir: str | os.PathLike, model: str, dataset: str):
         raise ValueError(f"--output_dir {output_dir} is a file. Name a folder.")
     results = output_dir / "results.json"
     if results.is_file():
-        there = json.loads(results.read_text(encoding="utf-8"))
+        there = read_json(results)
         if (there.get("model"), there.get("dataset")) != (model, dataset):
             raise ValueError(
                 f"{results} holds other results than an evaluation of {model} on {dataset}. Choose another "

@@ -1,5 +1,6 @@
 """From an HDF5 file of feature maps that somebody already has to a feature-map store."""
 
+import contextlib
 import math
 import os
 from collections.abc import Iterator
@@ -12,6 +13,8 @@ from ..data.proposed_split import match_image_files, read_image_files, read_prop
 from .store import FeatureMapStore
 from .store_writer import RECORD_BATCH_ROWS, StoreWriter, start_processes
 
+ROW_ORDERS = ("data_set", "proposed_split")
+
 
 def import_hdf5(
     file: str | os.PathLike,
@@ -22,12 +25,14 @@ def import_hdf5(
     dataset_name: str,
     id_key: str | None = None,
     proposed_split_dir: str | os.PathLike | None = None,
+    row_order: str | None = None,
 ) -> FeatureMapStore:
     """
     Turns the feature maps in an HDF5 file into a [`FeatureMapStore`], block by block.
 
-    The file must have a row for each image, in the order of `dataset` unless it is told otherwise. No file says of
-    itself which image a row shows, so that its labels are compared with those of the data set, row by row. The
+    The file must have a row for each image. No file says of itself which image a row shows, so that its labels are
+    compared with those of the data set, row by row. Labels cannot tell images of one class apart: where they fit the
+    order of `dataset` and that of the Proposed Split alike, and the two differ, `row_order` must say which it is. The
     backbone of such a store is unknown: a model that is trained on it takes feature maps, and no images.
 
     A run that was interrupted goes on where it was, and processes divide the work, as in [`extract_feature_maps`].
@@ -50,22 +55,30 @@ def import_hdf5(
         id_key (`str`, *optional*):
             Ids of its images, `(N,)`: its rows may then have any order.
         proposed_split_dir (`str` or `os.PathLike`, *optional*):
-            Folder that holds `xlsa17/`: rows are in the order of `image_files` in `res101.mat`, and labels number the
-            classes as `att_splits.mat` does. This is how files made from the Proposed Split are.
+            Folder that holds `xlsa17/`: rows may be in the order of `image_files` in `res101.mat`, with labels that
+            number the classes as `att_splits.mat` does. This is how files made from the Proposed Split are.
+        row_order (`str`, *optional*):
+            `"data_set"` or `"proposed_split"`. By default the one that the labels fit.
 
     Raises:
         ImportError: If h5py is not installed.
         FileNotFoundError: If there is no such file.
         ValueError: If the file lacks a key, its maps have no or more than one possible layout, its rows do not fit the
-            data set (the first that does not is named), a map is all zeros, not finite or exceeds float16, or the
-            folder is that of another store.
+            data set (the first that does not is named) or fit two orders, a map is all zeros, not finite or exceeds
+            float16, or the folder is that of another store.
     """
     try:
         import h5py
     except ImportError as error:
         raise ImportError("Reading HDF5 files needs h5py: pip install 'dedn-hf[hdf5]'.") from error
-    if id_key is not None and proposed_split_dir is not None:
-        raise ValueError("Name either an `id_key` or the Proposed Split: both say in which order the rows are.")
+    if row_order not in (None, *ROW_ORDERS):
+        raise ValueError(f"There is no row_order {row_order!r}; choose one of {', '.join(ROW_ORDERS)}.")
+    if id_key is not None and (proposed_split_dir is not None or row_order is not None):
+        raise ValueError(
+            "Name either an `id_key` or the Proposed Split or a `row_order`: each says in which order the rows are."
+        )
+    if row_order == "proposed_split" and proposed_split_dir is None:
+        raise ValueError("Rows in the order of the Proposed Split need its folder, `proposed_split_dir`.")
     file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"There is no HDF5 file {file}.")
@@ -86,10 +99,12 @@ def import_hdf5(
         class_names = dataset.features["label"].names
         if id_key is not None:
             row_ids = _read_integers(content, file, id_key, len(maps))
-        elif proposed_split_dir is not None:
-            row_ids, class_names = _read_proposed_order(proposed_split_dir, dataset_name, dataset)
         else:
-            row_ids = np.array(dataset["image_id"][:])
+            orders = {"data_set": (np.array(dataset["image_id"][:]), class_names)}
+            if proposed_split_dir is not None and row_order != "data_set":
+                orders["proposed_split"] = _read_proposed_order(proposed_split_dir, dataset_name, dataset)
+            row_order = row_order or _find_order(file, label_key, labels, orders, dataset)
+            row_ids, class_names = orders[row_order]
         _check_rows(file, label_key, labels, row_ids, class_names, dataset)
 
         source = dict.fromkeys(("backbone", "backbone_sha256", "image_size", "processor"))
@@ -99,7 +114,7 @@ def import_hdf5(
             "map_key": map_key,
             "label_key": label_key,
             "id_key": id_key,
-            "proposed_split": proposed_split_dir is not None,
+            "proposed_split": row_order == "proposed_split",
         }
         writer = StoreWriter(
             output_dir, dataset, dataset_name, (channels, side, side), source, start_processes(cpu=True)
@@ -114,7 +129,7 @@ def import_hdf5(
                 try:
                     contiguous = places[-1] - places[0] == len(places) - 1
                     block = maps[places[0] : places[-1] + 1] if contiguous else maps[places]
-                except OSError as error:
+                except (OSError, RuntimeError) as error:
                     raise ValueError(
                         f"{map_key} in {file} cannot be read from row {places[0]} to {places[-1]}: {error}."
                     ) from error
@@ -127,13 +142,59 @@ def import_hdf5(
         return writer.write(read_maps, RECORD_BATCH_ROWS, f"Reading {file.name}")
 
 
+def describe_rows(source: dict) -> str:
+    """
+    How the rows of an HDF5 file were matched with images, in a line.
+
+    Args:
+        source (`dict`):
+            What a store's metadata hold as `hdf5`.
+    """
+    if source["id_key"] is not None:
+        return f"rows are of the image ids in {source['id_key']}"
+    order = "image_files in res101.mat" if source["proposed_split"] else "the data set's own list of images"
+    return f"rows are in the order of {order}; their labels agree, which cannot tell images of one class apart"
+
+
+def _find_order(file: Path, label_key: str, labels: np.ndarray, orders: dict, dataset: Dataset) -> str:
+    """The name of the order that the labels fit; the data set's own if none does."""
+    fitting = []
+    for name, (row_ids, class_names) in orders.items():
+        try:
+            _check_rows(file, label_key, labels, row_ids, class_names, dataset)
+        except ValueError:
+            continue
+        fitting.append(name)
+    if len(fitting) > 1:
+        differing = (orders["data_set"][0] != orders["proposed_split"][0]).sum()
+        if differing:
+            raise ValueError(
+                f"{label_key} in {file} fits the order of the data set's own list of images and that of the Proposed "
+                f"Split alike, in which {differing} of {len(labels)} rows are of other images. Labels cannot tell "
+                "which it is: say --proposed_split if the file was made from res101.mat, --data_set_order if it was "
+                "made from the data set's list, or name the image ids of the rows with --id_key."
+            )
+    return fitting[0] if fitting else "data_set"
+
+
 def _find(content, file: Path, key: str):
     """A data set of the file, of which nothing is read yet."""
     names = []
-    content.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
+    with _told_as_damage(file):
+        content.visititems(lambda name, item: names.append(name) if hasattr(item, "shape") else None)
     if key.strip("/") not in names:
         raise ValueError(f"{file} has no data set {key!r}; it has {', '.join(names) or 'none'}.")
-    return content[key]
+    with _told_as_damage(file):
+        return content[key]
+
+
+@contextlib.contextmanager
+def _told_as_damage(file: Path):
+    """h5py raises errors of its own kinds where a file is damaged."""
+    try:
+        yield
+    except (KeyError, OSError, RuntimeError) as error:
+        raise ValueError(f"{file} is damaged: {error}") from error
 
 
 def _read_layout(file: Path, key: str, shape: tuple[int, ...]) -> tuple[int, int, bool]:
@@ -159,8 +220,10 @@ def _read_integers(content, file: Path, key: str, count: int) -> np.ndarray:
             f"{key} in {file} must hold {count} whole numbers, one a row, but has shape {found.shape} and type "
             f"{found.dtype}."
         )
-    values = found[()].ravel()
-    integers = values.astype(np.int64)
+    with _told_as_damage(file):
+        values = found[()].ravel()
+    with np.errstate(invalid="ignore"):  # of NaN, which is found below
+        integers = values.astype(np.int64)
     if (integers != values).any():
         raise ValueError(f"{key} in {file} must hold whole numbers, but has {values[integers != values][0]}.")
     return integers

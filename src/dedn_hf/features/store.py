@@ -1,13 +1,12 @@
 """A store of a frozen backbone's feature maps on disk, and how it is read at random in training."""
 
 import hashlib
-import json
 import logging
 import math
 import mmap
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import datasets
@@ -17,7 +16,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import CLIPImageProcessorPil
 
-from ..files import content_mark, content_marks
+from ..files import content_mark, content_marks, read_json
 
 logger = logging.getLogger(__name__)
 
@@ -84,10 +83,16 @@ class FeatureMapStore:
                     "Its extraction was not finished; run `dedn features` again with the same arguments to go on."
                 )
             raise FileNotFoundError(f"{self.path} is no feature-map store: it has no store.json. {way_out}")
-        self.metadata = json.loads((self.path / "store.json").read_text(encoding="utf-8"))
+        self.metadata = read_json(self.path / "store.json")
         absent = [key for key in _METADATA if key not in self.metadata]
         if absent:
             raise ValueError(f"{self.path / 'store.json'} lacks {', '.join(absent)}. Extract the store again.")
+        damaged = _damaged_entries(self.metadata)
+        if damaged:
+            raise ValueError(
+                f"{self.path / 'store.json'} is damaged: {', '.join(damaged)} cannot be. Delete it, and run "
+                "`dedn features` again: it makes only what is missing."
+            )
         if self.metadata["format_version"] != FORMAT_VERSION or self.metadata["dtype"] != "float16":
             raise ValueError(
                 f"{self.path} is a store of format {self.metadata['format_version']} and dtype "
@@ -115,6 +120,8 @@ class FeatureMapStore:
                 f"{self.path} holds {len(self.image_ids)} rows where store.json says {self.metadata['num_rows']} in "
                 "the order of their image ids. Extract it again."
             )
+        if len(self.labels) and not 0 <= self.labels.min() <= self.labels.max() < len(self.metadata["class_names"]):
+            raise ValueError(f"{self.path} has labels that are none of its class_names. Extract it again.")
 
     def _read_shard(self, shard: dict) -> tuple[mmap.mmap, pa.Table]:
         file = self.path / shard["file"]
@@ -391,6 +398,48 @@ _METADATA = (
     *("format_version", "dataset", "class_names", "num_rows", "images_sha256", "shape", "dtype", "shards"),
     *("backbone", "backbone_sha256", "image_size", "processor"),
 )
+
+
+def is_shard(shard) -> bool:
+    """Whether this can be what is said of a shard, in `store.json` or beside it."""
+    # A name alone: a store is read from its own folder, wherever that is.
+    return (
+        isinstance(shard, dict)
+        and isinstance(shard.get("file"), str)
+        and Path(shard["file"]).name == shard["file"]
+        and _is_count(shard.get("rows"))
+        and _is_count(shard.get("bytes"))
+        and isinstance(shard.get("sha256"), str)
+        and _is_list(shard.get("skipped", []), _is_skipped)
+    )
+
+
+def _is_count(value) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_list(value, holds: Callable) -> bool:
+    return isinstance(value, list) and all(map(holds, value))
+
+
+def _is_skipped(image) -> bool:
+    return isinstance(image, dict) and type(image.get("image_id")) is int and {"path", "reason"} <= image.keys()
+
+
+def _damaged_entries(metadata: dict) -> list[str]:
+    """Names in a `store.json` of what cannot be there."""
+    shape, processor = metadata["shape"], metadata["processor"]
+    sound = {
+        "class_names": _is_list(metadata["class_names"], lambda name: isinstance(name, str)),
+        "num_rows": _is_count(metadata["num_rows"]),
+        "shape": _is_list(shape, lambda side: _is_count(side) and side) and len(shape) == 3,
+        "shards": _is_list(metadata["shards"], is_shard) and metadata["shards"],
+        "skipped": _is_list(metadata.get("skipped", []), _is_skipped),
+        "processor": processor is None or isinstance(processor, dict),
+    }
+    return [name for name, is_sound in sound.items() if not is_sound]
+
+
 _REPAIR = "Delete {file} and store.json, and run `dedn features` again: it makes only what is missing."
 
 

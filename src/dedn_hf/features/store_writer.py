@@ -1,6 +1,6 @@
 """How a feature-map store is written: by one process or many, and continued after any of them was killed."""
 
-import json
+import contextlib
 import logging
 import os
 import shutil
@@ -16,7 +16,7 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from ..data.splits import fingerprint_split
-from ..files import write_json
+from ..files import clear_faults, only_run_in, read_json, write_json
 from .store import (
     FORMAT_VERSION,
     SCHEMA,
@@ -24,6 +24,7 @@ from .store import (
     compare_metadata,
     describe_unknown,
     hash_file,
+    is_shard,
     name_images,
     open_shard,
 )
@@ -141,6 +142,13 @@ class StoreWriter:
                 not share it, or its disk has too little space; if a finished store has a bad shard (which is named);
                 if a map exceeds float16, or there is none at all.
         """
+        with contextlib.ExitStack() as run:
+            run.enter_context(clear_faults(self.output_dir))
+            if self.state.is_main_process:
+                run.enter_context(only_run_in(self.output_dir))
+            return self._write(make_maps, batch_size, description, skipped_ok, read_marks)
+
+    def _write(self, make_maps, batch_size, description, skipped_ok, read_marks):
         own = range(self.state.process_index, len(self.shards), self.state.num_processes)
         store = self._check_finished() if (self.output_dir / "store.json").is_file() else None
         if store is None:
@@ -319,7 +327,7 @@ class StoreWriter:
                 f"Process {self.state.process_index} does not find {request}, which the main process has written: "
                 "choose an `output_dir` on a disk that all machines share."
             )
-        self._require(json.loads(request.read_text(encoding="utf-8")))
+        self._require(read_json(request))
         if self.state.is_main_process:
             # What a killed process was writing. The others write nothing before they know how much all of them will.
             for path in self.output_dir.glob("*.tmp"):
@@ -353,12 +361,12 @@ class StoreWriter:
         removed = [name for image_id, name in names.items() if image_id not in self.row_of_id]
         changes = []
         if added:
-            changes.append(f"{len(added)} were added since ({name_images(self.dataset, self.order[added])})")
+            changes.append(f"added since: {len(added)} ({name_images(self.dataset, self.order[added])})")
         if removed:
             changes.append(
-                f"{len(removed)} were removed since ({', '.join(removed[:3])}{', …' if len(removed) > 3 else ''})"
+                f"removed since: {len(removed)} ({', '.join(removed[:3])}{', …' if len(removed) > 3 else ''})"
             )
-        return " and ".join(changes)
+        return "; ".join(changes)
 
     def _sidecar(self, index: int) -> Path:
         return self.output_dir / f"shard-{index:05d}.json"
@@ -370,10 +378,21 @@ class StoreWriter:
             skipped = [image for image in store.skipped if image["image_id"] in ids]
             return store.metadata["shards"][index] | ({"skipped": skipped} if skipped else {})
         try:
-            description = json.loads(self._sidecar(index).read_text(encoding="utf-8"))
-            whole = hash_file(self.output_dir / description["file"]) == description["sha256"]
+            description = read_json(self._sidecar(index))
         except (FileNotFoundError, ValueError):  # not there, or the machine went down before it was on the disk
             return None
+        file = self._sidecar(index).with_suffix(".arrow")
+        if not (
+            is_shard(description)
+            and description["file"] == file.name
+            and file.is_file()
+            and file.stat().st_size == description["bytes"]
+            and hash_file(file) == description["sha256"]
+        ):
+            return None
+        _, table = open_shard(file)
+        image_ids = table["image_id"].to_pylist() + [image["image_id"] for image in description.get("skipped", [])]
+        whole = len(table) == description["rows"] and sorted(image_ids) == self.image_ids[self.shards[index]].tolist()
         return description if whole else None
 
     def _finish(self):
@@ -385,7 +404,7 @@ class StoreWriter:
                     f"{sidecar} is missing although all processes have ended: they do not share the folder. Choose an "
                     "`output_dir` on a disk that all machines share."
                 )
-            shards.append(json.loads(sidecar.read_text(encoding="utf-8")))
+            shards.append(read_json(sidecar))
             skipped += shards[-1].pop("skipped", [])
         num_rows = sum(shard["rows"] for shard in shards)
         if num_rows == 0:
@@ -439,17 +458,22 @@ def write_shard(
     file = output_dir / f"shard-{index:05d}.arrow"
     # A process of a run that was thought dead may be writing the same shard.
     temporary = file.with_suffix(f".arrow.{os.getpid()}.tmp")
-    with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
-        for first in range(0, len(maps), RECORD_BATCH_ROWS):
-            rows = slice(first, first + RECORD_BATCH_ROWS)
-            binary = pa.array([feature_map.tobytes() for feature_map in maps[rows]], pa.large_binary())
-            columns = [image_ids[rows], labels[rows], binary, pa.array(marks[rows], pa.string())]
-            writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
-    description = {
-        "file": file.name,
-        "rows": len(maps),
-        "bytes": temporary.stat().st_size,
-        "sha256": hash_file(temporary),
-    }
-    os.replace(temporary, file)
+    try:
+        with pa.OSFile(str(temporary), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
+            for first in range(0, len(maps), RECORD_BATCH_ROWS):
+                rows = slice(first, first + RECORD_BATCH_ROWS)
+                binary = pa.array([feature_map.tobytes() for feature_map in maps[rows]], pa.large_binary())
+                columns = [image_ids[rows], labels[rows], binary, pa.array(marks[rows], pa.string())]
+                writer.write_batch(pa.record_batch(columns, schema=SCHEMA))
+        description = {
+            "file": file.name,
+            "rows": len(maps),
+            "bytes": temporary.stat().st_size,
+            "sha256": hash_file(temporary),
+        }
+        os.replace(temporary, file)
+    except OSError:
+        # On a full disk it would be in the way.
+        temporary.unlink(missing_ok=True)
+        raise
     write_json(file.with_suffix(".json"), description | ({"skipped": skipped} if skipped else {}))

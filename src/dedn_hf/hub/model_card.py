@@ -61,7 +61,7 @@ def render_model_card(
     Raises:
         ValueError: If the results are of another data set.
     """
-    if results is not None and results["dataset"] != short_name(dataset):
+    if results is not None and results["dataset"] not in (dataset, short_name(dataset)):
         raise ValueError(
             f"The results are of {results['dataset']!r}, not of {dataset!r}: render the card of that data set."
         )

@@ -15,6 +15,7 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 from huggingface_hub.utils import httpx, validate_repo_id
 
+from ..files import read_json
 from .model_card import UNKNOWN_NAMESPACE, validate_model_card
 
 LOADING_CHECK = Path(__file__).with_name("loading_check.py")
@@ -82,12 +83,12 @@ def files_to_push(folder: str | os.PathLike) -> dict[str, int]:
 def _check_complete(folder: Path, files: dict[str, int]):
     missing = [name for name in ("config.json", "README.md") if name not in files]
     if "model.safetensors.index.json" in files:
-        index = json.loads((folder / "model.safetensors.index.json").read_text(encoding="utf-8"))
+        index = read_json(folder / "model.safetensors.index.json")
         missing += sorted(set(index["weight_map"].values()) - set(files))
     elif "model.safetensors" not in files:
         missing.append("model.safetensors")
     if "config.json" in files:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        config = read_json(folder / "config.json")
         if "AutoConfig" not in config.get("auto_map", {}) or "AutoModel" not in config.get("auto_map", {}):
             raise PublishingError(
                 f"{folder / 'config.json'} has no `auto_map` for AutoConfig and AutoModel, so that nobody could load "

@@ -7,6 +7,7 @@ reads the test set once. `validation` is its first half, for finding settings: n
 left. See docs/training.md for what each is good for.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -24,7 +25,7 @@ from ..configuration_dedn import DednConfig
 from ..data import GzslDataset
 from ..evaluation import ausuc, choose_mixes, gzsl_metrics, seen_unseen_curve
 from ..evaluation.attribute_calibration import fit_attribute_calibration
-from ..files import write_json
+from ..files import clear_faults, only_run_in, write_json
 from ..modeling_dedn import DednModel
 from ..results import provenance
 from .arguments import CONFIG_SETTINGS, DednTrainingArguments
@@ -192,8 +193,16 @@ def run_protocol(
     # Here, because it fails where the package is not installed.
     origin = provenance()
     output_dir = Path(args.output_dir)
-    if overwrite:
-        from_main(lambda: remove_run(output_dir))
+    with contextlib.ExitStack() as run:
+        run.enter_context(clear_faults(output_dir))
+        if overwrite:
+            from_main(lambda: remove_run(output_dir))
+        from_main(lambda: run.enter_context(only_run_in(output_dir)) and None)
+        return _run_seeds(protocol, dataset, inputs, args, seeds, prepare_model, write_card, request, origin)
+
+
+def _run_seeds(protocol, dataset, inputs, args, seeds, prepare_model, write_card, request, origin) -> dict:
+    output_dir = Path(args.output_dir)
 
     def run_seed(seed: int, folder: Path) -> dict:
         results = from_main(lambda: start_run(folder, request | {"seeds": [seed]}))

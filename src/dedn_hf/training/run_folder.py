@@ -11,7 +11,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerState
 
-from ..files import write_json
+from ..files import only_run_in, read_json, write_json
 
 
 def start_run(folder: Path, request: dict) -> dict | None:
@@ -22,7 +22,7 @@ def start_run(folder: Path, request: dict) -> dict | None:
     record, results = folder / "unfinished" / "request.json", folder / "results.json"
     for file in (results, record):
         if file.is_file():
-            there = json.loads(file.read_text(encoding="utf-8"))
+            there = read_json(file)
             # A record of an earlier version may lack a setting; then nothing can be said of it.
             settings = there.get("settings", {})
             changes = [(key, there.get(key), request[key]) for key in request if key != "settings"]
@@ -33,7 +33,11 @@ def start_run(folder: Path, request: dict) -> dict | None:
                     f"{folder} holds a run with other settings: {'; '.join(changes)}. Choose another --output_dir, or "
                     "start anew with --overwrite_output_dir."
                 )
-            return there if file == results else None
+            if file == record:
+                return None
+            # The run was killed just before its end.
+            shutil.rmtree(folder / "unfinished", ignore_errors=True)
+            return there
     if any((folder / name).exists() for name in ("config.json", "model.safetensors")):
         raise ValueError(f"{folder} holds a model that is not of such a run. Choose another --output_dir.")
     write_json(record, request)
@@ -62,7 +66,8 @@ def remove_run(folder: Path):
             f"--overwrite_output_dir deletes the folder of a run only, but {folder} has neither results.json nor "
             "unfinished/request.json. Choose another --output_dir, or leave --overwrite_output_dir out."
         )
-    shutil.rmtree(folder)
+    with only_run_in(folder):
+        shutil.rmtree(folder)
 
 
 def move_files(source: Path, target: Path):
