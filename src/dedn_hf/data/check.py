@@ -9,6 +9,7 @@ import numpy as np
 
 from .image_check import examine_images
 from .image_files import IGNORED, find_images
+from .names import printable
 
 # How many of a kind are printed.
 SHOWN = 4
@@ -320,5 +321,4 @@ def _equal_rows(rows: np.ndarray) -> list[list[int]]:
 
 def _printable(text: str) -> str:
     """Text that any terminal and JSON can hold, on one line: a file name may be anything."""
-    text = os.fspath(text).encode("utf-8", "backslashreplace").decode()
-    return "".join(character if character.isprintable() else "�" for character in text)
+    return "".join(character if character.isprintable() else "�" for character in printable(text))

@@ -16,7 +16,9 @@ def normalize(text: str) -> str:
 
 def printable(path: str | os.PathLike) -> str:
     """A path, or text with paths, that can be written as UTF-8; bytes that are not become `\\xe9` and the like."""
-    return os.fsencode(path).decode(errors="backslashreplace")
+    # Python has a byte that is not UTF-8 as one of these.
+    text = re.sub("[\udc80-\udcff]", lambda odd: f"\\x{ord(odd[0]) - 0xDC00:02x}", os.fspath(path))
+    return text.encode(errors="backslashreplace").decode()
 
 
 def loosen(name: str) -> str:
