@@ -293,7 +293,11 @@ def test_broken_splits_are_named(tree, folder, content, message, listed):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"labels": np.zeros((NUM_IMAGES, 1))}, "labels in .* has 0, but must count classes from 1"),
+        ({"labels": np.zeros((NUM_IMAGES, 1))}, "labels in .* has 0, but must count the classes"),
+        (
+            {"labels": np.full((NUM_IMAGES, 1), 1e18)},
+            r"labels in .* has 1e\+18, but must count the classes of 20 images",
+        ),
         ({"labels": np.ones((3, 1))}, "must hold a whole number for each of the 20 images .* but are 3 of type"),
         ({"labels": np.full((NUM_IMAGES, 1), np.nan)}, "must hold a whole number"),
         ({"labels": np.full((NUM_IMAGES, 1), 9)}, "go up to 9, but att_splits.mat has 5 classes"),
