@@ -60,7 +60,7 @@ def read_mat(file: Path, *variables: str, help: str, optional: tuple[str, ...] =
         if _is_hdf5(file):
             content = _read_hdf5(file, names)
         else:
-            _check_elements(file)
+            _check_elements(file, names)
             content = scipy.io.loadmat(file, variable_names=names)
     except ImportError as error:
         raise ValueError(
@@ -80,14 +80,18 @@ _ELEMENTS = {*range(1, 8), 9, *range(12, 19)}
 _MATRIX, _COMPRESSED = 14, 15
 # Classes of matrices: letters and numbers of ten types, and cells.
 _OF_NUMBERS, _OF_CELLS = {4, *range(6, 16)}, 1
-# What is compressed and larger is no list of names or locs.
-_LARGEST_CHECKED = 2**23
 
 
-def _check_elements(file: Path):
-    """A ValueError if elements do not fit together: scipy, which believes them, would take the whole program down."""
+def _check_elements(file: Path, names: list[str]):
+    """
+    A ValueError if elements of some variables do not fit together: scipy, which believes them, would take the whole
+    program down.
+    """
 
-    def check(content, place: int, end: int) -> list[tuple[int, int]]:
+    def is_wanted(head: bytes) -> bool:
+        return any(name.encode() in head for name in names)
+
+    def check(content, place: int, end: int, is_top: bool = False) -> list[tuple[int, int]]:
         """Kind of each element, and where it begins."""
         found = []
         while place + 8 <= end:
@@ -100,9 +104,12 @@ def _check_elements(file: Path):
                 raise ValueError(f"it is damaged at byte {place}")
             if not is_small:
                 place += size if kind == _COMPRESSED else -(-size // 8) * 8
-                if kind == _MATRIX and size:
+                # A variable's name is in its first bytes.
+                if kind == _MATRIX and size and (not is_top or is_wanted(content[start : start + 256])):
                     check_matrix(content, start, check(content, start, min(start + size, end)))
-                elif kind == _COMPRESSED and size <= _LARGEST_CHECKED:
+                elif kind == _COMPRESSED and is_wanted(
+                    zlib.decompressobj().decompress(content[start : start + min(size, 1024)], 256)
+                ):
                     matrix = zlib.decompress(content[start : start + size])
                     check(matrix, 0, len(matrix))
             place += 8
@@ -126,7 +133,7 @@ def _check_elements(file: Path):
         order = {b"IM": "<", b"MI": ">"}.get(header[126:])
         if order is not None:
             with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-                check(content, 128, len(content))
+                check(content, 128, len(content), is_top=True)
 
 
 def _is_hdf5(file: Path) -> bool:
