@@ -198,6 +198,23 @@ def test_a_damaged_matlab_73_file(folder):
         read_mat(folder / "res101.mat", "labels", help="")
 
 
+@pytest.mark.parametrize("compressed", [False, True])
+def test_a_damaged_file_does_not_end_the_program(folder, compressed):
+    """Of an element of a kind that there is not, and of numbers that would be complex, scipy makes a crash."""
+    scipy.io.savemat(folder / "res101.mat", res101(), do_compression=compressed)
+    content = (folder / "res101.mat").read_bytes()
+    read_mat(folder / "res101.mat", "labels", "image_files", help="")
+    for place in range(128, len(content), 1 if compressed else 8):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xB1
+        damaged[min(place + 1, len(content) - 1)] ^= 0x08
+        (folder / "res101.mat").write_bytes(damaged)
+        try:
+            read_mat(folder / "res101.mat", "labels", "image_files", help="")
+        except ValueError as error:
+            assert "res101.mat" in str(error)
+
+
 def test_without_class_lists_and_names(tree, folder):
     """As FLO comes: `att` alone, classes that are numbers or nothing."""
     remove_lists(folder)
@@ -293,10 +310,15 @@ def test_broken_splits_are_named(tree, folder, content, message, listed):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"labels": np.zeros((NUM_IMAGES, 1))}, "labels in .* has 0, but must count classes from 1"),
+        ({"labels": np.zeros((NUM_IMAGES, 1))}, "labels in .* has 0, but must count the classes"),
+        (
+            {"labels": np.full((NUM_IMAGES, 1), 1e18)},
+            r"labels in .* has 1e\+18, but must count the classes of 20 images",
+        ),
         ({"labels": np.ones((3, 1))}, "must hold a whole number for each of the 20 images .* but are 3 of type"),
         ({"labels": np.full((NUM_IMAGES, 1), np.nan)}, "must hold a whole number"),
         ({"labels": np.full((NUM_IMAGES, 1), 9)}, "go up to 9, but att_splits.mat has 5 classes"),
+        ({"image_files": cells(["/"] * NUM_IMAGES)}, "has '/', which is no path of an image"),
         ({"image_files": cells([3.5] * NUM_IMAGES)}, "image_files in .* must be a list of texts, but its entry 1"),
     ],
 )

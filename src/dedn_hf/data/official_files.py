@@ -1,6 +1,9 @@
 """The files of benchmarks in their official layouts. Every error ends with where to get a good one."""
 
 import hashlib
+import mmap
+import struct
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -54,7 +57,11 @@ def read_mat(file: Path, *variables: str, help: str, optional: tuple[str, ...] =
         raise FileNotFoundError(f"{file} is missing. {help}")
     names = [*variables, *optional]
     try:
-        content = _read_hdf5(file, names) if _is_hdf5(file) else scipy.io.loadmat(file, variable_names=names)
+        if _is_hdf5(file):
+            content = _read_hdf5(file, names)
+        else:
+            _check_elements(file, names)
+            content = scipy.io.loadmat(file, variable_names=names)
     except ImportError as error:
         raise ValueError(
             f"{file} is of MATLAB 7.3 (HDF5), which needs h5py: pip install 'dedn-hf[hdf5]', or write it anew in "
@@ -66,6 +73,67 @@ def read_mat(file: Path, *variables: str, help: str, optional: tuple[str, ...] =
     if missing:
         raise ValueError(f"{file} lacks {', '.join(missing)}. {help}")
     return content
+
+
+# Kinds of elements that a file of MATLAB 5 to 7 has: numbers of ten types, matrices, compressed ones, texts.
+_ELEMENTS = {*range(1, 8), 9, *range(12, 19)}
+_MATRIX, _COMPRESSED = 14, 15
+# Classes of matrices: letters and numbers of ten types, and cells.
+_OF_NUMBERS, _OF_CELLS = {4, *range(6, 16)}, 1
+
+
+def _check_elements(file: Path, names: list[str]):
+    """
+    A ValueError if elements of some variables do not fit together: scipy, which believes them, would take the whole
+    program down.
+    """
+
+    def is_wanted(head: bytes) -> bool:
+        return any(name.encode() in head for name in names)
+
+    def check(content, place: int, end: int, is_top: bool = False) -> list[tuple[int, int]]:
+        """Kind of each element, and where it begins."""
+        found = []
+        while place + 8 <= end:
+            kind, size = struct.unpack_from(order + "2I", content, place)
+            # Up to four bytes stand in the second half of the tag.
+            is_small, start = kind >> 16, place + 8
+            kind = kind & 0xFFFF if is_small else kind
+            found.append((kind, start - 4 if is_small else start))
+            if kind not in _ELEMENTS:
+                raise ValueError(f"it is damaged at byte {place}")
+            if not is_small:
+                place += size if kind == _COMPRESSED else -(-size // 8) * 8
+                # A variable's name is in its first bytes.
+                if kind == _MATRIX and size and (not is_top or is_wanted(content[start : start + 256])):
+                    check_matrix(content, start, check(content, start, min(start + size, end)))
+                elif kind == _COMPRESSED and is_wanted(
+                    zlib.decompressobj().decompress(content[start : start + min(size, 1024)], 256)
+                ):
+                    matrix = zlib.decompress(content[start : start + size])
+                    check(matrix, 0, len(matrix))
+            place += 8
+        return found
+
+    def check_matrix(content, start: int, elements: list[tuple[int, int]]):
+        kinds = [kind for kind, _ in elements]
+        good = len(kinds) >= 3 and kinds[:2] == [6, 5]
+        if good:
+            (flags,) = struct.unpack_from(order + "I", content, elements[0][1])
+            if flags & 0xFF in _OF_NUMBERS:
+                is_complex = bool(flags & 0x800)
+                good = len(kinds) == 4 + is_complex and not {_MATRIX, _COMPRESSED} & set(kinds)
+            elif flags & 0xFF == _OF_CELLS:
+                good = set(kinds[3:]) <= {_MATRIX}
+        if not good:
+            raise ValueError(f"it is damaged at byte {start}")
+
+    with open(file, "rb") as opened:
+        header = opened.read(128)
+        order = {b"IM": "<", b"MI": ">"}.get(header[126:])
+        if order is not None:
+            with mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+                check(content, 128, len(content), is_top=True)
 
 
 def _is_hdf5(file: Path) -> bool:
@@ -114,7 +182,7 @@ def read_texts(file: Path, variable: str, values: np.ndarray, help: str) -> list
             cell = cell.decode("utf-8", errors="replace")
         if isinstance(cell, np.number) and cell.dtype.kind in "iuf" and cell == cell // 1:
             cell = str(int(cell))
-        if not isinstance(cell, str) or not cell.strip():
+        if not isinstance(cell, str) or not cell.strip() or not cell.isprintable():
             raise ValueError(f"{variable} in {file} must be a list of texts, but its entry {place} is none. {help}")
         texts.append(str(cell).strip())
     return texts

@@ -163,8 +163,11 @@ def _read_labels(file: Path, values: np.ndarray, count: int) -> np.ndarray:
             f"labels in {file} must hold a whole number for each of the {count} images in image_files, but are "
             f"{len(values)} of type {values.dtype}. {XLSA17_HELP}"
         )
-    if values.min() < 1:
-        raise ValueError(f"labels in {file} has {values.min():g}, but must count classes from 1 on. {XLSA17_HELP}")
+    if values.min() < 1 or values.max() > count:
+        wrong = values.min() if values.min() < 1 else values.max()
+        raise ValueError(
+            f"labels in {file} has {wrong:g}, but must count the classes of {count} images from 1 on. {XLSA17_HELP}"
+        )
     return values.astype(np.int64)
 
 
@@ -174,7 +177,10 @@ def _find_images(data_dir: Path, file: Path, image_files: list[str], must_exist:
     the most folders in common from the end on.
     """
     wanted = [[part for part in path.replace("\\", "/").split("/") if part not in ("", ".")] for path in image_files]
-    names = {parts[-1].lower() for parts in wanted if parts}
+    empty = [path for path, parts in zip(image_files, wanted, strict=True) if not parts]
+    if empty:
+        raise ValueError(f"image_files in {file} has {empty[0]!r}, which is no path of an image. {XLSA17_HELP}")
+    names = {parts[-1].lower() for parts in wanted}
     candidates: dict[str, list[list[str]]] = {}
     for folder, folders, files in os.walk(data_dir.resolve()):
         # What starts with a dot or an underscore twice is litter of a system or an archive.
