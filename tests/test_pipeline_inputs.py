@@ -273,7 +273,7 @@ def test_processes_that_read_images(classifier, expected, num_workers):
         ({"role": "user", "content": "hello"}, "has no 'image', but 'role', 'content'"),
         ({"image": None}, "it is no image"),
         (b"no image", "of type bytes, cannot be read: it is no image of a kind that Pillow knows"),
-        (io.BytesIO(b""), "it is no image of a kind that Pillow knows"),
+        (io.BytesIO(b""), r"it is empty \(0 bytes\)"),
         ("nowhere.png", "'nowhere.png', cannot be read: it is neither a file nor a URL nor an image in base64"),
         ("nowhere0", "'nowhere0', cannot be read: it is neither a file nor a URL"),
         ("", "it is neither a file nor a URL"),

@@ -73,7 +73,10 @@ def load_any_image(image, timeout: float | None = None) -> Image.Image:
     try:
         if isinstance(image, str) and not is_url and not os.path.isfile(image):
             no_image = "it is neither a file nor a URL nor an image in base64"
-            image = io.BytesIO(base64.b64decode(re.sub(r"^data:image/[^,]*,|\s", "", image), validate=True))
+            content = base64.b64decode(re.sub(r"^data:image/[^,]*,|\s", "", image), validate=True)
+            if not content:
+                raise binascii.Error
+            image = io.BytesIO(content)
         if is_url:
             image = load_image(image, timeout=timeout)
         elif isinstance(image, (str, os.PathLike)) or hasattr(image, "read"):
