@@ -106,7 +106,7 @@ def test_mutated_settings_and_recipes(tmp_path, cases, monkeypatch):
             except SystemExit as end:
                 raise ValueError(f"{file}: as the parser says") from end
 
-    print(fuzz(folder, read, cases, naming="The recipe sets"))
+    print(fuzz(folder, read, cases, naming="The recipe sets|--config_overrides|no data set"))
 
 
 @pytest.mark.parametrize("suffix", ["npy", "safetensors", "txt"])
