@@ -326,7 +326,8 @@ class DednModel(DednPreTrainedModel):
         super().__init__(config)
         if config.model_type != "dedn":
             raise ValueError(
-                f"A DednModel is made from a DednConfig, but this is a {type(config).__name__} of `model_type` {config.model_type!r}."
+                f"A DednModel is made from a DednConfig, but this is a {type(config).__name__} of `model_type` "
+                f"{config.model_type!r}."
             )
         config.validate()
         if not config.attribute_names:
