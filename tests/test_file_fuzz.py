@@ -1,5 +1,7 @@
 """Files of models, settings, predictions and word vectors that are not as they should be."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -104,7 +106,7 @@ def test_mutated_settings_and_recipes(tmp_path, cases, monkeypatch):
             except SystemExit as end:
                 raise ValueError(f"{file}: as the parser says") from end
 
-    print(fuzz(folder, read, cases, naming="The recipe sets"))
+    print(fuzz(folder, read, cases, naming="The recipe sets|--config_overrides|no data set"))
 
 
 @pytest.mark.parametrize("suffix", ["npy", "safetensors", "txt"])
@@ -136,3 +138,40 @@ def test_mutated_checkpoints_of_the_released_program(tmp_path, suffix, cases):
     state = {"att": torch.rand(3, 4), "bias": torch.ones(1)}
     torch.save(state, file) if suffix == "pt" else save_file(state, file)
     print(fuzz(folder, lambda: load_original_state_dict(file), cases))
+
+
+def test_damaged_weights_are_named(tmp_path):
+    make_tiny_model().save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-10])
+    with pytest.raises(OSError, match=f"weights of {tmp_path} are damaged, or were cut off"):
+        DednModel.from_pretrained(tmp_path)
+
+
+def test_misspelt_setting_in_a_file_is_a_wrong_value(tmp_path):
+    make_tiny_config().save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    file.write_text(file.read_text().replace("seen_class_ids", "seen_classCids"))
+    with pytest.raises(ValueError, match=r"no setting `seen_classCids`\. Do you mean `seen_class_ids`"):
+        DednConfig.from_pretrained(tmp_path)
+
+
+def test_array_file_with_a_damaged_header(tmp_path):
+    np.save(tmp_path / "vectors.npy", np.ones((2, 4)))
+    content = (tmp_path / "vectors.npy").read_bytes()
+    (tmp_path / "vectors.npy").write_bytes(content.replace(b"'fortran_order'", b"'fortran_order("))
+    with pytest.raises(ValueError, match=r"vectors\.npy cannot be read"):
+        load_word_vectors(tmp_path / "vectors.npy", ["red", "blue"])
+
+
+@pytest.mark.parametrize("name", ["cub.pt", "cub.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 half an archive"])
+def test_damaged_checkpoint_is_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} is damaged, or no such file"):
+        load_original_state_dict(tmp_path / name)
+
+
+def test_pipe_is_no_file_of_predictions(tmp_path):
+    os.mkfifo(tmp_path / "birds.csv")
+    with pytest.raises(ValueError, match=r"birds\.csv is no ordinary file"):
+        PredictionFile.check(tmp_path / "birds.csv", resume=True)

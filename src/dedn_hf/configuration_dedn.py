@@ -237,6 +237,16 @@ class DednConfig(PretrainedConfig):
     __hash__ = None
 
     @classmethod
+    def get_config_dict(cls, pretrained_model_name_or_path, **kwargs):
+        """As [`PretrainedConfig.get_config_dict`]; a ValueError for a file that holds no names and values."""
+        try:
+            return super().get_config_dict(pretrained_model_name_or_path, **kwargs)
+        except TypeError as error:
+            raise ValueError(
+                f"The config.json of {pretrained_model_name_or_path} must hold names and values: {error}."
+            ) from error
+
+    @classmethod
     def from_dict(cls, config_dict, return_unused_kwargs=False, **kwargs):
         """
         As [`PretrainedConfig.from_dict`]; what is changed on loading must agree with the rest, as if it were given to
@@ -246,7 +256,7 @@ class DednConfig(PretrainedConfig):
         try:
             config, unused = super().from_dict(config_dict, return_unused_kwargs=True, **kwargs)
         except TypeError as error:  # of what stands in a file: nothing is called wrongly, but the file is wrong
-            raise ValueError(f"The config that is read is none of DEDN: {error}") from error
+            raise ValueError(f"The config.json that is read is none of DEDN: {error}") from error
         _check_spelling(unused)
         config._change(changes)
         return (config, unused) if return_unused_kwargs else config

@@ -325,7 +325,10 @@ class DednModel(DednPreTrainedModel):
     def __init__(self, config: DednConfig):
         super().__init__(config)
         if config.model_type != "dedn":
-            raise ValueError(f"A DednModel is made from a DednConfig, but this is a {type(config).__name__}.")
+            raise ValueError(
+                f"A DednModel is made from a DednConfig, but this is a {type(config).__name__} of `model_type` "
+                f"{config.model_type!r}."
+            )
         config.validate()
         if not config.attribute_names:
             raise ValueError("A DednModel needs attributes, but `config.attribute_names` is empty. Name them there.")

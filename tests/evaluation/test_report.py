@@ -1,4 +1,5 @@
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch.utils.data import ConcatDataset
 from transformers import CLIPImageProcessorPil
 
 from dedn_hf.data import GzslDataset
+from dedn_hf.evaluation import report
 from dedn_hf.evaluation.metrics import gzsl_metrics, top_confusions
 from dedn_hf.evaluation.report import (
     EvaluationReport,
@@ -372,3 +374,15 @@ def test_other_results_are_not_overwritten(tmp_path):
         check_output_dir(tmp_path, "model", "cub")
     with pytest.raises(ValueError, match="is a file"):
         check_output_dir(tmp_path / "results.json", "model", "cub")
+
+
+def test_localisation_without_a_progress_bar(tiny_model, examples, monkeypatch):
+    """As where nobody watches: the places of a batch are its own."""
+    places = []
+
+    class Localisation:
+        add = staticmethod(lambda rows, attentions: places.append(rows))
+
+    monkeypatch.setattr(report, "tqdm", partial(report.tqdm, disable=True))
+    report.predict_examples(tiny_model, examples["test_seen"], batch_size=2, localisation=Localisation)
+    assert len(places) > 1 and [rows.start for rows in places] == [0, *(rows.stop for rows in places[:-1])]

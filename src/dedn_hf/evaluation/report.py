@@ -199,7 +199,7 @@ def predict_examples(
         [`Predictions`], with the labels of the examples.
     """
     model.eval()
-    batches, labels = [], []
+    batches, labels, done = [], [], 0
     with tqdm(total=len(examples), desc="Reading test images", unit="image") as progress:
         for batch in DataLoader(examples, batch_size=batch_size):
             labels.append(batch.pop("labels").numpy())
@@ -208,7 +208,9 @@ def predict_examples(
             scores = (prediction.logits, prediction.attribute_scores, prediction.expert_scores)
             batches.append([tensor.cpu().numpy() for tensor in scores])
             if localisation is not None:
-                localisation.add(slice(progress.n, progress.n + len(labels[-1])), prediction.attentions)
+                localisation.add(slice(done, done + len(labels[-1])), prediction.attentions)
+            # The bar itself does not count where it is not shown.
+            done += len(labels[-1])
             progress.update(len(labels[-1]))
     return Predictions(*map(np.concatenate, zip(*batches)), np.concatenate(labels))
 

@@ -456,12 +456,14 @@ def compare_metadata(path: Path, metadata: dict, expected: dict):
         found = metadata.get(key)
         if found == value:
             continue
-        if key == "class_names" and len(found) == len(value):
+        if key == "class_names" and not isinstance(found, list):
+            key, value = "class_names", f"a list of {len(value)}"
+        elif key == "class_names" and len(found) == len(value):
             index = next(i for i, names in enumerate(zip(found, value, strict=True)) if names[0] != names[1])
             key, found, value = f"{key}[{index}]", found[index], value[index]
         elif key == "class_names":
             key, found, value = "number of class_names", len(found), len(value)
-        elif key == "processor" and found and value:
+        elif key == "processor" and isinstance(found, dict) and value:
             found, value = ({k: v for k, v in a.items() if b.get(k) != v} for a, b in ((found, value), (value, found)))
         differences.append(f"{key} is {found!r}, where {value!r} is asked for")
     if differences:
