@@ -2,6 +2,7 @@
 
 import importlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +11,12 @@ from pathlib import Path
 
 import pytest
 from command_line import CommandFailed
+from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from dedn_hf import __version__
 from dedn_hf.cli import COMMANDS, main
+from dedn_hf.registration import DEFAULT_MODEL
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "datasets", "numpy", "matplotlib")
@@ -127,3 +131,24 @@ def test_a_closed_pipe_is_quiet(command, unbuffered):
         )
     # argparse ignores that its help cannot be written at once.
     assert process.stderr == "" and process.returncode in ((0, 141) if "help" in command else (141,))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["predict", "bird.png", "--model"],
+        ["explain", "bird.png", "--model"],
+        ["export", "--output", "model.onnx", "--model"],
+        ["evaluate", "--dataset", "synthetic_birds", "--output_dir", "out", "--model"],
+    ],
+)
+def test_weights_that_a_file_lacks_are_not_drawn(dedn, arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (96, 96)).save("bird.png")
+    shutil.copytree(DEFAULT_MODEL, "model")
+    state = load_file("model/model.safetensors")
+    del state["coarse_expert.heads.0.word_vectors"]
+    save_file(state, "model/model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CommandFailed, match=r"error: model lacks 1 of its weights, such as coarse_expert\.heads\.0"):
+        dedn(*arguments, "model")
+    assert sorted(os.listdir()) == ["bird.png", "model"]

@@ -112,7 +112,7 @@ def test_attributes_seen_in_images(tiny_model, dataset, examples):
     plain = evaluate_model(tiny_model, dataset, examples)
     assert "image_attribute_ranking" not in plain.figures
     order = np.array([6, 0, 5, 1, 4, 2, 3])
-    dataset.attribute_names = [tiny_model.config.attribute_names[index] for index in order]
+    dataset.attribute_names = [tiny_model.config.attribute_names[index].title() for index in order]
     dataset.class_attributes = dataset.class_attributes[:, order]
     ids = np.concatenate([split.image_ids for split in examples.values()])
     predictions = predict_examples(tiny_model, ConcatDataset([*examples.values()]))

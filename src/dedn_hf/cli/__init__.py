@@ -42,6 +42,20 @@ def check_model(model: str):
         raise ValueError(f"there is no model folder {model}; a model on the Hub is named NAMESPACE/NAME")
 
 
+def load_model(model: str):
+    """A model with all of its weights. A ValueError names those that its file lacks: transformers draws them anew."""
+    from ..modeling_dedn import DednModel
+
+    loaded, report = DednModel.from_pretrained(model, output_loading_info=True)
+    missing = sorted(name for name in report["missing_keys"] if not name.endswith("num_batches_tracked"))
+    if missing:
+        raise ValueError(
+            f"{model} lacks {len(missing)} of its weights, such as {missing[0]}, which would be random: save the "
+            "model again, or download it anew"
+        )
+    return loaded
+
+
 def main(arguments: list[str] | None = None) -> int:
     """
     Runs a command.

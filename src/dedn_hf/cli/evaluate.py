@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 
 from ..recipes import short_name
-from . import CommandParser, check_model
+from . import CommandParser, check_model, load_model
 
 
 def main(arguments: list[str]):
@@ -50,12 +50,11 @@ def main(arguments: list[str]):
     )
     from ..features.store import FeatureMapStore, fingerprint_weights
     from ..files import read_json
-    from ..modeling_dedn import DednModel
     from ..training import PixelValueDataset
 
     name = os.path.relpath(args.model) if Path(args.model).is_dir() else args.model
     check_output_dir(args.output_dir, name, short_name(args.dataset))
-    model = DednModel.from_pretrained(args.model).to(args.device)
+    model = load_model(args.model).to(args.device)
     # Evaluation uses the model's own word vectors, so the data set's are of no interest.
     dataset = load_gzsl_dataset(
         args.dataset,

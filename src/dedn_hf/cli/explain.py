@@ -9,8 +9,8 @@ import argparse
 from pathlib import Path
 
 from ..recipes import short_name
-from ..registration import DEFAULT_MODEL, TASK
-from . import CommandParser, check_model
+from ..registration import DEFAULT_MODEL
+from . import CommandParser, check_model, load_model
 
 SPLITS = ("test_unseen", "test_seen", "trainval", "train", "validation_seen", "validation_unseen")
 
@@ -55,13 +55,16 @@ def main(arguments: list[str]):
     args = parse_arguments(arguments)
     check_model(args.model)
 
-    from transformers import pipeline
+    from transformers import AutoImageProcessor
 
     from ..data import load_gzsl_dataset
     from ..evaluation.explanation import explain_image, plot_explanation
     from ..images_dedn import load_any_image
+    from ..pipeline_dedn import ZeroShotAttributeClassificationPipeline
 
-    classifier = pipeline(TASK, model=args.model, device="cpu")
+    classifier = ZeroShotAttributeClassificationPipeline(
+        model=load_model(args.model), image_processor=AutoImageProcessor.from_pretrained(args.model), device="cpu"
+    )
     truth = None
     if args.image is not None:
         image = load_any_image(args.image)

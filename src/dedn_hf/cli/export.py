@@ -6,7 +6,7 @@ Exports a trained model to ONNX: image in, class and attribute scores out, with 
 
 from pathlib import Path
 
-from . import CommandParser, check_model
+from . import CommandParser, check_model, load_model
 
 
 def main(arguments: list[str]):
@@ -22,9 +22,8 @@ def main(arguments: list[str]):
     from transformers import AutoImageProcessor
 
     from ..export import export_onnx
-    from ..modeling_dedn import DednModel
 
-    model = DednModel.from_pretrained(args.model)
+    model = load_model(args.model)
     image_size = None
     if model.backbone is not None:
         image_size = AutoImageProcessor.from_pretrained(args.model).crop_size["height"]

@@ -24,7 +24,7 @@ from pathlib import Path
 from ..data.image_files import why_ignored
 from ..prediction_file import PredictionFile
 from ..registration import DEFAULT_MODEL
-from . import CommandParser, check_model
+from . import CommandParser, check_model, load_model
 
 # On a CPU few images, so that activations are small beside its caches.
 CPU_BATCH_SIZE, BATCH_SIZE = 8, 32
@@ -203,7 +203,6 @@ def load_classifier(model: str, device: str | None = None):
     import torch
     from transformers import AutoConfig, AutoImageProcessor, logging
 
-    from ..modeling_dedn import DednModel
     from ..pipeline_dedn import ZeroShotAttributeClassificationPipeline
 
     logging.set_verbosity_error()
@@ -216,7 +215,7 @@ def load_classifier(model: str, device: str | None = None):
     if config.model_type != "dedn":
         raise ValueError(f"{model} is a model of type {config.model_type!r}, but dedn predict needs one of DEDN")
     return ZeroShotAttributeClassificationPipeline(
-        model=DednModel.from_pretrained(model),
+        model=load_model(model),
         image_processor=AutoImageProcessor.from_pretrained(model),
         device=device,
     )

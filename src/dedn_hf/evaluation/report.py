@@ -64,18 +64,9 @@ def match_classes(config: DednConfig, dataset: GzslDataset) -> np.ndarray:
     place = {name: index for index, name in config.id2label.items()}
     seen = {config.id2label[index] for index in config.seen_class_ids}
     names = _as_model_names("classes", place, dataset.name, dataset.class_names)
-    sides = {
-        "classes": (set(place), set(names)),
-        "seen classes": (seen, {names[index] for index in dataset.seen_class_ids}),
-    }
-    for kind, (of_model, of_dataset) in sides.items():
-        if of_model != of_dataset:
-            only_model, only_dataset = sorted(of_model - of_dataset), sorted(of_dataset - of_model)
-            raise ValueError(
-                f"The {kind} of the model and of {dataset.name} differ: {_some(only_model)} only in the model's "
-                f"{len(of_model)}, {_some(only_dataset)} only in the data set's {len(of_dataset)}. Evaluate the model "
-                "on the data set that it was trained for, or give it the data set's classes with `set_classes`."
-            )
+    way_out = "give it the data set's classes with `set_classes`"
+    _require_same("classes", set(place), set(names), dataset.name, way_out)
+    _require_same("seen classes", seen, {names[index] for index in dataset.seen_class_ids}, dataset.name, way_out)
     return np.array([place[name] for name in names], dtype=np.int64)
 
 
@@ -93,20 +84,41 @@ def match_class_attributes(config: DednConfig, dataset: GzslDataset) -> np.ndarr
         `np.ndarray` of shape `(K, A)`, float32.
 
     Raises:
-        ValueError: If the two differ in attributes, which are named, or see [`match_classes`].
+        ValueError: see [`match_classes`] and [`match_attributes`].
+    """
+    rows = np.argsort(match_classes(config, dataset))
+    return dataset.class_attributes[rows][:, match_attributes(config, dataset)]
+
+
+def match_attributes(config: DednConfig, dataset: GzslDataset) -> list[int]:
+    """
+    Finds the attributes of a model among those of a data set, by name.
+
+    Args:
+        config ([`DednConfig`]):
+            Config of the model.
+        dataset ([`GzslDataset`]):
+            The data set.
+
+    Returns:
+        `list[int]` of length `A`: the data set's column of each attribute of the model.
+
+    Raises:
+        ValueError: If the two differ in attributes; names the differences.
     """
     names = _as_model_names("attributes", config.attribute_names, dataset.name, dataset.attribute_names)
-    of_model, of_dataset = set(config.attribute_names), set(names)
+    _require_same("attributes", set(config.attribute_names), set(names), dataset.name, "train it anew")
+    return [names.index(name) for name in config.attribute_names]
+
+
+def _require_same(kind: str, of_model: set[str], of_dataset: set[str], dataset_name: str, way_out: str):
     if of_model != of_dataset:
         only_model, only_dataset = sorted(of_model - of_dataset), sorted(of_dataset - of_model)
         raise ValueError(
-            f"The attributes of the model and of {dataset.name} differ: {_some(only_model)} only in the model's "
+            f"The {kind} of the model and of {dataset_name} differ: {_some(only_model)} only in the model's "
             f"{len(of_model)}, {_some(only_dataset)} only in the data set's {len(of_dataset)}. Evaluate the model on "
-            "the data set that it was trained for, or train it anew."
+            f"the data set that it was trained for, or {way_out}."
         )
-    rows = np.argsort(match_classes(config, dataset))
-    columns = [names.index(name) for name in config.attribute_names]
-    return dataset.class_attributes[rows][:, columns]
 
 
 def differing_classes(
@@ -535,11 +547,9 @@ def evaluate_model(
         [`EvaluationReport`].
 
     Raises:
-        ValueError: see [`match_class_attributes`] and [`~images_dedn.crop_in_image`].
+        ValueError: see [`match_classes`], [`match_attributes`] and [`~images_dedn.crop_in_image`].
     """
-    match_class_attributes(model.config, dataset)
-    place = match_classes(model.config, dataset)
-    columns = [dataset.attribute_names.index(name) for name in model.config.attribute_names]
+    place, columns = match_classes(model.config, dataset), match_attributes(model.config, dataset)
     dataset = dataclasses.replace(dataset, attribute_names=model.config.attribute_names)  # in the order of its scores
     class_attributes = model.class_attributes.float().cpu().numpy()
     localisation = image_attributes = None
