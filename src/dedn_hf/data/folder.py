@@ -99,7 +99,8 @@ class FolderContents(ClassTable):
                 held_out = [path for path in paths if self.table.image_splits[path] == split]
             else:
                 held_out = paths[: fifth(len(paths))]
-            return held_out, [path for path in paths if path not in held_out]
+            others = set(paths) - set(held_out)
+            return held_out, [path for path in paths if path in others]
 
         for name, split in self.class_splits.items():
             paths = draw(self.images.get(name, ()), seed)
