@@ -301,7 +301,7 @@ def test_class_without_attributes(load, tree):
     matrix[3] = 0
     np.savetxt(tree / "Animals_with_Attributes2/predicate-matrix-continuous.txt", matrix)
     change_mat(tree / "xlsa17/data/AWA2/att_splits.mat", original_att=None)
-    with pytest.raises(ValueError, match="gives no attribute to cow"):
+    with pytest.raises(ValueError, match="gives no attribute above 0 to cow"):
         load()
 
 

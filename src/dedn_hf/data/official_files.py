@@ -91,16 +91,16 @@ def _check_elements(file: Path, names: list[str]):
     def is_wanted(head: bytes) -> bool:
         return any(name.encode() in head for name in names)
 
-    def check(content, place: int, end: int, is_top: bool = False) -> list[tuple[int, int]]:
-        """Kind of each element, and where it begins."""
+    def check(content, place: int, end: int, is_top: bool = False) -> list[tuple[int, int, int]]:
+        """Kind of each element, where it begins, and its number of bytes."""
         found = []
         while place + 8 <= end:
             kind, size = struct.unpack_from(order + "2I", content, place)
             # Up to four bytes stand in the second half of the tag.
             is_small, start = kind >> 16, place + 8
             kind = kind & 0xFFFF if is_small else kind
-            found.append((kind, start - 4 if is_small else start))
-            if kind not in _ELEMENTS:
+            found.append((kind, start - 4 if is_small else start, is_small or size))
+            if kind not in _ELEMENTS or (not is_small and start + size > end):
                 raise ValueError(f"it is damaged at byte {place}")
             if not is_small:
                 place += size if kind == _COMPRESSED else -(-size // 8) * 8
@@ -115,16 +115,22 @@ def _check_elements(file: Path, names: list[str]):
             place += 8
         return found
 
-    def check_matrix(content, start: int, elements: list[tuple[int, int]]):
-        kinds = [kind for kind, _ in elements]
+    def check_matrix(content, start: int, elements: list[tuple[int, int, int]]):
+        kinds = [kind for kind, *_ in elements]
         good = len(kinds) >= 3 and kinds[:2] == [6, 5]
+        if good:
+            # scipy takes the flags for eight bytes, whatever their tag says. Sizes have four bytes each.
+            (_, place, num_flag_bytes), (_, _, num_size_bytes) = elements[:2]
+            good = (place, num_flag_bytes) == (start + 8, 8)
+            good = good and 8 <= num_size_bytes <= 128 and num_size_bytes % 4 == 0
         if good:
             (flags,) = struct.unpack_from(order + "I", content, elements[0][1])
             if flags & 0xFF in _OF_NUMBERS:
                 is_complex = bool(flags & 0x800)
-                good = len(kinds) == 4 + is_complex and not {_MATRIX, _COMPRESSED} & set(kinds)
-            elif flags & 0xFF == _OF_CELLS:
-                good = set(kinds[3:]) <= {_MATRIX}
+                good = good and len(kinds) == 4 + is_complex and not {_MATRIX, _COMPRESSED} & set(kinds)
+            else:
+                # No variable of the field is a structure or sparse, which a damaged byte makes of numbers.
+                good = good and flags & 0xFF == _OF_CELLS and set(kinds[3:]) <= {_MATRIX}
         if not good:
             raise ValueError(f"it is damaged at byte {start}")
 
@@ -251,4 +257,4 @@ def check_no_empty_class(file: Path, class_names: list[str], class_attributes: n
     """A ValueError that names classes without any attribute."""
     empty = [name for name, row in zip(class_names, class_attributes, strict=True) if not row.any()]
     if empty:
-        raise ValueError(f"{file} gives no attribute to {', '.join(empty)}. {help}")
+        raise ValueError(f"{file} gives no attribute above 0 to {', '.join(empty)}. {help}")

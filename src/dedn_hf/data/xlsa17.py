@@ -182,7 +182,12 @@ def _find_images(data_dir: Path, file: Path, image_files: list[str], must_exist:
         raise ValueError(f"image_files in {file} has {empty[0]!r}, which is no path of an image. {XLSA17_HELP}")
     names = {parts[-1].lower() for parts in wanted}
     candidates: dict[str, list[list[str]]] = {}
-    for folder, folders, files in os.walk(data_dir.resolve()):
+    searched = set()
+    for folder, folders, files in os.walk(data_dir.resolve(), followlinks=True):
+        if os.path.realpath(folder) in searched:  # by another link, or round and round
+            folders.clear()
+            continue
+        searched.add(os.path.realpath(folder))
         # What starts with a dot or an underscore twice is litter of a system or an archive.
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX", "@eaDir")))
         for name in files:
@@ -243,13 +248,15 @@ def _read_class_attributes(split: ProposedSplit, file: Path, notes: list[str]) -
     negative = matrix < 0
     if negative.any() and (matrix[negative] == -1).all():
         matrix[negative] = 0
-        notes.append(f"{file}: -1 in {negative.sum()} places is taken for unknown, which is 0.")
+        notes.append(f"{file}: -1 in {negative.sum()} places is taken for unknown, which is 0 as in AWA2.")
     elif negative.any():
         notes.append(
             f"{file} has negative class attributes, from {matrix.min():g} on, as embeddings have. They are left as "
             "they are: classes are compared by direction; single attributes are no strengths, and no reasons."
         )
-    check_no_empty_class(file, split.class_names, matrix.clip(min=0), XLSA17_HELP)
+    no_strength = "A class needs an attribute above 0: for embeddings, add to a column what makes it so."
+    way_out = no_strength if (matrix < 0).any() else XLSA17_HELP
+    check_no_empty_class(file, split.class_names, matrix.clip(min=0), way_out)
     return (matrix / max(1, np.abs(matrix).max())).astype(np.float32)
 
 
