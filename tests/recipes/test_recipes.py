@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from golden_cases import VARIANTS, load_case
+from PIL import Image
 
 import dedn_hf
 from dedn_hf import DednConfig
@@ -192,21 +193,25 @@ TOY = """
 import numpy as np
 from datasets import Dataset, DatasetDict
 
-from .dataset import DatasetCard, GzslDataset
+from .dataset import DatasetCard, GzslDataset, image_features
 
+NAMES = ["ball", "block", "top"]
 CARD = DatasetCard("Toy", "toy", "toys", "Toys.", {"license": "mit"}, "Any.", "None.", "toy.png", "ball", ("round",))
 
 
 def load_images(data_dir, check_files=True):
-    raise ValueError("toys have no images")
+    if check_files:
+        raise ValueError("toys have no images")
+    rows = {"image": ["ball.png", "block.png"], "label": [0, 1], "image_id": [0, 1]}
+    return Dataset.from_dict(rows, features=image_features(NAMES))
 
 
 def load(data_dir, check_files=True):
     parts = ("train", "validation_seen", "validation_unseen", "test_seen", "test_unseen", "trainval")
     return GzslDataset(
         name="toy",
-        splits=DatasetDict({part: Dataset.from_dict({"label": [0], "image_id": [0]}) for part in parts}),
-        class_names=["ball", "block", "top"],
+        splits=DatasetDict({part: Dataset.from_dict({"label": [0, 1], "image_id": [0, 1]}) for part in parts}),
+        class_names=NAMES,
         attribute_names=["round", "flat"],
         attribute_groups=None,
         class_attributes=np.eye(3, 2, dtype=np.float32),
@@ -223,6 +228,8 @@ def test_two_files_add_a_data_set(tmp_path):
     shutil.copytree(SOURCE, tmp_path / "dedn_hf", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "dedn_hf/data/toy.py").write_text(TOY)
     (tmp_path / "dedn_hf/recipes/toy.yaml").write_text("dataset: toy\nmodel: {attribute_groups: {shape: 1-2}}\n")
+    for name, color in (("ball", "red"), ("block", "blue")):
+        Image.new("RGB", (8, 8), color).save(tmp_path / f"{name}.png")
 
     def run(*arguments):
         process = subprocess.run(
