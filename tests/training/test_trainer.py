@@ -135,6 +135,13 @@ def test_learns(tmp_path):
     assert losses(trainer, "eval_S")[-1] > 60
 
 
+def test_a_folder_of_ones_own_beside_the_checkpoints(tmp_path):
+    (tmp_path / "checkpoint-best").mkdir()
+    make_trainer(tmp_path, num_train_epochs=2, save_strategy="epoch").train()
+    names = {path.name for path in tmp_path.glob("checkpoint-*")}
+    assert names == {"checkpoint-10", "checkpoint-20", "checkpoint-best"}
+
+
 def test_keeps_the_checkpoint_of_the_highest_h(tmp_path):
     trainer = make_trainer(
         tmp_path, num_train_epochs=6, eval_strategy="epoch", save_strategy="epoch", load_best_model_at_end=True

@@ -283,8 +283,9 @@ class DednTrainer(Trainer):
 
     def _save_checkpoint(self, model, trial):
         # By their times the Trainer tells which checkpoints are old, and a clock may jump.
-        checkpoints = Path(self._get_output_dir(trial)).glob("checkpoint-*")
-        steps = {int(path.name.removeprefix("checkpoint-")): path for path in checkpoints}
+        folders = Path(self._get_output_dir(trial)).glob("checkpoint-*")
+        names = ((path.name.removeprefix("checkpoint-"), path) for path in folders)
+        steps = {int(name): path for name, path in names if name.isdecimal()}
         for age, step in enumerate(sorted(steps, reverse=True), start=1):
             latest = time.time() - 2 * age
             if self.args.should_save and steps[step].stat().st_mtime > latest:
