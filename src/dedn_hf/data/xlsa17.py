@@ -248,7 +248,7 @@ def _read_class_attributes(split: ProposedSplit, file: Path, notes: list[str]) -
     negative = matrix < 0
     if negative.any() and (matrix[negative] == -1).all():
         matrix[negative] = 0
-        notes.append(f"{file}: -1 in {negative.sum()} places is taken for unknown, which is 0 as in AWA2.")
+        notes.append(f"{file}: -1 in {negative.sum()} places is taken for unknown, which is 0 by the method.")
     elif negative.any():
         notes.append(
             f"{file} has negative class attributes, from {matrix.min():g} on, as embeddings have. They are left as "
