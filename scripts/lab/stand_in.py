@@ -16,6 +16,7 @@ import torch
 
 from dedn_hf.data import GzslDataset
 from dedn_hf.data.proposed_split import read_proposed_split
+from dedn_hf.data.splits import fifth
 from dedn_hf.recipes import read_recipe
 from dedn_hf.results import format_results
 from dedn_hf.training.arguments import DednTrainingArguments, arguments_of_process, parse_config_overrides
@@ -53,7 +54,7 @@ def make_stand_in(name: str, data_dir: str, protocol: str = "validated") -> Gzsl
     counts = {part: len(ids) for part, ids in split.image_ids.items()}
     train = min(MOST_IMAGES, round(counts["trainval"] / len(seen)))
     test = max(1, round(train * counts["test_seen"] / counts["trainval"]))
-    held_out = max(1, round(train / 5))
+    held_out = fifth(train)
 
     def ids_of(classes: Sequence[str], numbers: Sequence[int]) -> list[int]:
         return [1000 * names.index(of) + number for of in classes for number in numbers]

@@ -124,15 +124,25 @@ def _why_unknown(image) -> str | None:
     if head.lstrip().lower().startswith((b"<html", b"<!doctype")):
         return "it is a web page, as a download that failed leaves it"
     kinds = {
-        "HEIC": (head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev"), "HEIF", "pillow-heif"),
+        "HEIC": (is_heic(head), "HEIF", "pillow-heif"),
         "AVIF": (head[4:12] == b"ftypavif", "AVIF", "pillow"),
-        "JPEG XL": (head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")), "JXL", "pillow-jxl-plugin"),
+        "JPEG XL": (is_jpeg_xl(head), "JXL", "pillow-jxl-plugin"),
     }
     for kind, (is_kind, format_name, package) in kinds.items():
         if is_kind:
             known = format_name in Image.OPEN
             return f"it is {kind}" + (", but damaged" if known else f"; `pip install {package}`, or save it as JPEG")
     return None
+
+
+def is_heic(head: bytes) -> bool:
+    """Whether a file that begins so is HEIC, which Pillow does not know by itself."""
+    return head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev")
+
+
+def is_jpeg_xl(head: bytes) -> bool:
+    """Whether a file that begins so is JPEG XL, which Pillow does not know by itself."""
+    return head.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL "))
 
 
 def _image_of_greys(image: Image.Image) -> Image.Image:

@@ -435,7 +435,7 @@ def _find_folders(contents: FolderContents):
         return
     known, folders, strangers = NameMatcher(contents.class_names), {}, []
     for place in sorted(folder.iterdir()):
-        images = _find_images_of_class(contents, place)
+        images = _find_images_of_class(contents, place, known)
         if images is None:
             continue
         name = normalize(place.name)
@@ -469,7 +469,7 @@ def _find_folders(contents: FolderContents):
         )
 
 
-def _find_images_of_class(contents: FolderContents, place: Path) -> list[Path] | None:
+def _find_images_of_class(contents: FolderContents, place: Path, known: NameMatcher) -> list[Path] | None:
     """The images of a class, given what lies in `images/`; `None` of what is no folder of a class."""
     reason = why_ignored(place)
     if reason is None and place.is_dir():
@@ -478,7 +478,7 @@ def _find_images_of_class(contents: FolderContents, place: Path) -> list[Path] |
         except OSError as error:
             contents.problems.append(f"images/{place.name} cannot be searched: {error.strerror or error}")
             return None
-        if images or not contents.class_names or NameMatcher(contents.class_names).find(place.name):
+        if images or not known or known.find(normalize(place.name)):
             return images
         reason = "empty folder"
     elif reason in (None, "broken link") and place.is_symlink() and not place.exists():

@@ -41,7 +41,6 @@ SURE_FORMATS = (
     ),
     *("TIFF", "WEBP"),
 )
-JPEG_XL_BEGINNINGS = (b"\xff\x0a", b"\0\0\0\x0cJXL ")
 LITTER = {
     *("__macosx", "@eadir", "#recycle", "#snapshot", "$recycle.bin", "recycler", "system volume information"),
     *("lost+found", "thumbs.db", "thumbs.db:encryptable", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),
@@ -151,10 +150,12 @@ def describe_ignored(reason: str, files: list[Path], folder: Path) -> str:
 def _begins_as_image(path: str | os.PathLike) -> bool:
     from PIL import Image
 
+    from ..images_dedn import is_heic, is_jpeg_xl  # which brings torch along, and few files need it
+
     try:
         with open(path, "rb") as file:
             head = file.read(16)
-            if (head[4:8] == b"ftyp" and head[8:11] in (b"hei", b"hev")) or head.startswith(JPEG_XL_BEGINNINGS):
+            if is_heic(head) or is_jpeg_xl(head):
                 return True
             Image.init()
             Image.open(file, formats=[name for name in SURE_FORMATS if name in Image.OPEN]).close()

@@ -25,13 +25,11 @@ from .check import CheckReport, check_images
 from .class_table import find_table
 from .dataset import GzslDataset, image_features
 from .folder import ADVICE, FolderContents, make_dataset, read_folder, report_tables
-from .image_table import SPLIT_SYNONYMS
+from .image_table import IMAGE_SPLITS, SPLIT_SYNONYMS
 from .names import NameMatcher
 from .splits import image_id_of
 
 CARD = replace(folder.CARD, summary="Images with their classes, and attributes of these.")
-# What a test image is for follows from its class; all others are for training.
-_SPLITS = ("train", "validation", "test")
 
 
 def load_images(data_dir: str | os.PathLike, check_files: bool = True, *, name: str = IMAGEFOLDER) -> Dataset:
@@ -115,20 +113,18 @@ def check(
     report_tables(report, contents)
     if images.table is None:
         return contents
-    embedded, files, names = [], [], contents.class_names
-    for row, example in enumerate(images.table.cast_column("image", Image(decode=False))):
-        image, of_class = example["image"], names[example["label"]]
-        if image["bytes"] is None:
-            files.append((Path(image["path"]), of_class))
-        else:
-            embedded.append(row)
-    check_images(report, files, contents.class_splits)
-    raw = images.table.cast_column("image", Image(decode=False))
-    for row in tqdm(embedded, desc="Reading images", unit="image", disable=None):
+    files, unreadable, names = [], [], contents.class_names
+    examples = images.table.cast_column("image", Image(decode=False))
+    for key, example in zip(images.keys, tqdm(examples, desc="Reading images", unit="image", disable=None)):
+        if example["image"]["bytes"] is None:
+            files.append((Path(example["image"]["path"]), names[example["label"]]))
+            continue
         try:
-            load_any_image(raw[row]["image"])
+            load_any_image(example["image"])
         except Exception as error:  # Pillow raises whatever a damaged byte leads to
-            report.add_wrong("unreadable image", "images that cannot be read", f"{images.keys[row]}: {error}")
+            unreadable.append(f"{key}: {error}")
+    check_images(report, files, contents.class_splits)
+    report.add_wrong("unreadable image", "images that cannot be read", *unreadable)
     return contents
 
 
@@ -168,15 +164,15 @@ class _Images:
         tables, counts = [], {}
         for split, table in loaded.items():
             part = SPLIT_SYNONYMS.get(split, split)
-            if part not in _SPLITS:
-                contents.note(f"{source}: the split {split!r} is left out; those read are {', '.join(_SPLITS)}")
+            if part not in IMAGE_SPLITS:
+                contents.note(f"{source}: the split {split!r} is left out; those read are {', '.join(IMAGE_SPLITS)}")
                 continue
             tables.append(self._read_split(contents, split, part, table))
             if tables[-1] is None:
                 return source
             counts[split] = len(tables[-1])
         if not any(counts.values()):
-            wrong(f"{source} has no images in {', '.join(_SPLITS)}, only splits {', '.join(loaded)}")
+            wrong(f"{source} has no images in {', '.join(IMAGE_SPLITS)}, only splits {', '.join(loaded)}")
             return source
         self.table = datasets.concatenate_datasets(tables)
         contents.images = contents.table.images
@@ -216,7 +212,7 @@ class _Images:
         kept = [keys[row] for row in known.tolist()]
         self.keys += kept
         table = table.select_columns(image_column).rename_columns({image_column: "image"})
-        table = table.select(known).cast_column("image", Image())
+        table = table.select(known)
         table = table.add_column("label", labels[known].tolist(), feature=ClassLabel(names=contents.class_names))
         table = table.add_column("image_id", [image_id_of(key) for key in kept], feature=Value("int64"))
         return table.cast(image_features(contents.class_names))

@@ -179,7 +179,7 @@ class ProposedSplit:
         train, validation_seen = [], []
         for name in sorted(images_of.keys() & set(self.train_classes)):
             ids = generator.permutation(images_of[name]).tolist()
-            held_out = min(max(1, round(len(ids) / 5)), len(ids) - 1)
+            held_out = fifth(len(ids))
             validation_seen += ids[:held_out]
             train += ids[held_out:]
         validation_unseen = [i for name in self.validation_classes for i in images_of.get(name, [])]

@@ -30,7 +30,7 @@ YES = (
     *TICKS,
 )
 NO = ("no", "n", "false", "nein", "falsch", "non", "faux", "não", "falso", "nee")
-WORDS = dict.fromkeys((*YES, *TICKS), 1) | dict.fromkeys(NO, 0)
+WORDS = dict.fromkeys(YES, 1) | dict.fromkeys(NO, 0)
 NUMBER = re.compile(r"(?P<number>[+-]?(\d+([.,]\d*)?|[.,]\d+)(e[+-]?\d+)?)\s*(?P<sign>%)?")
 WAY_OUT = "correct it, or say how strengths are meant with --attribute_scale unit, percent or the top of the scale"
 

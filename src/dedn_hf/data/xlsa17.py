@@ -10,27 +10,24 @@ and the images, wherever they are below the same folder.
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
 
 from ..recipes import recipe_names
-from .dataset import DatasetCard, GzslDataset, image_features, make_splits
+from .dataset import GzslDataset, image_features, make_splits
+from .folder import CARD as OWN_IMAGES
 from .official_files import check_no_empty_class, read_lines, read_mat, read_texts
 from .proposed_split import SPLIT_CITATION, XLSA17_HELP, ProposedSplit, read_proposed_split
 
-CARD = DatasetCard(
+CARD = replace(
+    OWN_IMAGES,
     title="Proposed Split release",
     id="xlsa17",
-    subject="images",
     summary="A data set of the Proposed Split release (Xian et al. 2019), read from its own files.",
-    license={"license": "unknown"},
-    terms="The licence of the images has not been recorded. Say here under which terms the weights may be used.",
     caution="What the images show, and whether a backbone was trained on the unseen classes, has not been recorded.",
-    image="image.jpg",
-    new_class="a new class",
-    description=("the name of an attribute", "another one"),
     split_name="its att_splits.mat",
     citations=(SPLIT_CITATION,),
 )
