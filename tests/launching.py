@@ -53,13 +53,23 @@ def run_script(
             # The launcher gives each of its processes a session of its own, so that no group has them all.
             with contextlib.suppress(psutil.NoSuchProcess):
                 tree = psutil.Process(process.pid)
-                for running in (*tree.children(recursive=True), tree):
+                processes = [tree, *tree.children(recursive=True)]
+                for running in processes[::-1]:
                     with contextlib.suppress(psutil.NoSuchProcess):
                         running.kill()
+                # What they hold, such as a lock of a folder, is free once they have ended.
+                while any(map(_is_alive, processes)):
+                    time.sleep(0.005)
             process.wait()
     printed = output.read_text(encoding="utf-8", errors="replace")
     assert status is not None or killed, f"no end after {timeout} seconds: {printed[-5000:]}"
     return status, printed
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
 
 
 def launch_script(script: Path | str, *arguments: str, **options) -> str:

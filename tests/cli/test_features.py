@@ -138,7 +138,7 @@ def test_hdf5_file(run, tmp_path, capsys):
     np.testing.assert_array_equal(np.stack([store[row] for row in range(4)]), maps)
     printed = capsys.readouterr().out
     assert "4 feature maps of shape (5, 2, 2)" in printed
-    assert "rows are in the order of the data set's own list of images; their labels agree, which cannot" in printed
+    assert "rows are in the order of the data set's own list of images: their labels fit, which cannot" in printed
 
 
 def test_hdf5_file_whose_labels_fit_two_orders(run, tmp_path, capsys):

@@ -10,7 +10,7 @@ from dedn_hf.data import awa2
 from dedn_hf.data.awa2 import load as load_awa2
 from dedn_hf.data.awa2 import load_images as load_awa2_images
 from dedn_hf.data.load import check_gzsl_dataset
-from dedn_hf.data.official_files import fingerprint_names, read_numbered
+from dedn_hf.data.official_files import fingerprint_names, mark_names, read_numbered
 from dedn_hf.data.splits import image_id_of
 from dedn_hf.recipes import read_recipe
 
@@ -204,11 +204,12 @@ def test_a_list_of_other_classes(tree):
 def test_predicates_in_another_order_than_the_matrix(load, tree, monkeypatch):
     assert any("predicates.txt has other names of attributes than the release" in note for note in load().notes)
     names = [f"predicate{i}" for i in range(1, NUM_ATTRIBUTES + 1)]
-    monkeypatch.setattr(awa2, "KNOWN_NAMES", (fingerprint_names(names), fingerprint_names(sorted(names))))
+    known = (fingerprint_names(names), fingerprint_names(sorted(names)), mark_names(names))
+    monkeypatch.setattr(awa2, "KNOWN_NAMES", known)
     assert load().notes == []
     names[0], names[1] = names[1], names[0]
     write_numbered(tree / "Animals_with_Attributes2/predicates.txt", names)
-    with pytest.raises(ValueError, match=r"predicates\.txt has the names of the release in another order"):
+    with pytest.raises(ValueError, match=r"in another order \(number 1, 'predicate2', is another one there\)"):
         load()
 
 
@@ -219,6 +220,7 @@ def test_predicates_in_another_order_than_the_matrix(load, tree, monkeypatch):
 def test_fingerprint_of_the_real_predicates():
     names = read_numbered(DATA_DIR / "attribute_vectors/awa2_predicates.txt", "")
     assert fingerprint_names(names) == awa2.KNOWN_NAMES[0]
+    assert mark_names(names) == awa2.KNOWN_NAMES[2]
     assert fingerprint_names(sorted(names)) == awa2.KNOWN_NAMES[1]
 
 

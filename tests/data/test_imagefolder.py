@@ -1,4 +1,5 @@
 import csv
+import os
 
 import datasets
 import pytest
@@ -188,6 +189,12 @@ def test_what_is_not_there(tables, tree, tmp_path):
     write_table(tables / "classes.csv", [["class", "black"], ["auk", 1], ["bunting", 0.5], ["crow", 0.3]])
     with pytest.raises(ValueError, match=r"has images of 'dove', but classes.csv gives no attributes of it"):
         load(tree)
+
+
+def test_a_name_that_is_not_utf8_is_named(tree):
+    os.rename(tree / "train/auk/0.png", os.fsencode(tree / "train/auk") + b"/m\xf6we.png")
+    with pytest.raises(ValueError, match=r"the name train/auk/m\\xf6we\.png is not UTF-8\. .* --dataset folder"):
+        load_images(tree)
 
 
 def test_check_reads_all_images(read, tree, tables):

@@ -8,7 +8,7 @@ from real_data import DATA_DIR
 
 from dedn_hf.data import sun
 from dedn_hf.data.load import check_gzsl_dataset
-from dedn_hf.data.official_files import fingerprint_names
+from dedn_hf.data.official_files import fingerprint_names, mark_names
 from dedn_hf.data.sun import load as load_sun
 from dedn_hf.data.sun import load_images as load_sun_images
 from dedn_hf.recipes import read_recipe
@@ -118,10 +118,12 @@ def test_attributes_in_another_order_than_the_votes(load, tree, monkeypatch):
     assert any("has other names of attributes than the release" in note for note in load().notes)
     names = [f"attribute/ {i}" for i in range(NUM_ATTRIBUTES)]
     in_any_order = sorted(f"attribute{i}" for i in range(NUM_ATTRIBUTES))
-    monkeypatch.setattr(sun, "KNOWN_NAMES", (fingerprint_names(names), fingerprint_names(in_any_order)))
+    known = (fingerprint_names(names), fingerprint_names(in_any_order), mark_names(names))
+    monkeypatch.setattr(sun, "KNOWN_NAMES", known)
     assert load().notes == []
     scipy.io.savemat(tree / "SUNAttributeDB/attributes.mat", {"attributes": cells(names[::-1])})
-    with pytest.raises(ValueError, match=r"attributes\.mat has the names of the release in another order"):
+    first = rf"in another order \(number 1, '{names[-1]}', is another one there\)"
+    with pytest.raises(ValueError, match=rf"attributes\.mat has the names of the release {first}"):
         load()
 
 
@@ -132,6 +134,7 @@ def test_attributes_in_another_order_than_the_votes(load, tree, monkeypatch):
 def test_fingerprint_of_the_real_attributes():
     names = (DATA_DIR / "attribute_vectors/sun_attributes.txt").read_text(encoding="utf-8").splitlines()
     assert fingerprint_names(names) == sun.KNOWN_NAMES[0]
+    assert mark_names(names) == sun.KNOWN_NAMES[2]
 
 
 def test_class_side(load):

@@ -88,6 +88,7 @@ def test_what_the_store_records(run, file):
     check_maps(store)
     record = {"file": "maps.hdf5", "bytes": file.stat().st_size, "map_key": "feature_map", "label_key": "labels"}
     assert store.metadata["hdf5"] == {**record, "id_key": None, "proposed_split": False}
+    assert "their labels fit, which cannot tell" in describe_rows(store.metadata["hdf5"])
     for key in ("backbone", "backbone_sha256", "image_size", "processor"):
         assert store.metadata[key] is None
     assert [shard["rows"] for shard in store.metadata["shards"]] == [3, 3, 2]
@@ -202,17 +203,29 @@ def test_two_orders_that_the_labels_fit_alike(run, dataset, tmp_path):
         run(file=other, proposed_split_dir=tmp_path)
     store = run(tmp_path / "split", file=other, proposed_split_dir=tmp_path, row_order="proposed_split")
     check_maps(store)
-    assert describe_rows(store.metadata["hdf5"]).startswith(
-        "rows are in the order of image_files in res101.mat; their"
-    )
+    assert store.metadata["hdf5"]["stated"]
+    assert "image_files in res101.mat, as was said; their labels agree" in describe_rows(store.metadata["hdf5"])
     in_order = write(tmp_path / "in_order.h5", feature_map=MAPS, labels=LABELS)
     store = run(tmp_path / "own", file=in_order, proposed_split_dir=tmp_path, row_order="data_set")
     check_maps(store)
-    assert "the data set's own list of images" in describe_rows(store.metadata["hdf5"])
+    assert "the data set's own list of images, as was said" in describe_rows(store.metadata["hdf5"])
+    (tmp_path / "xlsa17/data/BIRDS/att_splits.mat").unlink()
+    with pytest.raises(FileNotFoundError, match=r"att_splits\.mat.* Or say --data_set_order, if .*in_order\.h5"):
+        run(tmp_path / "other", file=in_order, proposed_split_dir=tmp_path)
+    check_maps(run(tmp_path / "other", file=in_order, proposed_split_dir=tmp_path, row_order="data_set"))
     with pytest.raises(ValueError, match="no row_order 'sun'; choose one of data_set, proposed_split"):
         run(row_order="sun")
     with pytest.raises(ValueError, match="need its folder, `proposed_split_dir`"):
         run(row_order="proposed_split")
+
+
+def test_sun_without_the_other_order_to_compare(run, tmp_path):
+    """Its two orders have the same classes in the same places, so that labels that fit say nothing."""
+    with pytest.raises(ValueError, match=r"of sun .* do not tell in which.* --data_set_order or --prop"):
+        run(dataset_name="sun")
+    store = run(dataset_name="sun", row_order="data_set")
+    check_maps(store)
+    assert store.metadata["hdf5"]["stated"]
 
 
 def test_the_same_images_in_both_orders_are_no_question(run, tmp_path):

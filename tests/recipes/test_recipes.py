@@ -177,6 +177,8 @@ def test_data_sets_of_the_proposed_split_release_have_the_settings_of_a_folder()
     recipe = read_recipe("xlsa17/APY")
     assert recipe.dataset == "xlsa17/APY" and recipe.training == read_recipe("folder").training
     assert short_name("xlsa17/APY") == "apy" and short_name("cub") == "cub"
+    assert short_name("org/Birds") == "birds" and short_name("imagefolder") == "imagefolder"
+    assert short_name("org/CUB") == "cub-imagefolder"
     assert "xlsa17/AWA1" in DatasetNames() and "cub" in DatasetNames()
     for name in ("xlsa17", "xlsa17/", "xlsa17/..", "xlsa17/a/b", "flowers"):
         assert name not in DatasetNames()

@@ -159,7 +159,10 @@ class _Images:
             else:
                 loaded = datasets.load_dataset(self.name)
         except Exception as error:  # of many kinds, from the network to a damaged file
-            wrong(f"{source} cannot be loaded as a data set: {' '.join(str(error).split())}")
+            reason = " ".join(str(error.__cause__ or error).split())
+            if isinstance(error.__cause__, UnicodeError):
+                reason += _name_beyond_utf8(contents.folder if self.name == IMAGEFOLDER else Path(self.name))
+            wrong(f"{source} cannot be loaded as a data set: {reason}")
             return source
         tables, counts = [], {}
         for split, table in loaded.items():
@@ -265,3 +268,13 @@ def _read_labels(source: str, split: str, table: Dataset, column: str, contents:
     if strangers or not contents.class_names:
         return None
     return np.array([places[name] for name in names], dtype=np.int64)
+
+
+def _name_beyond_utf8(folder: Path) -> str:
+    """What `datasets` does not say: the first file or folder whose name is not UTF-8, and the way out."""
+    for place, folders, files in os.walk(folder):
+        for name in sorted(folders + files):
+            if any("\ud800" <= letter <= "\udfff" for letter in name):
+                path = os.fsencode(Path(place, name).relative_to(folder)).decode(errors="backslashreplace")
+                return f": the name {path} is not UTF-8. Rename it, or read the folder with --dataset folder"
+    return ""

@@ -220,7 +220,12 @@ def fingerprint_names(names: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(bare).encode()).hexdigest()
 
 
-def check_attribute_order(file: Path, names: list[str], known: tuple[str, str], help: str) -> list[str]:
+def mark_names(names: Iterable[str]) -> str:
+    """Two digits of the SHA-256 of each name, which tell where one stands that does not belong there."""
+    return "".join(fingerprint_names([name])[:2] for name in names)
+
+
+def check_attribute_order(file: Path, names: list[str], known: tuple[str, str, str], help: str) -> list[str]:
     """
     Whether attributes are named in the order of the release, which is that of its matrix, word vectors and groups.
 
@@ -229,8 +234,8 @@ def check_attribute_order(file: Path, names: list[str], known: tuple[str, str], 
             Where the names are from.
         names (`list[str]`):
             The names.
-        known (`tuple[str, str]`):
-            [`fingerprint_names`] of the release's names, in its order and sorted.
+        known (`tuple[str, str, str]`):
+            [`fingerprint_names`] of the release's names, in its order and sorted, and [`mark_names`] in its order.
         help (`str`):
             Where to get the release, for messages.
 
@@ -238,14 +243,17 @@ def check_attribute_order(file: Path, names: list[str], known: tuple[str, str], 
         `list[str]`: what cannot be told, one line each.
 
     Raises:
-        ValueError: If they are the release's names in another order.
+        ValueError: If they are the release's names in another order; names the first that is out of place.
     """
     if fingerprint_names(names) == known[0]:
         return []
     if fingerprint_names(sorted(names, key=lambda name: "".join(filter(str.isalnum, name.lower())))) == known[1]:
+        found = mark_names(names)
+        places = [place for place in range(len(names)) if found[2 * place :][:2] != known[2][2 * place :][:2]]
+        first = f" (number {places[0] + 1}, {names[places[0]]!r}, is another one there)" if places else ""
         raise ValueError(
-            f"{file} has the names of the release in another order: the columns of the matrix, word vectors and "
-            f"groups would go to wrong attributes. {help}"
+            f"{file} has the names of the release in another order{first}: the columns of the matrix, word vectors "
+            f"and groups would go to wrong attributes. {help}"
         )
     return [
         f"{file} has other names of attributes than the release: whether they are in the order of its matrix, word "

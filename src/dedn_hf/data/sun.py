@@ -48,10 +48,13 @@ CARD = DatasetCard(
     backbone="the recipe is made for feature maps of an ImageNet ResNet-101 (2048 channels), kept frozen.",
 )
 
-# Of the release's attribute names, in its order and sorted; see [`check_attribute_order`].
+# Of the release's attribute names; see [`check_attribute_order`].
 KNOWN_NAMES = (
     "a5cf6833e2ad412b4e099fad0c52b6460285328386f820dbc14fa510ba54bd11",
     "9e3222227ad0c30ba3e13108c1e17ae5a92bfcc9e89b82614826ef077e2d17fc",
+    "24d96273b5e5fcdf34d767cd66497ab8ccdb05f0d6bf1cf50d85a741d311e8ddc850d5027b659b5429f660944d5e84baff28"
+    "8cc7adff03387b4b1ad6f72f2fa9134647ec2a4ca71504dc332ac0057eb90638b7d0910fe212d519f948531da1b7db11a251"
+    "2781",
 )
 SUN_HELP = (
     "SUNAttributeDB.tar.gz and SUNAttributeDB_Images.tar.gz are at https://cs.brown.edu/~gmpatter/sunattributes.html; "

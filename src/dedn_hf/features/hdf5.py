@@ -14,6 +14,8 @@ from .store import FeatureMapStore
 from .store_writer import RECORD_BATCH_ROWS, StoreWriter, start_processes
 
 ROW_ORDERS = ("data_set", "proposed_split")
+# Data sets whose own list of images is not in the order of the Proposed Split's `image_files`.
+OTHER_ORDER_IN_RELEASE = ("sun",)
 
 
 def import_hdf5(
@@ -32,8 +34,9 @@ def import_hdf5(
 
     The file must have a row for each image. No file says of itself which image a row shows, so that its labels are
     compared with those of the data set, row by row. Labels cannot tell images of one class apart: where they fit the
-    order of `dataset` and that of the Proposed Split alike, and the two differ, `row_order` must say which it is. The
-    backbone of such a store is unknown: a model that is trained on it takes feature maps, and no images.
+    order of `dataset` and that of the Proposed Split alike, and the two differ, `row_order` must say which it is; of
+    SUN, whose two orders differ, it must also where `proposed_split_dir` is not there to compare. The backbone of such
+    a store is unknown: a model that is trained on it takes feature maps, and no images.
 
     A run that was interrupted goes on where it was, and processes divide the work, as in [`extract_feature_maps`].
 
@@ -58,7 +61,8 @@ def import_hdf5(
             Folder that holds `xlsa17/`: rows may be in the order of `image_files` in `res101.mat`, with labels that
             number the classes as `att_splits.mat` does. This is how files made from the Proposed Split are.
         row_order (`str`, *optional*):
-            `"data_set"` or `"proposed_split"`. By default the one that the labels fit.
+            `"data_set"` or `"proposed_split"`, which the store records as said. By default the one that the labels
+            fit.
 
     Raises:
         ImportError: If h5py is not installed.
@@ -80,6 +84,12 @@ def import_hdf5(
     if row_order == "proposed_split" and proposed_split_dir is None:
         raise ValueError("Rows in the order of the Proposed Split need its folder, `proposed_split_dir`.")
     file = Path(file)
+    if dataset_name in OTHER_ORDER_IN_RELEASE and id_key is proposed_split_dir is row_order is None:
+        raise ValueError(
+            f"Files of feature maps of {dataset_name} are in the order of the data set's own list of images or in "
+            f"that of the Proposed Split, and labels do not tell in which {file} is. Say --data_set_order or "
+            "--proposed_split (which needs xlsa17/ with res101.mat), or name the image ids of the rows with --id_key."
+        )
     if not file.is_file():
         raise FileNotFoundError(f"There is no HDF5 file {file}.")
     try:
@@ -97,14 +107,20 @@ def import_hdf5(
             )
         labels = _read_integers(content, file, label_key, len(maps))
         class_names = dataset.features["label"].names
+        found_order = None
         if id_key is not None:
             row_ids = _read_integers(content, file, id_key, len(maps))
         else:
             orders = {"data_set": (np.array(dataset["image_id"][:]), class_names)}
             if proposed_split_dir is not None and row_order != "data_set":
-                orders["proposed_split"] = _read_proposed_order(proposed_split_dir, dataset_name, dataset)
-            row_order = row_order or _find_order(file, label_key, labels, orders, dataset)
-            row_ids, class_names = orders[row_order]
+                try:
+                    orders["proposed_split"] = _read_proposed_order(proposed_split_dir, dataset_name, dataset)
+                except (FileNotFoundError, ValueError) as error:
+                    if row_order is None:
+                        error.args = (f"{error} Or say --data_set_order, if {file} is in the data set's own order.",)
+                    raise
+            found_order = row_order or _find_order(file, label_key, labels, orders, dataset)
+            row_ids, class_names = orders[found_order]
         _check_rows(file, label_key, labels, row_ids, class_names, dataset)
 
         source = dict.fromkeys(("backbone", "backbone_sha256", "image_size", "processor"))
@@ -114,7 +130,9 @@ def import_hdf5(
             "map_key": map_key,
             "label_key": label_key,
             "id_key": id_key,
-            "proposed_split": row_order == "proposed_split",
+            "proposed_split": found_order == "proposed_split",
+            # Not of an order that was found: stores of earlier versions do not have it either.
+            **({"stated": True} if row_order else {}),
         }
         writer = StoreWriter(
             output_dir, dataset, dataset_name, (channels, side, side), source, start_processes(cpu=True)
@@ -153,7 +171,9 @@ def describe_rows(source: dict) -> str:
     if source["id_key"] is not None:
         return f"rows are of the image ids in {source['id_key']}"
     order = "image_files in res101.mat" if source["proposed_split"] else "the data set's own list of images"
-    return f"rows are in the order of {order}; their labels agree, which cannot tell images of one class apart"
+    if source.get("stated"):
+        return f"rows are in the order of {order}, as was said; their labels agree"
+    return f"rows are in the order of {order}: their labels fit, which cannot tell images of one class apart"
 
 
 def _find_order(file: Path, label_key: str, labels: np.ndarray, orders: dict, dataset: Dataset) -> str:

@@ -84,8 +84,14 @@ def has_settings_of_folder(name: str) -> bool:
 
 
 def short_name(name: str) -> str:
-    """A data set's name in stores, results and folders: `"apy"` of `"xlsa17/APY"`, `"birds"` of `"org/Birds"`."""
-    return Path(name).name.lower() if has_settings_of_folder(name) else name
+    """
+    A data set's name in stores, results and folders: `"apy"` of `"xlsa17/APY"`, `"birds"` of `"org/Birds"`, and
+    `"cub-imagefolder"` of `"org/CUB"`, which need not be the CUB that is known.
+    """
+    if not has_settings_of_folder(name):
+        return name
+    short = Path(name).name.lower()
+    return f"{short}-{IMAGEFOLDER}" if is_of_datasets(name) and short in recipe_names() else short
 
 
 def read_recipe(name_or_file: str | os.PathLike, protocol: str = "validated") -> Recipe:
