@@ -13,6 +13,7 @@ import pytest
 from command_line import CommandFailed
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from transformers import ResNetConfig
 
 from dedn_hf import __version__
 from dedn_hf.cli import COMMANDS, main
@@ -20,6 +21,12 @@ from dedn_hf.registration import DEFAULT_MODEL
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "datasets", "numpy", "matplotlib")
+WITH_A_MODEL = (
+    ["predict", "bird.png", "--model"],
+    ["explain", "bird.png", "--model"],
+    ["export", "--output", "model.onnx", "--model"],
+    ["evaluate", "--dataset", "synthetic_birds", "--output_dir", "out", "--model"],
+)
 
 
 def run(*arguments, **options):
@@ -133,15 +140,16 @@ def test_a_closed_pipe_is_quiet(command, unbuffered):
     assert process.stderr == "" and process.returncode in ((0, 141) if "help" in command else (141,))
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ["predict", "bird.png", "--model"],
-        ["explain", "bird.png", "--model"],
-        ["export", "--output", "model.onnx", "--model"],
-        ["evaluate", "--dataset", "synthetic_birds", "--output_dir", "out", "--model"],
-    ],
-)
+@pytest.mark.parametrize("arguments", WITH_A_MODEL)
+def test_another_kind_of_model_is_named(dedn, arguments, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (96, 96)).save("bird.png")
+    ResNetConfig().save_pretrained("model")
+    with pytest.raises(CommandFailed, match="error: model is a model of type 'resnet', but one of DEDN is needed"):
+        dedn(*arguments, "model")
+
+
+@pytest.mark.parametrize("arguments", WITH_A_MODEL)
 def test_weights_that_a_file_lacks_are_not_drawn(dedn, arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (96, 96)).save("bird.png")

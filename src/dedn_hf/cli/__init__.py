@@ -43,9 +43,17 @@ def check_model(model: str):
 
 
 def load_model(model: str):
-    """A model with all of its weights. A ValueError names those that its file lacks: transformers draws them anew."""
+    """
+    A model with all of its weights. A ValueError names those that its file lacks, since transformers draws them anew,
+    or says that it is a model of another kind.
+    """
+    from transformers import AutoConfig
+
     from ..modeling_dedn import DednModel
 
+    kind = AutoConfig.from_pretrained(model, trust_remote_code=False).model_type
+    if kind != "dedn":
+        raise ValueError(f"{model} is a model of type {kind!r}, but one of DEDN is needed")
     loaded, report = DednModel.from_pretrained(model, output_loading_info=True)
     missing = sorted(name for name in report["missing_keys"] if not name.endswith("num_batches_tracked"))
     if missing:

@@ -62,13 +62,16 @@ def main(arguments: list[str]):
     from ..images_dedn import load_any_image
     from ..pipeline_dedn import ZeroShotAttributeClassificationPipeline
 
+    truth = None
+    if args.image is not None:
+        try:
+            image = load_any_image(args.image)
+        except (ValueError, OSError) as error:
+            raise ValueError(f"{args.image} cannot be read: {error}") from error
     classifier = ZeroShotAttributeClassificationPipeline(
         model=load_model(args.model), image_processor=AutoImageProcessor.from_pretrained(args.model), device="cpu"
     )
-    truth = None
-    if args.image is not None:
-        image = load_any_image(args.image)
-    else:
+    if args.image is None:
         # The model has word vectors of its own.
         dataset = load_gzsl_dataset(
             args.dataset, args.data_dir, word_vectors="random", attribute_scale=args.attribute_scale

@@ -201,7 +201,7 @@ def load_classifier(model: str, device: str | None = None):
         OSError: If there is no such model.
     """
     import torch
-    from transformers import AutoConfig, AutoImageProcessor, logging
+    from transformers import AutoImageProcessor, logging
 
     from ..pipeline_dedn import ZeroShotAttributeClassificationPipeline
 
@@ -211,9 +211,6 @@ def load_classifier(model: str, device: str | None = None):
             torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise ValueError(f"--device {device} cannot be used: {str(error).splitlines()[0]}") from error
-    config = AutoConfig.from_pretrained(model, trust_remote_code=False)
-    if config.model_type != "dedn":
-        raise ValueError(f"{model} is a model of type {config.model_type!r}, but dedn predict needs one of DEDN")
     return ZeroShotAttributeClassificationPipeline(
         model=load_model(model),
         image_processor=AutoImageProcessor.from_pretrained(model),
