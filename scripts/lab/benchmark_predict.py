@@ -27,6 +27,7 @@ from transformers import AutoImageProcessor
 
 from dedn_hf import DednConfig, DednModel, ZeroShotAttributeClassificationPipeline
 from dedn_hf.backbone_dedn import backbone_feature_map, load_backbone
+from dedn_hf.cli import keep_freed_memory
 from dedn_hf.cli.predict import CPU_BATCH_SIZE, ImageSearch, load_classifier, predict, read_image
 from dedn_hf.files import write_json
 from dedn_hf.prediction_file import PredictionFile
@@ -89,6 +90,7 @@ def run_benchmark(load: Callable, source: str, paths: list[str], batch_size: int
         files to rows of a CSV file); `ratio`, the median of `predict` over the slower of the other two in the same
         repeat; and `runs`, all that was measured.
     """
+    keep_freed_memory()
     classifier = load(source)
 
     def read():

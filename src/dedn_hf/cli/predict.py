@@ -10,7 +10,6 @@ An image that cannot be read has a row, too, which says why.
 """
 
 import argparse
-import ctypes
 import itertools
 import os
 import re
@@ -218,22 +217,6 @@ def load_classifier(model: str, device: str | None = None):
     )
 
 
-def keep_freed_memory():
-    """
-    Has the GNU allocator keep for the next layer what a layer gives back, in this process and from now on. By default
-    it returns big activations to the system, and every page of the next one is asked for anew: a MobileNetV2 then
-    takes half as long again. Other allocators are left alone.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    mmap_threshold, trim_threshold, arena_max = -3, -1, -8  # as malloc.h numbers them
-    mallopt(mmap_threshold, 2**30)
-    mallopt(trim_threshold, 2**31 - 1)
-    mallopt(arena_max, 1)  # an arena of a thread's own has no room for big tensors
-
-
 def predict(
     classifier, classify, paths: Iterable[str], batch_size: int, done: Counter | None = None
 ) -> Iterator[list[tuple[str, dict | str]]]:
@@ -278,7 +261,6 @@ def predict(
             answers.update(zip(inputs, classify(list(inputs.values()))))
         return [(path, answers[place]) for place, path in enumerate(batch) if wanted[place]]
 
-    keep_freed_memory()
     pool = ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=[num_cores // num_threads])
     pending = deque()
     try:
