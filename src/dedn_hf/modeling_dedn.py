@@ -27,6 +27,7 @@ from transformers.utils import ModelOutput
 from .attentive_pooling_dedn import attention_weights, attentive_pooling, eager_pooling
 from .backbone_dedn import backbone_class, backbone_feature_map
 from .configuration_dedn import DednConfig
+from .names_dedn import NameMatcher
 
 if TYPE_CHECKING:
     # A saved model takes along the files that this one imports: the pipeline too, and again when it is saved anew,
@@ -214,11 +215,13 @@ class DednPrediction(ModelOutput):
         attribute_probabilities (`torch.FloatTensor` of shape `(B, A)`):
             The same from 0 to 1, see [`~DednModel.attribute_probabilities`].
         contributions (`torch.FloatTensor` of shape `(B, A)`):
-            What each attribute adds to the score of the predicted class k over what it adds to that of the average
-            candidate: `max(a_k − mean a, 0) ⊙ p`, with normalised rows of class attributes a and attribute scores p.
-            Attribute scores have each a level of their own; these, as parts of one class score, can be compared. They
-            sum to its lead over the mean of all candidates' scores (without calibration), but that an attribute of
-            which the class has less than the average candidate counts as 0. A single candidate leads over none.
+            What each attribute adds to the difference of the class scores of the best class k and the runner-up l:
+            `(a_k − a_l) ⊙ (p − r)`, with normalised rows of class attributes a, attribute scores p, and the scores r
+            of what is there as much as usual, see [`~DednModel.attribute_levels`]. Below 0 it speaks for l. Where l
+            has more of an attribute than k and the image less than usual, it is above 0. Over all attributes
+            they sum to the difference of the two scores, without calibration, less `(a_k − a_l) · r`, which
+            is the same for all images. An attribute without a level counts as 0, and all do where there is a single
+            candidate.
         expert_scores (`torch.FloatTensor` of shape `(B, 2, 2, A)`):
             As in [`DednOutput`].
         attentions (`dict[str, torch.FloatTensor]`, *optional*, returned when `output_attentions=True`):
@@ -541,15 +544,15 @@ class DednModel(DednPreTrainedModel):
             )
         class_attributes = class_attributes.to(self.class_attributes)
         config = self.config
-        trained = set(config.trained_class_names)
         if seen is None:
+            trained = NameMatcher(config.trained_class_names)
             seen = [name in trained for name in names]
         elif len(seen) != len(names):
             raise ValueError(
                 f"There are {len(names)} class names but {len(seen)} entries in `seen`. Give one truth value a class."
             )
         seen = [bool(value) for value in seen]
-        newly_trained = {name for name, value in zip(names, seen) if value} - trained
+        newly_trained = {name for name, value in zip(names, seen) if value}.difference(config.trained_class_names)
         trained_class_names = config.trained_class_names + sorted(newly_trained)
         config.id2label = dict(enumerate(names))
         config.seen_class_ids = [index for index, value in enumerate(seen) if value]
@@ -596,6 +599,27 @@ class DednModel(DednPreTrainedModel):
         """
         slope, offset = self.attribute_calibration.float()
         return (slope * attribute_scores.float() + offset).sigmoid()
+
+    def attribute_levels(self) -> torch.Tensor:
+        """
+        The score of each attribute where an image has as much of it as usual: attribute scores have each a level of
+        their own, and 0 means nothing. By the attribute's calibration it is the score of its mean strength in the
+        model's seen classes (in all, if none is seen), drawn a little towards ½: one more class has all of it, and one
+        has none.
+
+        Returns:
+            `torch.Tensor` of shape `(A,)`: NaN where the calibration found that scores tell next to nothing (its slope
+            is less than a hundredth of the median); 0 for all attributes of a model without calibration.
+        """
+        slope, offset = self.attribute_calibration.float()
+        strengths = self.class_attributes.float().clamp(min=0)
+        strengths = strengths / strengths.max().clamp(min=1e-12)
+        seen = self.seen_classes.float()
+        seen = torch.where(seen.any(), seen, torch.ones_like(seen))
+        usual = (seen @ strengths + 1) / (seen.sum() + 2)
+        levels = (usual.logit() - offset) / slope
+        levels = levels.masked_fill(slope <= 0.01 * slope.median(), math.nan)
+        return torch.where(((slope == 1) & (offset == 0)).all(), torch.zeros_like(levels), levels)
 
     def set_backbone(self, backbone: PreTrainedModel):
         """
@@ -808,7 +832,8 @@ class DednModel(DednPreTrainedModel):
 
         attribute_scores = output.attribute_scores.float()
         class_rows = F.normalize(class_attributes.to(self.class_attributes).float(), dim=-1)
-        excess = class_rows[logits.argmax(dim=-1)] - class_rows.mean(dim=0)
+        best = logits.sort(dim=-1, descending=True, stable=True).indices[:, :2]
+        difference = class_rows[best[:, 0]] - class_rows[best[:, -1]]
 
         attentions = None
         if output.attentions is not None:
@@ -820,7 +845,7 @@ class DednModel(DednPreTrainedModel):
             logits=logits,
             attribute_scores=attribute_scores,
             attribute_probabilities=self.attribute_probabilities(attribute_scores),
-            contributions=excess.clamp(min=0) * attribute_scores,
+            contributions=(difference * (attribute_scores - self.attribute_levels())).nan_to_num(),
             expert_scores=output.expert_scores.float(),
             attentions=attentions,
         )

@@ -139,7 +139,9 @@ def test_table_for_a_person(photos, classifier, capsys):
         assert line.removeprefix("photos/0.png").split() == [
             f"{100 * label['score']:.1f}", "%", seen, *label["label"].split()
         ]  # fmt: skip
-    assert lines[2].strip().startswith(f"attributes: {answer['attributes'][0]['label']} ")
+    (reason,) = answer["attributes"]
+    kind = "because" if reason["contribution"] > 0 else "against it"
+    assert lines[2].strip() == f"{kind}: {classifier.describe(reason)}"
     assert err == "1 image\n"
 
 
