@@ -437,7 +437,7 @@ def test_contributions_sum_to_the_lead_over_the_runner_up_but_for_a_constant(mak
     best = prediction.logits.argsort(dim=1, descending=True)[:, :2]
     lead = prediction.logits.gather(1, best[:, :1]) - prediction.logits.gather(1, best[:, 1:])
     # What the lead is in an image that has as much of everything as usual.
-    usual = F.normalize(rows, dim=-1) @ model.attribute_levels()
+    usual = F.normalize(rows, dim=-1) @ model.attribute_levels
     constant = usual[best[:, 0]] - usual[best[:, 1]]
     torch.testing.assert_close(prediction.contributions.sum(dim=1), lead[:, 0] - constant)
     # Of the two best after calibration, which here are the two that were not seen, by their scores without it.
@@ -454,7 +454,7 @@ def test_contributions_of_what_the_image_has_less_of_than_usual(feature_map):
     rows = 0.5 + torch.zeros(2, 7)
     rows[0, 3] = 0.1
     prediction = model.predict(feature_map=feature_map, class_attributes=rows)
-    is_less = prediction.attribute_scores[:, 3] < model.attribute_levels()[3]
+    is_less = prediction.attribute_scores[:, 3] < model.attribute_levels[3]
     # The first class has less of the attribute: for it speaks that the image has less of it, too.
     first = prediction.logits.argmax(dim=1) == 0
     assert torch.equal(prediction.contributions[:, 3] > 0, is_less == first)
@@ -464,18 +464,38 @@ def test_levels_of_attributes(feature_map):
     model = calibrated_model()
     strengths = model.class_attributes / model.class_attributes.max()
     usual = (strengths[model.seen_classes].sum(dim=0) + 1) / (3 + 2)
-    torch.testing.assert_close(model.attribute_probabilities(model.attribute_levels()), usual)
+    torch.testing.assert_close(model.attribute_probabilities(model.attribute_levels), usual)
     # Scores that tell nothing, by which the level would be anywhere.
     slopes = torch.tensor([0, 1e-6, 0.2, 0.3, 0.4, 0.5, 0.6])
     model.set_attribute_calibration(torch.stack([slopes, torch.linspace(-1, 1, 7)]))
-    assert model.attribute_levels().isnan().tolist() == [True] * 2 + [False] * 5
     contributions = model.predict(feature_map=feature_map).contributions
     assert (contributions[:, :2] == 0).all() and contributions[:, 2:].all() and contributions.isfinite().all()
     # Nobody knows the levels of a model without calibration.
-    assert (make_tiny_model().attribute_levels() == 0).all()
-    nothing = make_tiny_model()
-    nothing.class_attributes.zero_()
-    assert nothing.attribute_levels().isfinite().all()
+    assert (make_tiny_model().attribute_levels == 0).all()
+
+
+def test_levels_of_attributes_outlive_other_classes_and_saving(tmp_path):
+    model = calibrated_model()
+    levels = model.attribute_levels.clone()
+    model.set_classes(["one", "two"], torch.eye(7)[:2])
+    assert torch.equal(model.attribute_levels, levels)
+    model.save_pretrained(tmp_path)
+    assert torch.equal(DednModel.from_pretrained(tmp_path).attribute_levels, levels)
+
+
+def test_a_model_that_was_saved_without_levels_finds_them(tmp_path, caplog):
+    model = calibrated_model()
+    model.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    save_file(
+        {k: v for k, v in state.items() if k != "attribute_levels"}, tmp_path / "model.safetensors", {"format": "pt"}
+    )
+    loaded, info = DednModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert torch.equal(loaded.attribute_levels, model.attribute_levels) and model.attribute_levels.any()
+    assert not info["missing_keys"] and not caplog.messages
+    other = DednModel(model.config).eval()
+    other.load_state_dict({key: value for key, value in model.state_dict().items() if key != "attribute_levels"})
+    assert torch.equal(other.attribute_levels, model.attribute_levels)
 
 
 def test_a_class_is_seen_however_its_name_is_written():

@@ -110,7 +110,7 @@ def test_attributes_of_a_single_candidate_come_by_score(classifier, image):
 
 def test_an_attribute_in_words(classifier, image):
     model = classifier.model
-    usual = model.attribute_probabilities(model.attribute_levels())
+    usual = model.attribute_probabilities(model.attribute_levels)
     rows = classifier(image)["attributes"]
     less = [row["score"] < usual[int(row["label"].split()[1])] for row in rows]
     assert any(less) and not all(less)

@@ -302,8 +302,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             `str`.
         """
         index = self.model.config.attribute_names.index(attribute["label"])
-        usual = self.model.attribute_probabilities(self.model.attribute_levels())[index].item()
-        # Where there is no level it is NaN, of which nothing is less.
+        usual = self.model.attribute_probabilities(self.model.attribute_levels)[index].item()
         return describe_attribute(attribute["label"], attribute["score"] < usual, attribute["score"])
 
     def _sanitize_parameters(self, **parameters):
