@@ -359,7 +359,9 @@ def test_going_to_new_classes_and_back(tiny_model, feature_map, tmp_path):
     back = DednModel.from_pretrained(tmp_path)
     back.set_classes(names, attributes)
     output = back(feature_map=feature_map, labels=LABELS)
-    assert torch.equal(output.logits, expected.logits) and torch.equal(output.loss, expected.loss)
+    # But for rounding: a matrix product goes by where in memory a file's weights happen to lie.
+    torch.testing.assert_close(output.logits, expected.logits)
+    torch.testing.assert_close(output.loss, expected.loss)
     assert back.config.seen_class_ids == [0, 1, 3]
 
 
@@ -487,9 +489,8 @@ def test_a_model_that_was_saved_without_levels_finds_them(tmp_path, caplog):
     model = calibrated_model()
     model.save_pretrained(tmp_path)
     state = load_file(tmp_path / "model.safetensors")
-    save_file(
-        {k: v for k, v in state.items() if k != "attribute_levels"}, tmp_path / "model.safetensors", {"format": "pt"}
-    )
+    del state["attribute_levels"]
+    save_file(state, tmp_path / "model.safetensors", {"format": "pt"})
     loaded, info = DednModel.from_pretrained(tmp_path, output_loading_info=True)
     assert torch.equal(loaded.attribute_levels, model.attribute_levels) and model.attribute_levels.any()
     assert not info["missing_keys"] and not caplog.messages
