@@ -15,8 +15,8 @@ from dedn_hf import DednModel
 from dedn_hf.convert_original_checkpoint import (
     convert_original_checkpoint,
     convert_state_dict,
-    read_class_names,
     load_original_state_dict,
+    read_class_names,
 )
 
 SEEN = [0, 1, 3, 4, 6, 7, 9, 10]
