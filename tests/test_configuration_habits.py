@@ -82,7 +82,13 @@ def test_other_classes_are_refused_on_loading(folder, given):
         DednModel.from_pretrained(folder, **given)
 
 
-@pytest.mark.parametrize("given", [{"num_labels": 7}, {"num_labels": 3}, {"label2id": by_name([*OWN, "heron"])}])
+@pytest.mark.parametrize(
+    "given",
+    [
+        *({"num_labels": 7}, {"num_labels": 3}, {"label2id": by_name([*OWN, "heron"])}),
+        {"id2label": by_id(["001.Jay", "WREN", *OWN[2:], "heron"])},
+    ],
+)
 def test_other_classes_are_none_until_they_are_described(folder, feature_map, given):
     model = DednModel.from_pretrained(folder, **given, ignore_mismatched_sizes=True)
     names = list(model.config.id2label.values())
@@ -96,13 +102,14 @@ def test_other_classes_are_none_until_they_are_described(folder, feature_map, gi
     assert model(feature_map=feature_map, class_attributes=torch.rand(2, 7)).logits.shape == (4, 2)
     model.eval().set_classes(names, torch.rand(len(names), 7))
     check_agrees(model, names)
-    seen = [index for index, name in enumerate(names) if name in ("jay", "wren", "swift")]
+    seen = [index for index, name in enumerate(names) if name in ("jay", "wren", "swift", "001.Jay", "WREN")]
     assert model.config.seen_class_ids == seen
 
 
 @pytest.mark.parametrize(
     "given, message",
     [
+        ({"id2label": by_id(["Wren", "001.Jay", *OWN[2:]])}, r"`id2label` gives 'Wren' another place.*`set_classes`"),
         ({"id2label": by_id(["wren", "jay", *OWN[2:]])}, r"`id2label` gives 'wren' another place.*`set_classes`"),
         ({"id2label": by_id(FIVE), "label2id": by_name(OWN)}, r"do not agree about '(class 0|jay)'.*Leave `label2id`"),
         ({"id2label": by_id(FIVE), "num_labels": 4}, r"`num_labels` is 4, but `id2label` names 5"),

@@ -16,6 +16,7 @@ from dedn_hf.convert_original_checkpoint import (
     convert_original_checkpoint,
     convert_state_dict,
     load_original_state_dict,
+    read_class_names,
 )
 
 SEEN = [0, 1, 3, 4, 6, 7, 9, 10]
@@ -126,6 +127,15 @@ def test_a_class_bias_other_than_one():
 def test_weight_ce_is_not_needed(checkpoint, tmp_path):
     convert_original_checkpoint(checkpoint(weight_ce=None), "awa2", SEEN, tmp_path / "out")
     assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("line", ["{id:03d}.Great_Auk_{letter}", "{id} {id:03d}.Great_Auk_{letter}"])
+def test_official_names_of_classes_become_readable(checkpoint, tmp_path, line):
+    lines = [line.format(id=index + 1, letter="abcdefghijkl"[index]) for index in range(12)]
+    (tmp_path / "classes.txt").write_text("\n".join(lines) + "\n")
+    names = read_class_names(tmp_path / "classes.txt")
+    model = convert_original_checkpoint(checkpoint(), "awa2", SEEN, tmp_path / "out", class_names=names)
+    assert list(model.config.id2label.values()) == [f"Great Auk {letter}" for letter in "abcdefghijkl"]
 
 
 def test_written_files(dedn, checkpoint, tmp_path, capsys):

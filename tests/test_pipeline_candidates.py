@@ -76,7 +76,8 @@ def test_names(classifier, make):
         (True, "`candidate_labels` must be names of classes .* but it is True"),
         (datasets.ClassLabel(names=["jay"]), "`candidate_labels` must be names of classes .* but it is ClassLabel"),
         ("jay, owl", "no class 'jay, owl'; the closest are"),
-        (["Jay"], "no class 'Jay'; the closest are 'jay'"),
+        (["Jayy"], "no class 'Jayy'; the closest are 'jay'"),
+        (["jay", "JAY"], "`candidate_labels` has 'jay' and 'JAY', which are one class. Name each class once"),
         (np.array(["jay", "jay"]), "'jay' more than once"),
         (["jay", np.str_("jay")], "'jay' more than once"),
         ({"new": [NAMED], "new ": [NAMED]}, "'new' more than once"),
@@ -151,6 +152,7 @@ def test_what_is_no_strength(unread, strength):
     "description, message",
     [
         ([NAMED, NAMED], "description of class 'new' has 'attribute 1' more than once"),
+        ([NAMED, "Attribute_1"], "class 'new' has 'attribute 1' and 'Attribute_1', which are one"),
         ([NAMED, "attribute one"], "'new' is described by 'attribute one', which is no attribute"),
         ("", "'new' is described by '', which is no attribute"),
         ({3: 1}, "'new' is described by 3, which is no attribute"),

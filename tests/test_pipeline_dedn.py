@@ -57,8 +57,8 @@ def test_result(classifier, image):
         assert list(entry) == ["label", "group", "score", "contribution"]
         assert isinstance(entry["score"], float) and isinstance(entry["contribution"], float)
         assert entry["group"] == groups[int(entry["label"].split()[1])]
-    for part in result.values():
-        assert [entry["score"] for entry in part] == sorted((entry["score"] for entry in part), reverse=True)
+    scores = [entry["score"] for entry in result["labels"]]
+    assert scores == sorted(scores, reverse=True)
 
 
 def test_label_scores_are_the_softmax_of_the_models_logits(classifier, image):
@@ -85,19 +85,38 @@ def test_attribute_scores_are_the_calibrated_ones(classifier, image):
 
 
 @pytest.mark.parametrize("candidates", [None, ["owl", "jay"], {"new": ["attribute 3"], "jay": None, "crow": None}])
-def test_attributes_by_contribution(classifier, image, candidates):
-    by_score = classifier(image, candidates)["attributes"]
-    by_contribution = classifier(image, candidates, attributes_by="contribution")["attributes"]
+def test_attributes_come_by_what_sets_the_first_candidate_apart(classifier, image, candidates):
+    by_score = classifier(image, candidates, attributes_by="score")["attributes"]
+    scores = [entry["score"] for entry in by_score]
+    assert scores == sorted(scores, reverse=True)
+    by_contribution = classifier(image, candidates)["attributes"]
+    assert by_contribution == classifier(image, candidates, attributes_by="contribution")["attributes"]
     assert {tuple(entry.values()) for entry in by_contribution} == {tuple(entry.values()) for entry in by_score}
-    contributions = [entry["contribution"] for entry in by_contribution]
-    assert contributions == sorted(contributions, reverse=True) and any(contributions)
-    best = classifier(image, candidates, attributes_by="contribution", top_attributes=2, attention="image")
+    amounts = [abs(entry["contribution"]) for entry in by_contribution]
+    assert amounts == sorted(amounts, reverse=True) and any(amounts)
+    best = classifier(image, candidates, top_attributes=2, attention="image")
     assert [entry.pop("attention").shape for entry in best["attributes"]] == [(30, 40)] * 2
     assert best["attributes"] == by_contribution[:2]
+    if not isinstance(candidates, dict):  # only the two best count
+        labels = [entry["label"] for entry in classifier(image, candidates)["labels"][:2]]
+        assert classifier(image, labels)["attributes"] == by_contribution
 
 
-def test_a_single_candidate_leads_over_none(classifier, image):
-    assert not any(entry["contribution"] for entry in classifier(image, ["owl"])["attributes"])
+def test_attributes_of_a_single_candidate_come_by_score(classifier, image):
+    attributes = classifier(image, ["owl"])["attributes"]
+    assert not any(entry["contribution"] for entry in attributes)
+    assert attributes == sorted(attributes, key=lambda entry: -entry["score"])
+
+
+def test_an_attribute_in_words(classifier, image):
+    model = classifier.model
+    usual = model.attribute_probabilities(model.attribute_levels)
+    rows = classifier(image)["attributes"]
+    less = [row["score"] < usual[int(row["label"].split()[1])] for row in rows]
+    assert any(less) and not all(less)
+    for row, is_less in zip(rows, less, strict=True):
+        words = f"{'no' if row['score'] < 0.25 else 'less'} {row['label']}" if is_less else row["label"]
+        assert classifier.describe(row) == words
 
 
 def test_number_of_entries(classifier, image):
@@ -372,8 +391,34 @@ def test_closest_names_do_not_depend_on_the_order_of_words(processor, image):
     names = [f"has_{part}_color::{color}" for part in ("wing", "back", "belly") for color in ("red", "blue")]
     model = make_model(attribute_names=[*names, "has_size::small"])
     classifier = pipeline(TASK, model=model, image_processor=processor, device="cpu")
-    with pytest.raises(ValueError, match=r"closest are 'has_wing_color::red'"):
-        classifier(image, {"new": ["red wing"]})
+    with pytest.raises(ValueError, match=r"closest are 'wing color: red'"):
+        classifier(image, {"new": ["color of wing red"]})
+
+
+def test_attributes_and_classes_may_be_written_as_people_do(processor, image):
+    names = [f"has_{part}_color::{color}" for part in ("wing", "back", "belly") for color in ("red", "gray")]
+    official = ["001.Black_footed_Albatross", "002.Brandt_Cormorant", "003.Crow", "004.Crow_", "005.Tern"]
+    model = make_model(attribute_names=[*names, "has_size::small"], id2label=dict(enumerate(official)))
+    classifier = pipeline(TASK, model=model, image_processor=processor, device="cpu")
+    expected = classifier(image, {"new": {"has_wing_color::gray": 1, "has_back_color::red": 0.5}, official[1]: None})
+    written = {"new": {"wing colour: grey": 1, "red back": 0.5}, "Brandt's Cormorant": None}
+    found = classifier(image, written)
+    assert found["attributes"] == expected["attributes"]
+    assert [(row["score"], row["seen"]) for row in found["labels"]] == [
+        (row["score"], row["seen"]) for row in expected["labels"]
+    ]
+    # A label is what it was called in the call, an attribute what it is called in the config.
+    assert {row["label"] for row in found["labels"]} == set(written)
+    assert {row["label"] for row in found["attributes"]} == set(model.config.attribute_names)
+    # Whoever describes a class anew under another spelling of its name has not made it unseen.
+    (row,) = classifier(image, {"Black-footed albatross": ["red wing"]})["labels"]
+    assert row["seen"]
+    with pytest.raises(ValueError, match=r"'crow' may be '003.Crow' or '004.Crow_'. Write it as one of them"):
+        classifier(image, ["crow"])
+    with pytest.raises(ValueError, match=r"no class 'Brandts Cormorants'; the closest are '002.Brandt_Cormorant'"):
+        classifier(image, ["Brandts Cormorants"])
+    with pytest.raises(ValueError, match="'has_wing_color::gray' and 'wing colour: grey', which are one"):
+        classifier(image, {"new": ["has_wing_color::gray", "wing colour: grey"]})
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,7 @@ CODE_FILES = (
     "configuration_dedn.py",
     "images_dedn.py",
     "modeling_dedn.py",
+    "names_dedn.py",
     "pipeline_dedn.py",
 )
 CANDIDATES = {"jay": None, "owl": None, "new": ["attribute 1", "attribute 2"]}
@@ -354,7 +355,11 @@ def test_code_files_need_torch_and_what_transformers_needs_only(file):
             relative.add(f"{node.module}.py")
     assert imported - sys.stdlib_module_names <= {"torch", "transformers", "numpy", "PIL"}
     # Older transformers look one level deep: what a model or a pipeline needs, its own file names.
-    expected = {"modeling_dedn.py": set(CODE_FILES) - {file}, "pipeline_dedn.py": {"images_dedn.py"}}
+    expected = {
+        "modeling_dedn.py": set(CODE_FILES) - {file},
+        "pipeline_dedn.py": {"images_dedn.py", "names_dedn.py"},
+        "configuration_dedn.py": {"names_dedn.py"},
+    }
     assert relative == expected.get(file, set())
 
 

@@ -7,7 +7,6 @@ Draws a sheet of images of a data set, at random: what each was taken for, right
 import argparse
 import os
 import sys
-import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +17,7 @@ from transformers import pipeline
 
 from dedn_hf.cli.explain import SPLITS
 from dedn_hf.data import load_gzsl_dataset
-from dedn_hf.evaluation.explanation import Explanation, draw_attention, explain_image
+from dedn_hf.evaluation.explanation import Explanation, draw_attention, explain_image, panel_title
 from dedn_hf.evaluation.plots import save_figure
 from dedn_hf.registration import DEFAULT_MODEL, TASK
 
@@ -42,7 +41,7 @@ def plot_explanations(
     """
     columns = 1 + len(explanations[0].attributes)
     titles = [
-        [f"{textwrap.fill(a.words, 110 // columns)}\n({a.contribution:+.2f})" for a in explanation.attributes]
+        [panel_title(explanation, attribute, 110 // columns) for attribute in explanation.attributes]
         for explanation in explanations
     ]
     # In inches: the panels, the lines of their titles, and the heading.
@@ -53,8 +52,7 @@ def plot_explanations(
     figure = Figure(figsize=(8, sum(heights)), layout="constrained")
     rows = figure.subfigures(len(images), 1, squeeze=False, height_ratios=heights)[:, 0]
     for row, explanation, image, truth, of_image in zip(rows, explanations, images, truths, titles):
-        is_right = explanation.classes[0][0] == truth
-        mark, color = ("✓", "#1b7837") if is_right else ("✗", "#b2182b")
+        mark, color = ("✓", "#1b7837") if explanation.is_right(truth) else ("✗", "#b2182b")
         heading = f"{mark} {explanation.heading(truth)}"
         row.suptitle(heading, x=0.01, ha="left", color=color, fontsize=11, parse_math=False)
         panels = row.subplots(1, columns, squeeze=False)[0]
@@ -110,7 +108,7 @@ def main(arguments: list[str] | None = None):
     ]
     for index, explanation, truth in zip(indices, explanations, truths):
         print(f"{args.split} {index}: {explanation.heading(truth)}")
-        print("  " + ", ".join(f"{a.words} ({a.contribution:+.2f})" for a in explanation.attributes))
+        print("  " + ", ".join(f"{explanation.words(a)} ({a.contribution:+.2f})" for a in explanation.attributes))
     plot_explanations(explanations, images, truths, args.output)
     print(f"\nWhere: {args.output}")
 

@@ -8,6 +8,8 @@ from numbers import Integral, Real
 
 from transformers import AutoConfig, PretrainedConfig
 
+from .names_dedn import NameMatcher
+
 
 class _RegisteredPipelines(dict):
     """
@@ -346,7 +348,7 @@ class DednConfig(PretrainedConfig):
             id2label = _read_classes(**names)
             _check_order("id2label", list(self.id2label.values()), list(id2label.values()))
             if len(id2label) != self.num_labels:
-                trained = set(self.trained_class_names)
+                trained = NameMatcher(self.trained_class_names)
                 self.seen_class_ids = [index for index, name in id2label.items() if name in trained]
             self.id2label = id2label
         before = self.attribute_names
@@ -475,7 +477,9 @@ def _is_all(ids, things) -> bool:
 
 def _check_order(setting: str, before: list[str], after: list[str]):
     """Names may be changed where a model is loaded, but what they name stays where it is."""
-    moved = [name for index, name in enumerate(after) if name in before and before.index(name) != index]
+    places = {name: index for index, name in enumerate(before)}
+    found = zip(after, NameMatcher(before).find_all(after))
+    moved = [name for index, (name, known) in enumerate(found) if places.get(known, index) != index]
     if moved and len(before) == len(after):
         raise ValueError(
             f"`{setting}` gives {moved[0]!r} another place than the model that is loaded, whose class attributes stay "

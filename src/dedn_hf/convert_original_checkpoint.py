@@ -16,6 +16,7 @@ from .backbone_dedn import backbone_feature_map, load_backbone
 from .configuration_dedn import DednConfig
 from .files import clear_faults
 from .modeling_dedn import DednModel
+from .names_dedn import readable_classes
 from .recipes import read_recipe
 
 VARIANTS = ("cub", "sun", "awa2")
@@ -64,8 +65,12 @@ def load_original_state_dict(path: str | os.PathLike) -> dict[str, torch.Tensor]
 
 
 def read_class_names(path: str | os.PathLike) -> list[str]:
-    """One class name a line, in the order of the class ids."""
-    return [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    """One class name a line, in the order of the class ids; as in CUB's own list, lines may be numbered from 1."""
+    names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines() if line.strip()]
+    numbered = [name.partition(" ") for name in names]
+    if [number for number, _, name in numbered if name] == [str(index + 1) for index in range(len(names))]:
+        return [name.strip() for *_, name in numbered]
+    return names
 
 
 def convert_state_dict(
@@ -92,7 +97,8 @@ def convert_state_dict(
             Fields of [`DednConfig`] that are to differ from the released settings, such as `attribute_names` (a
             checkpoint has none, so that they are "attribute 1" and so on) or the mixes.
         class_names (`list[str]`, *optional*):
-            Names of the K classes. A checkpoint has none; by default they are "class 0" and so on.
+            Names of the K classes, which [`readable_classes`] makes readable. A checkpoint has none; by default they
+            are "class 0" and so on.
         backbone (`str` or `os.PathLike`, *optional*):
             Folder of a pretrained transformers backbone that goes into the model. `None` is a model over feature maps.
 
@@ -137,6 +143,7 @@ def convert_state_dict(
         )
     if class_names is None:
         class_names = [f"class {index}" for index in range(num_classes)]
+    class_names = readable_classes(class_names)
     if len(class_names) != num_classes:
         raise ValueError(
             f"There are {len(class_names)} class names, but the checkpoint has {num_classes} classes, seen and unseen "

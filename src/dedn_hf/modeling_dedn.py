@@ -27,6 +27,7 @@ from transformers.utils import ModelOutput
 from .attentive_pooling_dedn import attention_weights, attentive_pooling, eager_pooling
 from .backbone_dedn import backbone_class, backbone_feature_map
 from .configuration_dedn import DednConfig
+from .names_dedn import NameMatcher
 
 if TYPE_CHECKING:
     # A saved model takes along the files that this one imports: the pipeline too, and again when it is saved anew,
@@ -214,11 +215,14 @@ class DednPrediction(ModelOutput):
         attribute_probabilities (`torch.FloatTensor` of shape `(B, A)`):
             The same from 0 to 1, see [`~DednModel.attribute_probabilities`].
         contributions (`torch.FloatTensor` of shape `(B, A)`):
-            What each attribute adds to the score of the predicted class k over what it adds to that of the average
-            candidate: `max(a_k − mean a, 0) ⊙ p`, with normalised rows of class attributes a and attribute scores p.
-            Attribute scores have each a level of their own; these, as parts of one class score, can be compared. They
-            sum to its lead over the mean of all candidates' scores (without calibration), but that an attribute of
-            which the class has less than the average candidate counts as 0. A single candidate leads over none.
+            What each attribute adds to the difference of the class scores of the best class k and the runner-up l:
+            `(a_k − a_l) ⊙ (p − r)`, with normalised rows of class attributes a, attribute scores p, and the buffer
+            `attribute_levels` r, the scores where an image has as much of an attribute as usual. Below 0 it speaks for
+            l; above 0 for k, also where l has more of the attribute and the image less than usual. Over all attributes
+            they sum to the difference of the two class scores, without calibration, less `(a_k − a_l) · r`, which is
+            the same for all images. An attribute whose score tells next to nothing by its calibration (a slope of less
+            than a hundredth of the median) counts as 0. All are 0 where there is a single candidate. A model without
+            calibration has r = 0.
         expert_scores (`torch.FloatTensor` of shape `(B, 2, 2, A)`):
             As in [`DednOutput`].
         attentions (`dict[str, torch.FloatTensor]`, *optional*, returned when `output_attentions=True`):
@@ -252,6 +256,8 @@ class DednPreTrainedModel(PreTrainedModel):
     config_class = DednConfig
     base_model_prefix = "dedn"
     main_input_name = "pixel_values"
+    # Which models had not until version 0.2; they are found on loading.
+    _keys_to_ignore_on_load_missing = ["attribute_levels"]  # noqa: RUF012
     input_modalities = ("image",)
     _no_split_modules = ["DednExpert"]  # noqa: RUF012
     # Else the Trainer takes the loss for one that is already divided by the accumulated batch's size.
@@ -303,6 +309,7 @@ class DednPreTrainedModel(PreTrainedModel):
             init.copy_(module.seen_classes, module._seen_mask())
             identity = torch.tensor([[1.0], [0.0]])
             init.copy_(module.attribute_calibration, identity.expand_as(module.attribute_calibration))
+            init.zeros_(module.attribute_levels)
 
     @staticmethod
     def _init_matrix(linear: nn.Linear):
@@ -343,6 +350,8 @@ class DednModel(DednPreTrainedModel):
         self.register_buffer("class_attributes", torch.empty(config.num_labels, num_attributes))
         self.register_buffer("seen_classes", torch.empty(config.num_labels, dtype=torch.bool))
         self.register_buffer("attribute_calibration", torch.empty(2, num_attributes))
+        # By the classes that it was calibrated with, whichever it is given later.
+        self.register_buffer("attribute_levels", torch.empty(num_attributes))
         self._kept = None
         self.post_init()
         self._classes_changed()
@@ -390,11 +399,15 @@ class DednModel(DednPreTrainedModel):
                     "its config has. Load it with those, or make a new model, `DednModel(config)`."
                 )
         model._classes_changed()
+        model._complete()
         return (model, info) if output_loading_info else model
 
-    def _load_from_state_dict(self, *args, **kwargs):
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        if prefix + "class_attributes" in state_dict:
+            state_dict.setdefault(prefix + "attribute_levels", torch.zeros_like(self.attribute_levels))
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._classes_changed()
+        self._complete()
 
     def _classes_changed(self):
         """After the class attributes, or which classes are seen, have changed: what is seen stands in the config."""
@@ -541,15 +554,15 @@ class DednModel(DednPreTrainedModel):
             )
         class_attributes = class_attributes.to(self.class_attributes)
         config = self.config
-        trained = set(config.trained_class_names)
         if seen is None:
+            trained = NameMatcher(config.trained_class_names)
             seen = [name in trained for name in names]
         elif len(seen) != len(names):
             raise ValueError(
                 f"There are {len(names)} class names but {len(seen)} entries in `seen`. Give one truth value a class."
             )
         seen = [bool(value) for value in seen]
-        newly_trained = {name for name, value in zip(names, seen) if value} - trained
+        newly_trained = {name for name, value in zip(names, seen) if value}.difference(config.trained_class_names)
         trained_class_names = config.trained_class_names + sorted(newly_trained)
         config.id2label = dict(enumerate(names))
         config.seen_class_ids = [index for index, value in enumerate(seen) if value]
@@ -578,6 +591,7 @@ class DednModel(DednPreTrainedModel):
         if not calibration.isfinite().all() or (calibration[0] < 0).any():
             raise ValueError("Slopes and offsets of a calibration must be finite, and no slope may be negative.")
         self.attribute_calibration = calibration
+        self._find_attribute_levels()
 
     def attribute_probabilities(self, attribute_scores: torch.Tensor) -> torch.Tensor:
         """
@@ -596,6 +610,34 @@ class DednModel(DednPreTrainedModel):
         """
         slope, offset = self.attribute_calibration.float()
         return (slope * attribute_scores.float() + offset).sigmoid()
+
+    def _find_attribute_levels(self):
+        """
+        The score of each attribute where an image has as much of it as usual, by its calibration: that of its mean
+        strength in the seen classes (in all, if none is seen), drawn a little towards ½, as if one class more had all
+        of it and one had none.
+        """
+        slope, offset = self.attribute_calibration.float()
+        strengths = self.class_attributes.float().clamp(min=0)
+        strengths = strengths / strengths.max().clamp(min=1e-12)
+        seen = self.seen_classes.float() if self.seen_classes.any() else torch.ones_like(strengths[:, 0])
+        usual = (seen @ strengths + 1) / (seen.sum() + 2)
+        levels = torch.where(self._tells(), (usual.logit() - offset) / slope, 0)
+        self.attribute_levels = levels.to(self.attribute_calibration)
+
+    def _tells(self) -> torch.Tensor:
+        """Which attributes have scores that tell anything of them, by the slopes of their calibration."""
+        slope = self.attribute_calibration[0].float()
+        return slope > 0.01 * slope.median()
+
+    def _complete(self):
+        """What a model that version 0.2 or before saved does not hold: the levels of its calibrated attributes."""
+        buffers = (self.attribute_levels, self.attribute_calibration, self.class_attributes, self.seen_classes)
+        if any(buffer.is_meta for buffer in buffers) or self.attribute_levels.any():
+            return
+        slope, offset = self.attribute_calibration
+        if (slope != 1).any() or offset.any():
+            self._find_attribute_levels()
 
     def set_backbone(self, backbone: PreTrainedModel):
         """
@@ -808,7 +850,8 @@ class DednModel(DednPreTrainedModel):
 
         attribute_scores = output.attribute_scores.float()
         class_rows = F.normalize(class_attributes.to(self.class_attributes).float(), dim=-1)
-        excess = class_rows[logits.argmax(dim=-1)] - class_rows.mean(dim=0)
+        best = logits.sort(dim=-1, descending=True, stable=True).indices[:, :2]
+        difference = class_rows[best[:, 0]] - class_rows[best[:, -1]]
 
         attentions = None
         if output.attentions is not None:
@@ -820,7 +863,7 @@ class DednModel(DednPreTrainedModel):
             logits=logits,
             attribute_scores=attribute_scores,
             attribute_probabilities=self.attribute_probabilities(attribute_scores),
-            contributions=excess.clamp(min=0) * attribute_scores,
+            contributions=difference * (attribute_scores - self.attribute_levels.float()) * self._tells(),
             expert_scores=output.expert_scores.float(),
             attentions=attentions,
         )

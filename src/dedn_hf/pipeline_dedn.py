@@ -2,6 +2,7 @@
 
 import contextlib
 import difflib
+import functools
 import importlib
 import math
 import numbers
@@ -22,6 +23,7 @@ from transformers import Pipeline
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from .images_dedn import attention_in_image, crop_in_image, load_any_image
+from .names_dedn import NameMatcher, describe_attribute, readable_attribute
 
 PARAMETERS = (
     "candidate_labels",
@@ -66,13 +68,14 @@ class AttributeResult(TypedDict):
 
     Args:
         label (`str`):
-            Its name.
+            Its name in `config.attribute_names`; [`readable_attribute`] makes it readable.
         group (`str`):
             The group that it is of, see `attribute_groups` in [`DednConfig`].
         score (`float`):
             From 0 to 1, how strongly the class of the image has it.
         contribution (`float`):
-            What it adds to the class score of the first label over what it adds to that of the average candidate.
+            What it adds to the difference of the class scores of the first candidate and the runner-up; below 0 where
+            it speaks for the runner-up.
         attention (`list[list[float]]` or `np.ndarray`, only when asked for):
             With `attention="grid"` rows of the model's grid, from top to bottom: each region's share of the attention.
             With `attention="image"` a float32 array of shape `(height, width)` of the upright image: each pixel's
@@ -95,7 +98,8 @@ class ImageResult(TypedDict):
         labels (`list[LabelResult]`):
             The best `top_k` candidates by descending score.
         attributes (`list[AttributeResult]`):
-            The first `top_attributes` by descending `attributes_by`.
+            The first `top_attributes`: by default those that set the first candidate apart from the runner-up most,
+            see `attributes_by`.
         crop (`list[float]`, only with `attention="grid"`):
             Left, top, right and bottom of what the grid lies on, in pixels of the upright image; beyond its edges
             where the image is padded.
@@ -130,9 +134,11 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
     - an attribute's score is an estimate, from 0 to 1, of how strongly the class of the image has the attribute, see
       [`DednModel.attribute_probabilities`]. It does not depend on the candidates. For CUB, where the strength of an
       attribute is the share of annotators who saw it, it estimates that share.
-    - an attribute's contribution is what it adds to the class score of the first label over what it adds to that of
-      the average candidate, see [`DednPrediction`]: why this class and no other. It is 0 for an attribute of which the
-      class has no more than the average candidate, and so for all of them where there is a single candidate.
+    - an attribute's contribution is what it adds to the difference of the class scores of the first candidate and the
+      runner-up, over what it adds where an image has as much of it as usual, see [`DednPrediction`]: why this class
+      and not that one. It is above 0 where the image has more of what the first has more of, or less of what the
+      runner-up has more of; below 0 it speaks for the runner-up. It is 0 where there is a single candidate.
+      [`~ZeroShotAttributeClassificationPipeline.describe`] puts it into words.
 
     The task identifier is `"zero-shot-attribute-classification"`.
     """
@@ -181,7 +187,9 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 Several are a list, tuple or column of a data set, an array of shape (N, H, W, C) or a tensor (N, C, H,
                 W), a data set or an iterator.
             candidate_labels (`list[str]` or `dict[str, Any]`, *optional*, defaults to all classes of the model):
-                Names of classes that the model knows; or, by name, descriptions of classes, each of which is
+                Names of classes that the model knows, or, by name, descriptions of classes. Names of classes and
+                attributes may be written in any usual way: "Brandt's Cormorant", "black-footed albatross", "wing
+                colour: blue", "blue wing". A result has a class's name as it is written here. A description is
 
                 - `{"attribute": strength}`, where 1 is the strength that the attribute has in the class of the model
                   that has it most, and 0 is none;
@@ -203,9 +211,10 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 How many labels are returned at most; `None` is all.
             top_attributes (`int`, *optional*, defaults to 10):
                 How many attributes are returned at most; `None` is all.
-            attributes_by (`str`, *optional*, defaults to `"score"`):
-                What chooses and sorts the attributes: `"score"` for what the image shows most, `"contribution"` for
-                what speaks most for the first label.
+            attributes_by (`str`, *optional*, defaults to `"contribution"`):
+                What chooses and sorts the attributes: `"contribution"` for what sets the first candidate apart from
+                the runner-up, by its amount; `"score"` for what the image shows most, and so where there is a single
+                candidate.
             threshold (`float`, *optional*, defaults to 0.0):
                 The lowest score with which a label is returned. Scores are not changed by what is left out.
             batch_size (`int`, *optional*, defaults to 1):
@@ -221,8 +230,9 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
 
         Raises:
             TypeError: If a parameter does not exist (names the closest).
-            ValueError: If a class or attribute is unknown (names the closest), a class is described by nothing, a
-                description or parameter is not as it should be, or an image cannot be read (names which one).
+            ValueError: If a class or attribute is unknown or may be several (names the closest), a class is described
+                by nothing, a description or parameter is not as it should be, or an image cannot be read (names which
+                one).
         """
         _check_names(kwargs)
         named = {name: kwargs.pop(name) for name in ("images", "image") if name in kwargs}
@@ -278,6 +288,22 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             return [self.postprocess(dict(zip(outputs, row)), **postprocess) for row in zip(*columns)]
 
         return classify
+
+    def describe(self, attribute: AttributeResult) -> str:
+        """
+        An attribute of a result in words that say whether the image has more or less of it than usual, such as "pink
+        breast" or "no pink breast".
+
+        Args:
+            attribute ([`AttributeResult`]):
+                From `"attributes"` of a result.
+
+        Returns:
+            `str`.
+        """
+        index = self.model.config.attribute_names.index(attribute["label"])
+        usual = self.model.attribute_probabilities(self.model.attribute_levels)[index].item()
+        return describe_attribute(attribute["label"], attribute["score"] < usual, attribute["score"])
 
     def _sanitize_parameters(self, **parameters):
         _check_names(parameters)
@@ -425,29 +451,58 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         else:
             entries = list(description)
 
-        known = set(self.model.config.attribute_names)
-        for attribute in entries:
-            if attribute not in known:
-                raise ValueError(
-                    f"Class {name!r} is described by {attribute!r}, which is no attribute of the model; "
-                    f"{_closest(attribute, self.model.config.attribute_names)}."
-                )
+        found = [self._find_attribute(name, attribute) for attribute in entries]
         if not entries:
             raise ValueError(f"The description of class {name!r} names no attribute. Name at least one.")
-        twice = _first_repeated(entries)
-        if twice is not None:
+        if (twice := _first_repeated(entries)) is not None:
             raise ValueError(f"The description of class {name!r} has {twice!r} more than once. Name it once.")
+        if (twice := _first_repeated(found)) is not None:
+            written = " and ".join(repr(entry) for entry, other in zip(entries, found) if other == twice)
+            raise ValueError(
+                f"The description of class {name!r} has {written}, which are one attribute: name it once."
+            )
         if not isinstance(description, Mapping):
-            return dict.fromkeys(entries, 1.0)
-        strengths = {attribute: _number(strength) for attribute, strength in description.items()}
-        for attribute, strength in strengths.items():
-            if not 0 <= strength <= 1:
+            return dict.fromkeys(found, 1.0)
+        strengths = {attribute: _number(strength) for attribute, strength in zip(found, description.values())}
+        for attribute, (written, given) in zip(found, description.items()):
+            if not 0 <= strengths[attribute] <= 1:
                 raise ValueError(
-                    f"Attribute {attribute!r} of class {name!r} has strength {description[attribute]!r}, but "
+                    f"Attribute {written!r} of class {name!r} has strength {given!r}, but "
                     "strengths are numbers from 0 to 1, as strong as in any class of the model. Values on the "
                     "matrix's own scale can be given as a row of all attributes."
                 )
         return strengths
+
+    def _find_attribute(self, name: str, attribute) -> str:
+        names = self.model.config.attribute_names
+        if attribute in names:
+            return attribute
+        matcher = _matcher(tuple(names))
+        found = matcher.find(attribute) if isinstance(attribute, str) else None
+        if found is not None:
+            return found
+        may_be = matcher.find_like(attribute) if isinstance(attribute, str) else []
+        if may_be:
+            problem = f"which may be {_or(may_be)}"
+        else:
+            problem = f"which is no attribute of the model; {_closest(attribute, map(readable_attribute, names))}"
+        raise ValueError(f"Class {name!r} is described by {attribute!r}, {problem}.")
+
+    def _find_class(self, name: str) -> str:
+        """The model's name of a class."""
+        label2id = self.model.config.label2id
+        if name in label2id:
+            return name
+        matcher = _matcher(tuple(label2id))
+        found, may_be = matcher.find(name), matcher.find_like(name)
+        if found is None and may_be:
+            raise ValueError(f"Class {name!r} may be {_or(may_be)}. Write it as one of them.")
+        if found is None:
+            raise ValueError(
+                f"The model has no class {name!r}; {_closest(name, label2id)}. To add a class, describe it: "
+                f"`candidate_labels={{{name!r}: [attributes it has]}}`."
+            )
+        return found
 
     def _read_row(self, name: str, entries: list) -> list[float]:
         num_attributes = len(self.model.config.attribute_names)
@@ -467,9 +522,13 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         if candidates is None:
             indices = range(len(id2label))
             return [id2label[index] for index in indices], [index in seen_ids for index in indices]
-        trained = set(config.trained_class_names)
+        found = {name: self._find_class(name) for name, description in candidates.items() if description is None}
+        if (twice := _first_repeated(found.values())) is not None:
+            written = " and ".join(repr(name) for name, other in found.items() if other == twice)
+            raise ValueError(f"`candidate_labels` has {written}, which are one class. Name each class once.")
+        trained = _matcher(tuple(config.trained_class_names))
         seen = [
-            label2id.get(name) in seen_ids if description is None else name in trained
+            label2id[found[name]] in seen_ids if description is None else name in trained
             for name, description in candidates.items()
         ]
         return list(candidates), seen
@@ -498,12 +557,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
     def _class_row(self, name: str, description, known, strongest, unnamed) -> torch.Tensor:
         config = self.model.config
         if description is None:
-            if name not in config.label2id:
-                raise ValueError(
-                    f"The model has no class {name!r}; {_closest(name, config.label2id)}. To add a class, describe "
-                    f"it: `candidate_labels={{{name!r}: [attributes it has]}}`."
-                )
-            return known[config.label2id[name]]
+            return known[config.label2id[self._find_class(name)]]
         if isinstance(description, list):
             return known.new_tensor(description)
         index_of = {attribute: index for index, attribute in enumerate(config.attribute_names)}
@@ -563,19 +617,22 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         attention=None,
         top_k=5,
         top_attributes=10,
-        attributes_by="score",
+        attributes_by="contribution",
         threshold=0.0,
     ) -> ImageResult:
         config, size = self.model.config, model_outputs["size"]
         if "index" in model_outputs:
             names, seen = names[model_outputs["index"]], seen[model_outputs["index"]]
-        scores, order = model_outputs["logits"][0].softmax(dim=-1).sort(descending=True, stable=True)
+        # By class scores, of which a softmax makes many the same.
+        order = model_outputs["logits"][0].argsort(descending=True, stable=True)
+        scores = model_outputs["logits"][0].softmax(dim=-1)[order]
         labels = [
             {"label": names[index], "score": score, "seen": seen[index]}
             for score, index in zip(scores[:top_k].tolist(), order[:top_k].tolist())
             if score >= threshold
         ]
-        order = model_outputs[attributes_by][0].argsort(descending=True, stable=True)[:top_attributes]
+        by = attributes_by if len(names) > 1 else "score"
+        order = model_outputs[by][0].abs().argsort(descending=True, stable=True)[:top_attributes]
         scores, contributions = (model_outputs[name][0][order].tolist() for name in ("score", "contribution"))
         attributes = [
             {
@@ -744,6 +801,15 @@ def _first_repeated(names: Iterable[str]) -> str | None:
             return name
         met.add(name)
     return None
+
+
+@functools.lru_cache(maxsize=16)
+def _matcher(names: tuple[str, ...]) -> NameMatcher:
+    return NameMatcher(names)
+
+
+def _or(names: Sequence[str]) -> str:
+    return " or ".join(map(repr, names))
 
 
 def _number(value) -> float:

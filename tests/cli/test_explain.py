@@ -47,8 +47,9 @@ def test_image_of_an_unseen_class(run, birds, tmp_path):
     printed = run("--dataset", "synthetic_birds", "--index", 7, "--top_classes", 3, "--top_attributes", 4)
     truth = birds.class_names[birds.splits["test_unseen"][7]["label"]]
     assert f"True class: {truth}, a class of which the model was never shown an image." in printed
-    classes, attributes = printed.split("What speaks for ")
+    classes, attributes = printed.split("What sets ")
     assert classes.count("(seen)") + classes.count("(unseen)") == 3
+    assert ", in points of their scores' difference:" in attributes
     # "+0.01  red wing": a number and words, not has_wing_color::red.
     lines = [line for line in attributes.splitlines() if line.startswith("  ")]
     assert len(lines) == 4 and "has_" not in attributes

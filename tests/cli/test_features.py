@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from transformers import CLIPImageProcessorPil, ResNetConfig, ResNetModel
 
 from dedn_hf.features import extraction, store_writer
 from dedn_hf.features.store import FeatureMapStore
+from dedn_hf.files import read_json, write_json
 
 
 @pytest.fixture
@@ -55,8 +58,31 @@ def test_store_of_images_without_split_or_attributes(run, tmp_path, capsys):
     run()
     store = FeatureMapStore(tmp_path / "store")
     assert store.image_ids.tolist() == [1, 2, 3, 4] and store.labels.tolist() == [0, 0, 1, 1]
-    store.require(dataset="cub", class_names=["001.Auk", "002.Bunting"], backbone="backbone", image_size=32)
+    store.require(dataset="cub", class_names=["Auk", "Bunting"], backbone="backbone", image_size=32)
+    assert store.metadata["class_names"] == ["Auk", "Bunting"]
     assert "4 feature maps" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("finished", [True, False])
+def test_store_that_was_made_when_classes_had_their_official_names(run, tmp_path, finished):
+    run()
+    expected = FeatureMapStore(tmp_path / "store")
+    files = [tmp_path / "store/store.json", tmp_path / "store/request.json"]
+    for file in filter(Path.is_file, files):
+        write_json(file, read_json(file) | {"class_names": ["001.Auk", "002.Bunting"]})
+    if not finished:
+        if not files[1].is_file():
+            content = read_json(files[0])
+            write_json(files[1], {key: content[key] for key in content if key not in ("shards", "skipped")})
+        files[0].unlink()
+    run()
+    store = FeatureMapStore(tmp_path / "store")
+    assert [shard["sha256"] for shard in store.metadata["shards"]] == [
+        shard["sha256"] for shard in expected.metadata["shards"]
+    ]
+    store.require(dataset="cub", class_names=["Auk", "Bunting"])
+    with pytest.raises(ValueError, match=r"class_names\[0\] is '(001\.)?Auk', where 'Bunting' is asked for"):
+        store.require(class_names=["Bunting", "Auk"])
 
 
 def test_finished_store_is_verified(run, tmp_path, monkeypatch):

@@ -72,7 +72,7 @@ def test_file_says_what_the_pipeline_says(photos, classifier):
     for row in rows:
         if row["error"]:
             continue
-        answer = classifier(row["image"], top_k=2, top_attributes=2)
+        answer = classifier(row["image"], top_k=2, top_attributes=2, attributes_by="score")
         for suffix, label in zip(("", "_2"), answer["labels"]):
             assert row[f"label{suffix}"] == label["label"]
             assert float(row[f"score{suffix}"]) == pytest.approx(label["score"], abs=2e-6)
@@ -139,7 +139,9 @@ def test_table_for_a_person(photos, classifier, capsys):
         assert line.removeprefix("photos/0.png").split() == [
             f"{100 * label['score']:.1f}", "%", seen, *label["label"].split()
         ]  # fmt: skip
-    assert lines[2].strip().startswith(f"attributes: {answer['attributes'][0]['label']} ")
+    (reason,) = answer["attributes"]
+    kind = "because" if reason["contribution"] > 0 else "against it"
+    assert lines[2].strip() == f"{kind}: {classifier.describe(reason)}"
     assert err == "1 image\n"
 
 

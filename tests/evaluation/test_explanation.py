@@ -6,7 +6,13 @@ from PIL import Image
 from tiny_model import make_tiny_model
 from transformers import CLIPImageProcessorPil, ResNetConfig, pipeline
 
-from dedn_hf.evaluation.explanation import describe_attribute, explain_image, plot_explanation
+from dedn_hf.evaluation.explanation import (
+    AttributeEvidence,
+    Explanation,
+    explain_image,
+    panel_title,
+    plot_explanation,
+)
 
 RED, GREEN = 0, 1
 
@@ -60,37 +66,17 @@ def test_attention_is_where_the_image_has_what_the_experts_look_for(classifier, 
         assert attention[:, :32].sum() == attention[:, 128:].sum() == 0
 
 
-@pytest.mark.parametrize(
-    "name, words",
-    [
-        ("has_wing_color::red", "red wing"),
-        ("has_upper_tail_color::buff", "buff upper tail"),
-        ("has_bill_shape::hooked", "hooked bill"),
-        ("has_back_pattern::multi-colored", "multi-colored back"),
-        ("has_tail_shape::forked_tail", "forked tail"),
-        ("has_wing_shape::rounded-wings", "rounded wings"),
-        ("has_bill_length::shorter_than_head", "bill length: shorter than head"),
-        ("has_bill_shape::hooked_seabird", "bill shape: hooked seabird"),
-        ("has_size::small_(5_-_9_in)", "size: small (5 - 9 in)"),
-        ("has_size::small", "small size"),
-        ("has_shape::round", "round shape"),
-        ("has_primary_color::red", "primary color: red"),
-        ("man-made", "man-made"),
-        ("new_world", "new world"),
-    ],
-)
-def test_attributes_in_words(name, words):
-    assert describe_attribute(name) == words
-
-
 def test_explanation(classifier, image, tmp_path):
     explanation = explain_image(classifier, image, top_classes=3, top_attributes=4)
-    result = classifier(image, top_k=3, top_attributes=4, attributes_by="contribution", attention="image")
+    result = classifier(image, top_k=3, top_attributes=4, attention="image")
     assert explanation.classes == [tuple(label.values()) for label in result["labels"]]
     for attribute, row in zip(explanation.attributes, result["attributes"], strict=True):
-        assert (attribute.words, attribute.contribution) == (row["label"], row["contribution"])
+        assert (attribute.words, attribute.contribution) == (classifier.describe(row), row["contribution"])
         assert np.array_equal(attribute.attention, row["attention"])
-    assert explain_image(classifier, image, candidate_labels=["owl"]).classes == [("owl", 1.0, False)]
+    assert explanation.runner_up == result["labels"][1]["label"]
+    assert explain_image(classifier, image, top_classes=1).runner_up == explanation.runner_up
+    single = explain_image(classifier, image, candidate_labels=["owl"])
+    assert single.classes == [("owl", 1.0, False)] and single.runner_up is None
 
     path = tmp_path / "out" / "explanation.png"
     plot_explanation(explanation, image, path, "jay")
@@ -101,3 +87,17 @@ def test_explanation(classifier, image, tmp_path):
     # Red and green are in the image, and red in four more, as attention leaves green out with the coarse expert's mix.
     red, green = ((np.abs(pixels - color).max(axis=2) < 40).sum() for color in ([255, 0, 0], [0, 255, 0]))
     assert 2 * green < red and green > 100
+
+
+def test_what_speaks_for_the_runner_up_says_so():
+    grid = np.ones((2, 2))
+    evidence = [AttributeEvidence("no pink breast", 0.4, grid), AttributeEvidence("black crown", -0.2, grid)]
+    explanation = Explanation([("Goldfinch", 0.7, True)], evidence, "Siskin")
+    assert [explanation.words(row) for row in evidence] == ["no pink breast", "black crown, for Siskin"]
+    assert panel_title(explanation, evidence[1], 20) == "black crown, for\nSiskin (-0.20)"
+
+
+def test_the_true_class_may_be_written_otherwise():
+    explanation = Explanation([("047.American_Goldfinch", 0.7, True)], [])
+    assert explanation.heading("American Goldfinch") == "047.American_Goldfinch, 70 % (right)"
+    assert explanation.heading("Pine Siskin") == "047.American_Goldfinch, 70 % (wrong: it is Pine Siskin)"

@@ -186,6 +186,16 @@ def test_names_that_are_written_otherwise_are_matched(tiny_model, dataset):
     np.testing.assert_array_equal(match_class_attributes(tiny_model.config, dataset), of_model)
 
 
+def test_a_model_that_was_trained_when_classes_had_their_official_names(tiny_model, dataset):
+    expected = match_classes(tiny_model.config, dataset)
+    config = tiny_model.config
+    config.trained_class_names = []
+    config.id2label = {index: f"{index + 1:03d}.{name}_Bird" for index, name in config.id2label.items()}
+    dataset.class_names = [f"{name} Bird" for name in dataset.class_names]
+    np.testing.assert_array_equal(match_classes(config, dataset), expected)
+    np.testing.assert_array_equal(match_class_attributes(config, dataset), tiny_model.class_attributes.numpy())
+
+
 def test_differing_classes(tiny_model):
     config, of_model = tiny_model.config, tiny_model.class_attributes.numpy()
     assert not differing_classes(of_model, 100 * of_model * np.arange(1, 6)[:, None], config)

@@ -80,6 +80,9 @@ def test_require(store):
         store.require(dataset="cub", image_size=448, dtype="float16")
     with pytest.raises(ValueError, match=r"class_names\[1\] is 'bunting', where 'bulbul' is asked for"):
         store.require(class_names=["auk", "bulbul", "crow"])
+    store.require(class_names=["Auk", "002.Bunting", "crow"])
+    with pytest.raises(ValueError, match=r"class_names\[0\] is 'auk', where 'Bunting' is asked for"):
+        store.require(class_names=["Bunting", "Auk", "Crow"])
     with pytest.raises(ValueError, match=r"number of class_names is 3, where 2 is asked for"):
         store.require(class_names=["auk", "bunting"])
 

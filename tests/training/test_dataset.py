@@ -114,6 +114,16 @@ def test_names_of_classes_in_another_order(wrap):
         check_dataset(wrap(maps.cast_column("label", datasets.ClassLabel(names=["wren", "jay"]))), "training", config)
 
 
+def test_names_of_classes_in_another_order_that_are_written_otherwise():
+    maps = datasets.Dataset.from_dict({"feature_map": [[0.0]] * 2, "label": [0, 1]})
+    official = ["001.Auk", "002.Brandt_Cormorant", "003.Owl", "004.Swift", "005.Crow"]
+    config = make_tiny_config(id2label=dict(enumerate(official)))
+    names = ["Auk", "Brandt's Cormorant", "owl"]
+    check_dataset(maps.cast_column("label", datasets.ClassLabel(names=names)), "training", config)
+    with pytest.raises(ValueError, match=r"'owl' is 0, but for the model it is 2: .* with the model's names in `Cla"):
+        check_dataset(maps.cast_column("label", datasets.ClassLabel(names=names[::-1])), "training", config)
+
+
 def test_labels_that_a_transform_makes_are_not_guessed_at():
     maps = datasets.Dataset.from_dict({"image": [0] * 2, "label": [70, 80]})
     transformed = maps.with_transform(lambda batch: pytest.fail("it was read"))

@@ -50,6 +50,7 @@ def main(arguments: list[str]):
     )
     from ..features.store import FeatureMapStore, fingerprint_weights
     from ..files import read_json
+    from ..names_dedn import readable_attribute
     from ..training import PixelValueDataset
 
     name = os.path.relpath(args.model) if Path(args.model).is_dir() else args.model
@@ -74,6 +75,7 @@ def main(arguments: list[str]):
         way_out = "" if args.class_attributes else ", --class_attributes data takes the data set's"
         print(f"{len(differing)} of {len(class_attributes)} classes are described otherwise in the data set now:")
         for name, (attribute, of_model, of_dataset) in [*differing.items()][:5]:
+            attribute = readable_attribute(attribute)
             print(f"  {name}: most in {attribute!r}, {of_model:.3g} in the model, {of_dataset:.3g} in the data set")
         if len(differing) > 5:
             print("  …")

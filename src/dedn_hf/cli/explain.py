@@ -60,6 +60,7 @@ def main(arguments: list[str]):
     from ..data import load_gzsl_dataset
     from ..evaluation.explanation import explain_image, plot_explanation
     from ..images_dedn import load_any_image
+    from ..names_dedn import NameMatcher
     from ..pipeline_dedn import ZeroShotAttributeClassificationPipeline
 
     truth = None
@@ -85,7 +86,7 @@ def main(arguments: list[str]):
 
     predicted = explanation.classes[0][0]
     if truth is not None:
-        if truth not in classifier.model.config.trained_class_names:
+        if truth not in NameMatcher(classifier.model.config.trained_class_names):
             known = "a class of which the model was never shown an image"
         elif args.split.startswith("test"):
             known = "a class that the model was trained on, but this image was not in training"
@@ -95,8 +96,13 @@ def main(arguments: list[str]):
     print("\nWhat it may be:")
     for name, share, seen in explanation.classes:
         print(f"  {100 * share:5.1f} %  {name} ({'seen' if seen else 'unseen'})")
-    print(f"\nWhat speaks for {predicted}, in points of its score over the average class's:")
-    for attribute in explanation.attributes:
-        print(f"  {attribute.contribution:+5.2f}  {attribute.words}")
+    if explanation.runner_up is None:
+        print("\nWhat it shows:")
+        for attribute in explanation.attributes:
+            print(f"  {attribute.words}")
+    else:
+        print(f"\nWhat sets {predicted} apart from {explanation.runner_up}, in points of their scores' difference:")
+        for attribute in explanation.attributes:
+            print(f"  {attribute.contribution:+5.2f}  {explanation.words(attribute)}")
     plot_explanation(explanation, image, args.output, explanation.heading(truth))
     print(f"\nWhere: {args.output}")

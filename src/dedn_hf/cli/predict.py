@@ -15,7 +15,7 @@ import os
 import re
 import sys
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from pathlib import Path
@@ -49,7 +49,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         "--top_k", type=_at_least_one, metavar="N", help="labels for an image (default: 3 in a table, 1 in a file)"
     )
     parser.add_argument(
-        "--attributes", type=_number_or_all, default=0, metavar="N|all", help="also its N strongest attributes, or all"
+        "--attributes",
+        type=_number_or_all,
+        default=0,
+        metavar="N|all",
+        help="also N attributes, or all: in a table those that set the first label apart from the second, in a file "
+        "the strongest",
     )
     parser.add_argument("--output", metavar="OUT.csv|OUT.jsonl", help="a file instead of a table")
     parser.add_argument("--resume", action="store_true", help="go on with a file that was not finished")
@@ -95,7 +100,12 @@ def main(arguments: list[str]) -> int:
     if args.classes:
         table.match_attributes(NameMatcher(config.attribute_names))
         classes = table.descriptions()
-    classify = classifier.prepare_call(candidate_labels=classes, top_k=args.top_k, top_attributes=num_attributes)
+    classify = classifier.prepare_call(
+        candidate_labels=classes,
+        top_k=args.top_k,
+        top_attributes=num_attributes,
+        attributes_by="score" if args.output else "contribution",
+    )
     file, done, count, failed, width = None, Counter(), 0, 0, 0
     if args.output:
         resume_labels = (classes or config.label2id) if args.resume else None
@@ -118,7 +128,7 @@ def main(arguments: list[str]) -> int:
                 file.write(answers)
             else:
                 width = width or max(len(path) for path, _ in answers)
-                print_answers(answers, width)
+                print_answers(answers, width, classifier.describe)
             count += len(answers)
             failed += sum(isinstance(answer, str) for _, answer in answers)
             progress.update(len(answers))
@@ -292,7 +302,7 @@ def _reason(error: Exception) -> str:
     return " ".join(text.split()) or type(error).__name__
 
 
-def print_answers(answers: Sequence[tuple[str, dict | str]], width: int):
+def print_answers(answers: Sequence[tuple[str, dict | str]], width: int, describe: Callable[[dict], str]):
     """
     Prints answers for a person.
 
@@ -301,6 +311,8 @@ def print_answers(answers: Sequence[tuple[str, dict | str]], width: int):
             As [`predict`] gives them.
         width (`int`):
             Columns for the paths.
+        describe (`Callable`):
+            See [`~ZeroShotAttributeClassificationPipeline.describe`].
     """
     for path, answer in answers:
         if isinstance(answer, str):
@@ -310,9 +322,12 @@ def print_answers(answers: Sequence[tuple[str, dict | str]], width: int):
                 f"{100 * label['score']:5.1f} %  {'seen' if label['seen'] else 'unseen':6}  {label['label']}"
                 for label in answer["labels"]
             ]
-            shown = [f"{attribute['label']} {100 * attribute['score']:.1f} %" for attribute in answer["attributes"]]
-            if shown:
-                lines.append(f"attributes: {', '.join(shown)}")
+            reasons = {"because": [], "against it": [], "attributes": []}
+            for attribute in answer["attributes"]:
+                amount = attribute["contribution"]
+                kind = "because" if amount > 0 else "against it" if amount < 0 else "attributes"
+                reasons[kind].append(describe(attribute))
+            lines += [f"{kind}: {', '.join(words)}" for kind, words in reasons.items() if words]
         for line in lines:
             print(_printable(f"{path:{width}}  {line}"))
             path = ""

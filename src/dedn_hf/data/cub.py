@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from datasets import Dataset, Features, List, Value
 
+from ..names_dedn import readable_classes
 from ..recipes import read_recipe
 from .dataset import DatasetCard, GzslDataset, image_features, make_splits
 from .official_files import (
@@ -105,15 +106,15 @@ def load_images(data_dir: str | os.PathLike, check_files: bool = True) -> Datase
             Whether all image files must exist.
 
     Returns:
-        `datasets.Dataset`: columns `image` (read when asked for), `label` (`ClassLabel` over the official class names:
-        class id − 1) and `image_id` (the official one), in the order of the ids.
+        `datasets.Dataset`: columns `image` (read when asked for), `label` (`ClassLabel` over the official class names
+        as [`readable_classes`] makes them: class id − 1) and `image_id` (the official one), in the order of the ids.
 
     Raises:
         FileNotFoundError: If files or images are missing; names them.
         ValueError: If the files contradict each other.
     """
     class_names, images = _read_images(Path(data_dir) / "CUB_200_2011", check_files)
-    return Dataset.from_list(list(images.values()), features=image_features(class_names))
+    return Dataset.from_list(list(images.values()), features=image_features(readable_classes(class_names)))
 
 
 def load(data_dir: str | os.PathLike, check_files: bool = True) -> GzslDataset:
@@ -122,7 +123,8 @@ def load(data_dir: str | os.PathLike, check_files: bool = True) -> GzslDataset:
 
     Everything is checked before it is used: that all images exist, that the files agree on images, classes and
     attributes, and that the split fits them. The two sources order classes differently: classes here are in the
-    official order, a label is the official class id − 1, and everything else is matched by name.
+    official order, a label is the official class id − 1, and everything else is matched by name. What comes out has
+    the names that [`readable_classes`] makes of them.
 
     Args:
         data_dir (`str` or `os.PathLike`):
@@ -187,7 +189,7 @@ def load(data_dir: str | os.PathLike, check_files: bool = True) -> GzslDataset:
     }
     features = Features(
         {
-            **image_features(class_names),
+            **image_features(readable_classes(class_names)),
             "part_points": List(List(Value("float32"), length=3), length=len(part_names)),
             "box": List(Value("float32"), length=4),
         }
@@ -195,7 +197,7 @@ def load(data_dir: str | os.PathLike, check_files: bool = True) -> GzslDataset:
     return GzslDataset(
         name="cub",
         splits=make_splits(rows, split.partition(class_of_image), features),
-        class_names=class_names,
+        class_names=readable_classes(class_names),
         attribute_names=attribute_names,
         attribute_groups=groups,
         class_attributes=(percentages / 100).astype(np.float32),
@@ -208,7 +210,7 @@ def load(data_dir: str | os.PathLike, check_files: bool = True) -> GzslDataset:
 
 
 def _read_images(folder: Path, check_files: bool) -> tuple[list[str], dict[int, dict]]:
-    """Class names in official order, and image id → row of the image, in the order of the ids."""
+    """Official class names in their order, and image id → row of the image, in the order of the ids."""
     files = find_files(folder, "classes.txt", "images.txt", "image_class_labels.txt", help=CUB_HELP)
     class_file, image_file, label_file = files
     class_names = read_numbered(class_file, CUB_HELP)

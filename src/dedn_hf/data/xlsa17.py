@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 
+from ..names_dedn import readable_classes
 from ..recipes import recipe_names
 from .dataset import GzslDataset, image_features, make_splits
 from .folder import CARD as OWN_IMAGES
@@ -54,7 +55,7 @@ def load_images(data_dir: str | os.PathLike, check_files: bool = True, *, name: 
         ValueError: If the files contradict each other, or an image may be several files.
     """
     split, rows = _read(data_dir, name, find=True, check_files=check_files)
-    return Dataset.from_list(list(rows.values()), features=image_features(split.class_names))
+    return Dataset.from_list(list(rows.values()), features=image_features(readable_classes(split.class_names)))
 
 
 def load(data_dir: str | os.PathLike, check_files: bool = True, *, name: str) -> GzslDataset:
@@ -109,8 +110,8 @@ def load(data_dir: str | os.PathLike, check_files: bool = True, *, name: str) ->
         )
     return GzslDataset(
         name=split.folder.name.lower(),
-        splits=make_splits(rows, split.partition(class_of_loc), image_features(class_names)),
-        class_names=class_names,
+        splits=make_splits(rows, split.partition(class_of_loc), image_features(readable_classes(class_names))),
+        class_names=readable_classes(class_names),
         attribute_names=attribute_names,
         attribute_groups=None,
         class_attributes=class_attributes,

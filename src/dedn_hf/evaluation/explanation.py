@@ -2,7 +2,7 @@
 
 import math
 import os
-import re
+import textwrap
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,36 +10,22 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ..images_dedn import load_any_image
+from ..names_dedn import NameMatcher
 from ..pipeline_dedn import ZeroShotAttributeClassificationPipeline
 from .plots import save_figure
-
-
-def describe_attribute(name: str) -> str:
-    """
-    An attribute's name in words: `has_wing_color::red` is "red wing", `has_bill_length::shorter_than_head` is "bill
-    length: shorter than head". Names of another form only lose their underscores.
-    """
-    match = re.fullmatch(r"has_(?:(?P<part>\w+)_)?(?P<quality>color|pattern|shape|length|size)::(?P<value>.+)", name)
-    if match is None:
-        return name.replace("_", " ")
-    part, quality, value = (text.replace("_", " ") for text in (match["part"] or "", match["quality"], match["value"]))
-    if part and re.search(rf"\b{re.escape(part)}s?$", value):
-        return value.replace("-", " ")  # "forked_tail" of has_tail_shape
-    if " " in value or part == "primary":
-        return f"{part} {quality}: {value}".strip()
-    return f"{value} {part or quality}"
 
 
 @dataclass
 class AttributeEvidence:
     """
-    An attribute that speaks for a class.
+    An attribute that sets a class apart from the runner-up, or speaks for the runner-up.
 
     Args:
         words (`str`):
-            What it is, see [`describe_attribute`].
+            What the image has or lacks, see [`~ZeroShotAttributeClassificationPipeline.describe`].
         contribution (`float`):
-            What it adds to the score of the class over what it adds to that of the average candidate.
+            What it adds to the difference of their scores, see [`DednPrediction`]; below 0 where it speaks for the
+            runner-up.
         attention (`np.ndarray` of shape `(height, width)`):
             Each pixel's share of the region attention.
     """
@@ -58,11 +44,28 @@ class Explanation:
         classes (`list[tuple[str, float, bool]]`):
             Name, score and whether seen, of the best classes first.
         attributes (`list[AttributeEvidence]`):
-            What speaks most for the first of them.
+            What sets the first of them apart from the runner-up most; of a single candidate what its image shows most.
+        runner_up (`str`, *optional*):
+            Name of the second best class, if there is one.
     """
 
     classes: list[tuple[str, float, bool]]
     attributes: list[AttributeEvidence]
+    runner_up: str | None = None
+
+    def words(self, attribute: AttributeEvidence) -> str:
+        """
+        An attribute in words, and which class it speaks for if that is not the first one.
+
+        Args:
+            attribute ([`AttributeEvidence`]):
+                One of `attributes`.
+        """
+        return f"{attribute.words}, for {self.runner_up}" if attribute.contribution < 0 else attribute.words
+
+    def is_right(self, truth: str) -> bool:
+        """Whether the first class is the true one, however that is written."""
+        return truth in NameMatcher([self.classes[0][0]])
 
     def heading(self, truth: str | None = None) -> str:
         """
@@ -73,7 +76,7 @@ class Explanation:
                 Name of the true class.
         """
         name, score, _ = self.classes[0]
-        verdict = "" if truth is None else " (right)" if name == truth else f" (wrong: it is {truth})"
+        verdict = "" if truth is None else " (right)" if self.is_right(truth) else f" (wrong: it is {truth})"
         return f"{name}, {100 * score:.0f} %{verdict}"
 
 
@@ -95,7 +98,7 @@ def explain_image(
         top_classes (`int`, *optional*, defaults to 5):
             How many classes to name.
         top_attributes (`int`, *optional*, defaults to 5):
-            How many attributes to show, those that contribute most to the score of the first class.
+            How many attributes to show, those that set the first class apart from the second most.
         kwargs:
             What else the pipeline takes, such as `candidate_labels`.
 
@@ -107,18 +110,17 @@ def explain_image(
     """
     result = classifier(
         image,
-        top_k=top_classes,
+        top_k=max(2, top_classes),
         top_attributes=top_attributes,
-        attributes_by="contribution",
         attention="image",
         **kwargs,
     )
     classes = [(label["label"], label["score"], label["seen"]) for label in result["labels"]]
     attributes = [
-        AttributeEvidence(describe_attribute(row["label"]), row["contribution"], row["attention"])
+        AttributeEvidence(classifier.describe(row), row["contribution"], row["attention"])
         for row in result["attributes"]
     ]
-    return Explanation(classes, attributes)
+    return Explanation(classes[:top_classes], attributes, classes[1][0] if len(classes) > 1 else None)
 
 
 def plot_explanation(explanation: Explanation, image: Image.Image, path: str | os.PathLike, title: str):
@@ -148,9 +150,24 @@ def plot_explanation(explanation: Explanation, image: Image.Image, path: str | o
     panels[0].set_title("image", fontsize=11)
     for axes, attribute in zip(panels[1:], explanation.attributes):
         draw_attention(axes, pixels, attribute)
-        axes.set_title(f"{attribute.words} ({attribute.contribution:+.2f})", fontsize=11, parse_math=False)
+        axes.set_title(panel_title(explanation, attribute, 100 // columns), fontsize=11, parse_math=False)
     figure.suptitle(title, fontsize=12, parse_math=False)
     save_figure(figure, path)
+
+
+def panel_title(explanation: Explanation, attribute: AttributeEvidence, width: int) -> str:
+    """
+    What stands above the picture of an attribute: its words and its contribution.
+
+    Args:
+        explanation ([`Explanation`]):
+            The explanation.
+        attribute ([`AttributeEvidence`]):
+            One of its `attributes`.
+        width (`int`):
+            Letters a line.
+    """
+    return textwrap.fill(f"{explanation.words(attribute)} ({attribute.contribution:+.2f})", width)
 
 
 def draw_attention(axes, pixels: np.ndarray, attribute: AttributeEvidence):

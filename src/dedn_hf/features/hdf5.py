@@ -10,6 +10,7 @@ import numpy as np
 from datasets import Dataset, Image
 
 from ..data.proposed_split import match_image_files, read_image_files, read_proposed_split
+from ..names_dedn import NameMatcher
 from .store import FeatureMapStore
 from .store_writer import RECORD_BATCH_ROWS, StoreWriter, start_processes
 
@@ -304,6 +305,7 @@ def _check_rows(
     if absent:
         raise ValueError(f"{file} has images twice and lacks {len(absent)} others, such as image id {absent[0]}.")
     names = dataset.features["label"].names
+    class_names = NameMatcher(names).find_all(class_names)
     differing = sorted(set(class_names) ^ set(names))
     if differing:
         raise ValueError(f"The Proposed Split has other classes than the data set: {differing[0]} is in one of them.")

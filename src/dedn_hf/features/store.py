@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from transformers import CLIPImageProcessorPil
 
 from ..files import content_mark, content_marks, read_json
+from ..names_dedn import NameMatcher
 
 logger = logging.getLogger(__name__)
 
@@ -453,13 +454,15 @@ def compare_metadata(path: Path, metadata: dict, expected: dict):
     """Raises a ValueError that names each difference of a store from what is expected; what is not there is `None`."""
     differences = []
     for key, value in expected.items():
-        found = metadata.get(key)
-        if found == value:
+        found = same = metadata.get(key)
+        if key == "class_names" and _is_list(found, lambda name: isinstance(name, str)):
+            same = NameMatcher(value).find_all(found)
+        if same == value:
             continue
         if key == "class_names" and not isinstance(found, list):
             key, value = "class_names", f"a list of {len(value)}"
         elif key == "class_names" and len(found) == len(value):
-            index = next(i for i, names in enumerate(zip(found, value, strict=True)) if names[0] != names[1])
+            index = next(i for i, names in enumerate(zip(same, value, strict=True)) if names[0] != names[1])
             key, found, value = f"{key}[{index}]", found[index], value[index]
         elif key == "class_names":
             key, found, value = "number of class_names", len(found), len(value)

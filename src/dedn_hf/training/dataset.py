@@ -10,6 +10,7 @@ from torch.utils.data import ConcatDataset, Subset
 
 from ..configuration_dedn import DednConfig
 from ..images_dedn import load_any_image
+from ..names_dedn import NameMatcher
 
 
 def read_labels(dataset: torch.utils.data.Dataset) -> np.ndarray | None:
@@ -103,13 +104,17 @@ def _check_names(
 ):
     feature = (dataset.features or {}).get(column)
     names = feature.names if isinstance(feature, datasets.ClassLabel) else []
-    moved = [(name, index) for index, name in enumerate(names) if label2id.get(name, index) != index]
+    found = NameMatcher(label2id).find_all(names)
+    moved = [index for index, name in enumerate(found) if label2id.get(name, index) != index]
     if not moved:
         return
-    name, index = moved[0]
+    index = moved[0]
+    way_out = f"`dataset.align_labels_with_mapping(model.config.label2id, {column!r})`"
+    if found != names:  # which are to be the model's own for that
+        way_out = f"with the model's names in `ClassLabel`, then {way_out}"
     message = (
-        f"In the {which} set's column `{column}`, {name!r} is {index}, but for the model it is {label2id[name]}: use "
-        f"the model's order, `dataset.align_labels_with_mapping(model.config.label2id, {column!r})`"
+        f"In the {which} set's column `{column}`, {names[index]!r} is {index}, but for the model it is "
+        f"{label2id[found[index]]}: use the model's order, {way_out}"
     )
     if not transformed:
         raise ValueError(f"{message}.")
