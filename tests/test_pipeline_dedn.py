@@ -116,7 +116,7 @@ def test_an_attribute_in_words(classifier, image):
     assert any(less) and not all(less)
     for row, is_less in zip(rows, less, strict=True):
         words = f"{'no' if row['score'] < 0.25 else 'less'} {row['label']}" if is_less else row["label"]
-        assert classifier.describe(row) == words
+        assert classifier.in_words(row) == words
 
 
 def test_number_of_entries(classifier, image):

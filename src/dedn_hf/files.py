@@ -152,6 +152,13 @@ def require_writable(path: str | os.PathLike):
         pass
 
 
+def printable(path: str | os.PathLike) -> str:
+    """A path, or text with paths, that can be written as UTF-8; bytes that are not become `\\xe9` and the like."""
+    # Python has a byte that is not UTF-8 as one of these.
+    text = re.sub("[\udc80-\udcff]", lambda odd: f"\\x{ord(odd[0]) - 0xDC00:02x}", os.fspath(path))
+    return text.encode(errors="backslashreplace").decode()
+
+
 def content_mark(content: bytes) -> str:
     """Size and hash of a file's content, which is all that tells whether it changed: times of files prove nothing."""
     return f"{len(content)}-{hashlib.sha256(content).hexdigest()[:32]}"

@@ -138,7 +138,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
       runner-up, over what it adds where an image has as much of it as usual, see [`DednPrediction`]: why this class
       and not that one. It is above 0 where the image has more of what the first has more of, or less of what the
       runner-up has more of; below 0 it speaks for the runner-up. It is 0 where there is a single candidate.
-      [`~ZeroShotAttributeClassificationPipeline.describe`] puts it into words.
+      [`~ZeroShotAttributeClassificationPipeline.in_words`] puts it into words.
 
     The task identifier is `"zero-shot-attribute-classification"`.
     """
@@ -289,7 +289,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
 
         return classify
 
-    def describe(self, attribute: AttributeResult) -> str:
+    def in_words(self, attribute: AttributeResult) -> str:
         """
         An attribute of a result in words that say whether the image has more or less of it than usual, such as "pink
         breast" or "no pink breast".

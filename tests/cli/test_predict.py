@@ -141,7 +141,7 @@ def test_table_for_a_person(photos, classifier, capsys):
         ]  # fmt: skip
     (reason,) = answer["attributes"]
     kind = "because" if reason["contribution"] > 0 else "against it"
-    assert lines[2].strip() == f"{kind}: {classifier.describe(reason)}"
+    assert lines[2].strip() == f"{kind}: {classifier.in_words(reason)}"
     assert err == "1 image\n"
 
 

@@ -8,10 +8,10 @@ from tiny_extraction import IMAGE_SIZE, save_tiny_backbone
 from dedn_hf.cli import main
 from dedn_hf.data.folder import load, load_images, read_folder
 from dedn_hf.data.load import check_gzsl_dataset
-from dedn_hf.data.names import NameMatcher
 from dedn_hf.data.splits import image_id_of
 from dedn_hf.features.store import FeatureMapStore
 from dedn_hf.files import write_json
+from dedn_hf.names_dedn import NameMatcher
 
 CLASSES = ["Robin", "Great_Tit", "Wren", "Siskin"]
 

@@ -71,7 +71,7 @@ def test_explanation(classifier, image, tmp_path):
     result = classifier(image, top_k=3, top_attributes=4, attention="image")
     assert explanation.classes == [tuple(label.values()) for label in result["labels"]]
     for attribute, row in zip(explanation.attributes, result["attributes"], strict=True):
-        assert (attribute.words, attribute.contribution) == (classifier.describe(row), row["contribution"])
+        assert (attribute.words, attribute.contribution) == (classifier.in_words(row), row["contribution"])
         assert np.array_equal(attribute.attention, row["attention"])
     assert explanation.runner_up == result["labels"][1]["label"]
     assert explain_image(classifier, image, top_classes=1).runner_up == explanation.runner_up

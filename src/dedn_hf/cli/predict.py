@@ -83,7 +83,7 @@ def main(arguments: list[str]) -> int:
     classes = None
     if args.classes:
         from ..data.class_table import load_class_table
-        from ..data.names import NameMatcher
+        from ..names_dedn import NameMatcher
 
         table = load_class_table(args.classes, args.attribute_scale)
     images = ImageSearch(args.images)
@@ -128,7 +128,7 @@ def main(arguments: list[str]) -> int:
                 file.write(answers)
             else:
                 width = width or max(len(path) for path, _ in answers)
-                print_answers(answers, width, classifier.describe)
+                print_answers(answers, width, classifier.in_words)
             count += len(answers)
             failed += sum(isinstance(answer, str) for _, answer in answers)
             progress.update(len(answers))
@@ -312,7 +312,7 @@ def print_answers(answers: Sequence[tuple[str, dict | str]], width: int, describ
         width (`int`):
             Columns for the paths.
         describe (`Callable`):
-            See [`~ZeroShotAttributeClassificationPipeline.describe`].
+            See [`~ZeroShotAttributeClassificationPipeline.in_words`].
     """
     for path, answer in answers:
         if isinstance(answer, str):

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from ..files import printable
 from .image_check import examine_images
 from .image_files import IGNORED, find_images
-from .names import printable
 
 # How many of a kind are printed.
 SHOWN = 4

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .names import NameMatcher, normalize, printable
+from ..files import printable
+from ..names_dedn import NameMatcher, normalize
 from .sheets import SUFFIXES, UNREAD_SUFFIXES, read_sheet
 from .strengths import read_scale, read_strengths
 

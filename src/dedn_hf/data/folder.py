@@ -18,12 +18,13 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict
 
+from ..files import printable
+from ..names_dedn import NameMatcher, normalize
 from .check import CheckReport, check_class_attributes, check_images
 from .class_table import ClassTable, find_table, read_table, transpose
 from .dataset import DatasetCard, GzslDataset, describe_groups, image_features, make_splits
 from .image_files import describe_ignored, find_images, why_ignored
 from .image_table import ImageTable, check_image_splits, infer_class_splits, read_image_table
-from .names import NameMatcher, normalize, printable
 from .splits import draw, fifth, fingerprint_split, image_id_of
 
 logger = logging.getLogger(__name__)

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..names_dedn import NameMatcher, normalize
 from .class_table import read_table
-from .names import NameMatcher, normalize
 
 IMAGE_SPLITS = ("train", "validation", "test")
 # As people, and Hugging Face's `imagefolder`, call the columns and splits.

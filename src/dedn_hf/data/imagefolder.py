@@ -18,7 +18,9 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Image, Value
 from tqdm.auto import tqdm
 
+from ..files import printable
 from ..images_dedn import load_any_image
+from ..names_dedn import NameMatcher
 from ..recipes import IMAGEFOLDER, short_name
 from . import folder
 from .check import CheckReport, check_images
@@ -26,7 +28,6 @@ from .class_table import find_table
 from .dataset import GzslDataset, image_features
 from .folder import ADVICE, FolderContents, make_dataset, read_folder, report_tables
 from .image_table import IMAGE_SPLITS, SPLIT_SYNONYMS
-from .names import NameMatcher
 from .splits import image_id_of
 
 CARD = replace(folder.CARD, summary="Images with their classes, and attributes of these.")
@@ -275,6 +276,6 @@ def _name_beyond_utf8(folder: Path) -> str:
     for place, folders, files in os.walk(folder):
         for name in sorted(folders + files):
             if any("\ud800" <= letter <= "\udfff" for letter in name):
-                path = os.fsencode(Path(place, name).relative_to(folder)).decode(errors="backslashreplace")
+                path = printable(Path(place, name).relative_to(folder))
                 return f": the name {path} is not UTF-8. Rename it, or read the folder with --dataset folder"
     return ""

@@ -22,7 +22,7 @@ class AttributeEvidence:
 
     Args:
         words (`str`):
-            What the image has or lacks, see [`~ZeroShotAttributeClassificationPipeline.describe`].
+            What the image has or lacks, see [`~ZeroShotAttributeClassificationPipeline.in_words`].
         contribution (`float`):
             What it adds to the difference of their scores, see [`DednPrediction`]; below 0 where it speaks for the
             runner-up.
@@ -117,7 +117,7 @@ def explain_image(
     )
     classes = [(label["label"], label["score"], label["seen"]) for label in result["labels"]]
     attributes = [
-        AttributeEvidence(classifier.describe(row), row["contribution"], row["attention"])
+        AttributeEvidence(classifier.in_words(row), row["contribution"], row["attention"])
         for row in result["attributes"]
     ]
     return Explanation(classes[:top_classes], attributes, classes[1][0] if len(classes) > 1 else None)

@@ -20,9 +20,9 @@ from transformers.utils import logging
 
 from ..configuration_dedn import DednConfig
 from ..data import GzslDataset
-from ..data.names import NameMatcher
 from ..files import clear_faults, read_json, write_json
 from ..modeling_dedn import DednModel
+from ..names_dedn import NameMatcher
 from ..results import provenance
 from .calibration import ausuc, best_calibration, mix_expert_scores, seen_unseen_curve
 from .localisation import LOOKS, AttributeLocalisation
