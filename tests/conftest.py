@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from command_line import run_command
-from launching import launch_script
+from launching import launch_script, pretend_speeds
 from tiny_model import make_tiny_config, make_tiny_model
 
 from dedn_hf import DednConfig, DednModel
@@ -34,6 +34,14 @@ def _own_assets(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("huggingface_hub.utils._cache_assets.HF_ASSETS_CACHE", tmp_path_factory.mktemp("assets"))
         yield
+
+
+@pytest.fixture(autouse=True)
+def speeds(monkeypatch) -> dict:
+    """What the machine says of bfloat16, for no test to depend on it, see [`pretend_speeds`]."""
+    speeds = {"native": False, "float32": 10.0, "bfloat16": 10.0, "timed": []}
+    pretend_speeds(speeds, monkeypatch.setattr)
+    return speeds
 
 
 @pytest.fixture

@@ -42,6 +42,8 @@ def main(arguments: list[str] | None = None):
     script, training, recipe = parse_command_line(
         arguments, ScriptArguments, "outputs/ablation_{}".format, prog="ablate.py", description=__doc__.strip()
     )
+    if script.bf16 == "auto":
+        sys.exit("error: --bf16 is true or false here: all variants of a table are to be computed in the same way.")
     sources = {"word2vec_word_vectors": script.word2vec, "sentence_word_vectors": script.sentence_model}
     for name, source in sources.items():
         if source is None and name in (script.variants or []):

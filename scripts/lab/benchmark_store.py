@@ -258,7 +258,7 @@ def main(arguments: list[str] | None = None):
     if min(args.every) < 1:
         parser.error(f"--every {min(args.every)}: 1 is every image, 10 is every tenth.")
 
-    flags = [f"--{name}" for name in ("bf16", "use_cpu") if getattr(args, name)]
+    flags = ["--bf16", str(args.bf16).lower(), *(["--use_cpu"] if args.use_cpu else [])]
     try:
         results = run_store_benchmark((args.dataset, args.data_dir), flags, args.shape, args.every, args.folder)
     except (OSError, ValueError, RuntimeError) as error:

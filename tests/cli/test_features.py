@@ -104,6 +104,7 @@ def test_changed_images_are_computed_anew(run, tmp_path, monkeypatch, caplog, ca
     maps = [store[row].copy() for row in range(4)]
     changed = tmp_path / "data/CUB_200_2011/images/002.Bunting/3.jpg"
     Image.new("RGB", (40, 50), "red").save(changed, format="WEBP")
+    caplog.clear()
     run()
     assert caplog.messages == [
         f"{store.path}: 1 of 4 images are computed anew, as they have changed since or were skipped: {changed}"
@@ -145,6 +146,34 @@ def test_errors_without_traceback(run, changes, message):
         run(**changes)
     assert str(error.value).startswith("error: ") and message in str(error.value)
     assert error.value.status == 2 and str(error.value).count("\n") == 1
+
+
+def test_the_machine_decides_once(run, tmp_path, speeds, caplog):
+    speeds |= {"native": True, "bfloat16": 14.7}
+    run()
+    assert caplog.messages == [
+        "Computing in bfloat16: one batch had 14.7 images/s in bfloat16, 10 images/s in float32."
+    ]
+    assert FeatureMapStore(tmp_path / "store").metadata["compute_dtype"] == "bfloat16" and speeds["timed"] == [4]
+    # The store is as it was, wherever it is gone on with.
+    speeds["native"] = False
+    run()
+    run(bf16="auto")
+    assert FeatureMapStore(tmp_path / "store").metadata["compute_dtype"] == "bfloat16" and speeds["timed"] == [4]
+    run(output_dir=tmp_path / "other")
+    assert "compute_dtype" not in FeatureMapStore(tmp_path / "other").metadata
+
+
+@pytest.mark.parametrize(
+    "given, expected, timed",
+    [(True, "bfloat16", 1), ("true", "bfloat16", 1), ("yes", "bfloat16", 1), ("False", None, 0), ("no", None, 0)],
+)
+def test_bf16_as_people_type_it(run, tmp_path, speeds, caplog, given, expected, timed):
+    speeds |= {"native": True, "bfloat16": 1.5, "float32": 10.7}
+    run(bf16=given)
+    assert FeatureMapStore(tmp_path / "store").metadata.get("compute_dtype") == expected
+    slower = "`bf16` makes this slower here: 1.5 images/s in bfloat16, 10.7 images/s in float32. Set it to false."
+    assert caplog.messages == [slower] * timed
 
 
 FROM_HDF5 = {"backbone": None, "image_size": None, "num_workers": None, "device": None}
@@ -227,6 +256,7 @@ def test_torchvision_state_dict(run, tmp_path, capsys):
         ({"torchvision_state_dict": "F"}, "not allowed with argument"),
         ({"image_size": None}, "--image_size must be given, too"),
         ({"image_size": 0}, "--image_size is 0; it must be at least 1"),
+        ({"bf16": "maybe"}, "argument --bf16: it is auto, true or false, and not 'maybe'"),
         ({"num_workers": -1}, "--num_workers is -1; it must be at least 0"),
         ({"map_key": "maps", "id_key": "ids"}, "--map_key, --id_key: of no use without --from_hdf5"),
         (FROM_HDF5 | {"from_hdf5": "F"}, "--map_key and --label_key must be given, too"),

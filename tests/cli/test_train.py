@@ -77,6 +77,49 @@ def test_file_is_the_same_as_the_command_line(parse, tmp_path, suffix):
     assert training.optim == read_recipe("cub").training["optim"]
 
 
+@pytest.mark.parametrize(
+    "arguments, asked, precision",
+    [
+        ([], "auto", "no"),
+        (["--bf16", "auto"], "auto", "no"),
+        (["--bf16"], True, "bf16"),
+        (["--bf16", "--max_steps", "1"], True, "bf16"),
+        (["--bf16", "true"], True, "bf16"),
+        (["--bf16=yes"], True, "bf16"),
+        (["--bf16", "False"], False, "no"),
+        (["--fp16"], False, "fp16"),
+        (["--dataset", "cub"], True, "bf16"),
+        (["--dataset", "cub", "--protocol", "reference"], True, "bf16"),
+        (["--dataset", "cub", "--bf16", "false"], False, "no"),
+        (["--dataset", "cub", "--bf16", "auto"], "auto", "no"),
+        (["--dataset", "cub", "--fp16"], False, "fp16"),
+        (["--dataset", "synthetic_birds"], False, "no"),
+        (["--dataset", "synthetic_birds", "--bf16", "auto"], "auto", "no"),
+    ],
+)
+def test_bf16_as_people_type_it(parse, arguments, asked, precision):
+    command, training, _ = parse("--dataset", "folder", "--use_cpu", *arguments)
+    assert command.bf16 == asked and (training.bf16, training.mixed_precision) == (asked is True, precision)
+
+
+@pytest.mark.parametrize("setting, asked", [("auto", "auto"), ("yes", True), ("no", False)])
+def test_bf16_of_a_recipe_or_a_file(parse, tmp_path, setting, asked):
+    (tmp_path / "mine.yaml").write_text(f"dataset: folder\ntraining: {{bf16: {setting}}}\n")
+    (tmp_path / "settings.yaml").write_text(f"dataset: cub\nbf16: {setting}\n")
+    for arguments in (["--recipe", "mine.yaml"], ["settings.yaml"]):
+        assert parse(*arguments)[0].bf16 == asked
+
+
+@pytest.mark.parametrize("launcher, asked", [("no", "auto"), ("bf16", True), ("fp16", False)])
+def test_the_launcher_may_say_the_precision(dedn, parse, monkeypatch, launcher, asked):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", launcher)
+    command, training, _ = parse("--dataset", "folder")
+    assert command.bf16 == asked and training.mixed_precision == launcher and training.bf16 == (asked is True)
+    if launcher == "bf16":
+        with pytest.raises(CommandFailed, match="says --mixed_precision bf16, and here is --bf16 false"):
+            dedn("train", "--bf16", "false")
+
+
 def test_single_seed_in_a_file(parse, tmp_path):
     (tmp_path / "settings.yaml").write_text("seeds: 3\n")
     assert parse("settings.yaml")[0].seeds == [3]
@@ -107,6 +150,7 @@ def test_wrong_file(dedn, tmp_path, monkeypatch, settings, message):
         (["--word_vector", "random"], "there are no such arguments: --word_vector random"),
         (["--protocol", "fast"], "invalid choice: 'fast'"),
         (["--seed", "3"], "name seeds with --seeds"),
+        (["--bf16", "maybe"], "argument --bf16: it is auto, true or false, and not 'maybe'"),
     ],
 )
 def test_wrong_arguments(dedn, arguments, message):
@@ -152,7 +196,7 @@ def test_short_help_shows_what_there_is(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help_all"])
     everything = capsys.readouterr().out
-    options = [field.name for field in fields(TrainArguments)]
+    options = [field.name for field in fields(TrainArguments) if field.init]
     options += [name for group in SHOWN.values() for name in group]
     assert 20 <= len(options) <= 30
     for name in options:
@@ -183,6 +227,23 @@ def test_validation_leaves_no_model(train, tmp_path, capsys):
     assert {file.name for file in folder.iterdir()} == {"results.json", "training_log.json"}
     output = capsys.readouterr().out
     assert "results.json: outputs/synthetic_birds" in output and "Model" not in output
+
+
+def test_what_auto_finds_is_recorded_and_stays(train, tmp_path, speeds, caplog):
+    speeds |= {"native": True, "bfloat16": 14.7}
+    folder = tmp_path / "outputs/awa2"
+    options = ["--dataset", "awa2", "--num_train_epochs", "1"]
+    train(*options)
+    assert json.loads((folder / "results.json").read_text())["settings"]["bf16"] is True
+    assert "Computing in bfloat16: one batch had 14.7 images/s" in caplog.text and speeds["timed"] == [4]
+    # It is finished; its figures are printed.
+    speeds["bfloat16"] = 5
+    train(*options)
+    with pytest.raises(CommandFailed, match="bf16 is True there, False here"):
+        train(*options, "--bf16", "false")
+    train(*options, "--overwrite_output_dir")
+    assert json.loads((folder / "results.json").read_text())["settings"]["bf16"] is False
+    assert speeds["timed"] == [4, 4]
 
 
 @pytest.mark.parametrize("wrong, warned, status, strict", [(0, 0, 0, 0), (0, 1, 0, 1), (1, 1, 1, 1)])
@@ -267,11 +328,13 @@ def test_own_folder_end_to_end(tmp_path):
     assert check.returncode == 0, check.stderr
     assert "10 classes, 62 attributes" in check.stdout and "Nothing wrong was found." in check.stdout
     assert run("train", "--use_cpu", "--check").returncode == 1
-    extraction = ["--backbone", "backbone", "--image_size", "64", "--output_dir", "store"]
+    extraction = ["--backbone", "backbone", "--image_size", "64", "--output_dir", "store", "--bf16", "false"]
     extracted = run("features", *extraction, "--num_workers", "0", "--device", "cpu")
     assert extracted.returncode == 0 and "store: 80 feature maps" in extracted.stdout, extracted.stderr
     stored = ["--feature_maps", "store"]
-    trained = run("train", *own, *stored, "--backbone", "backbone", "--num_train_epochs", "2")
+    # With auto it would depend on the machine.
+    exact = ["--num_train_epochs", "2", "--bf16", "false"]
+    trained = run("train", *own, *stored, "--backbone", "backbone", *exact)
     assert trained.returncode == 0, trained.stderr
     folder = tmp_path / "outputs/folder"
     results = json.loads((folder / "results.json").read_text())

@@ -1,11 +1,13 @@
 """What the tests run in processes of its own: extracts in small shards, and writes down which ones it made."""
 
 import json
+import os
 import sys
 import time
 from pathlib import Path
 
 from accelerate import PartialState
+from launching import pretend_speeds
 from tiny_extraction import IMAGE_SIZE, SHARD_ROWS, make_tiny_images
 
 from dedn_hf.features import store_writer
@@ -14,6 +16,8 @@ from dedn_hf.features.extraction import extract_feature_maps
 if __name__ == "__main__":
     output_dir, backbone, image_folder, ranks, options = sys.argv[1:]
     options = json.loads(options)
+    if "speeds" in options:
+        pretend_speeds(options.pop("speeds")[int(os.environ.get("RANK", "0"))])
     store_writer.SHARD_ROWS, store_writer.RECORD_BATCH_ROWS = SHARD_ROWS, 2
     hash_file, write_shard, written = store_writer.hash_file, store_writer.write_shard, []
     if options.pop("slow"):

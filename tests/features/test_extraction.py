@@ -20,7 +20,7 @@ from transformers import (
 
 from dedn_hf.backbone_dedn import backbone_feature_map, load_backbone
 from dedn_hf.features import extraction, store_writer
-from dedn_hf.features.store import fingerprint_weights
+from dedn_hf.features.store import FeatureMapStore, fingerprint_weights
 
 
 def fail_if_run(*args, **kwargs):
@@ -296,6 +296,46 @@ def test_bf16(extract, store, tmp_path):
         extract(half.path)
     with pytest.raises(ValueError, match="its compute_dtype is None, where 'bfloat16' is asked for"):
         extract(store.path, bf16=True)
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize("first", [15, 11])
+def test_bf16_is_decided_once_for_a_store(extract, tmp_path, speeds, finished, first):
+    speeds |= {"native": True, "bfloat16": first}
+    whole = extract(tmp_path / "whole", bf16="auto")
+    assert whole.metadata.get("compute_dtype") == ("bfloat16" if first == 15 else None) and speeds["timed"] == [2]
+    before = contents(whole.path)
+    assert before == contents(extract(tmp_path / "fixed", bf16=first == 15).path)
+    # Gone on with where the other way is faster.
+    speeds |= {"native": first == 11, "bfloat16": 26 - first, "timed": []}
+    if not finished:
+        for name in ("store.json", "shard-00001.json"):
+            (whole.path / name).unlink()
+    extract(whole.path, bf16="auto")
+    assert contents(whole.path) == before and not speeds["timed"]
+    with pytest.raises(ValueError, match="its compute_dtype is"):
+        extract(whole.path, bf16=first == 11)
+
+
+def test_two_processes_do_what_the_first_decides(launch, tmp_path):
+    # By itself, the second would choose otherwise.
+    for name, first in (("fast", 15), ("slow", 9)):
+        speeds = [{"native": True, "float32": 10, "bfloat16": bfloat16} for bfloat16 in (first, 24 - first)]
+        printed, _ = launch(tmp_path / name, num_processes=2, bf16="auto", speeds=speeds)
+        chosen = FeatureMapStore(tmp_path / name).metadata.get("compute_dtype")
+        assert chosen == ("bfloat16" if first == 15 else None)
+        assert printed.count("one batch had") == 1 and f"{first} images/s in bfloat16" in printed
+
+
+def test_a_store_that_is_damaged_is_refused_with_auto_too(extract, store):
+    (store.path / "store.json").write_text("[")
+    with pytest.raises(ValueError, match=r"store\.json is damaged"):
+        extract(bf16="auto")
+
+
+def test_unknown_bf16_is_refused_before_anything_is_loaded(extract):
+    with pytest.raises(ValueError, match="`bf16` must be True, False or 'auto', but is 'false'"):
+        extract(backbone="nowhere", bf16="false")
 
 
 def save_token_backbone(folder, kind):

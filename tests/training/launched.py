@@ -5,6 +5,7 @@ import os
 import sys
 from pathlib import Path
 
+from launching import pretend_speeds
 from test_trainer import losses, make_trainer
 from tiny_training import make_tiny_arguments, make_tiny_dataset, make_tiny_inputs
 
@@ -24,10 +25,12 @@ def train(output_dir, resume=None, **changes):
     }
 
 
-def protocol(output_dir, name, seeds, **changes):
+def protocol(output_dir, name, seeds, bf16=None, speeds=None, **changes):
+    if speeds is not None:
+        pretend_speeds(speeds[int(os.environ.get("RANK", "0"))])
     dataset = make_tiny_dataset()
     arguments = make_tiny_arguments(output_dir / "run", **changes)
-    return run_protocol(name, dataset, make_tiny_inputs(dataset), arguments, seeds)
+    return run_protocol(name, dataset, make_tiny_inputs(dataset), arguments, seeds, bf16=bf16)
 
 
 def error(output_dir):

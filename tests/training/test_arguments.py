@@ -1,6 +1,7 @@
 import dataclasses
 
 import pytest
+import torch
 
 from dedn_hf.recipes import read_recipe
 from dedn_hf.training import DednTrainingArguments
@@ -61,6 +62,20 @@ def test_arguments_can_be_replaced(tmp_path):
         f.name for f in dataclasses.fields(args) if f.init and getattr(args, f.name) != getattr(again, f.name)
     ]
     assert set(differing) <= {"seed", "eval_strategy", "do_eval", "accelerator_config"}
+
+
+@pytest.mark.parametrize("value", ["auto", "false", 0.5])
+def test_bf16_of_the_trainer_is_a_bool(tmp_path, value):
+    with pytest.raises(ValueError, match=rf"`bf16` is {value!r}, but must be True or False here"):
+        DednTrainingArguments(str(tmp_path), bf16=value)
+
+
+@pytest.mark.parametrize("option", ["bf16", "bf16_full_eval"])
+def test_bf16_needs_no_use_cpu_where_there_is_no_gpu(tmp_path, monkeypatch, option):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    args = DednTrainingArguments(str(tmp_path), **{option: True})
+    assert args.use_cpu and args.device.type == "cpu" and args.mixed_precision == ("bf16" if args.bf16 else "no")
+    assert not DednTrainingArguments(str(tmp_path)).bf16
 
 
 @pytest.mark.parametrize("schedule", ["reduce_lr_on_plateau", "greedy"])

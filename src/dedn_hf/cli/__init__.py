@@ -36,6 +36,15 @@ class CommandParser(argparse.ArgumentParser):
         self.exit(2, f"error: {message} (see {self.prog} --help)\n")
 
 
+def read_bf16(text: str) -> bool | str:
+    """What `--bf16` says: `auto`, or yes or no in the words that transformers takes for them."""
+    values = dict.fromkeys(("yes", "true", "t", "y", "1"), True) | dict.fromkeys(("no", "false", "f", "n", "0"), False)
+    value = (values | {"auto": "auto"}).get(text.lower())
+    if value is None:
+        raise argparse.ArgumentTypeError(f"it is auto, true or false, and not {text!r}")
+    return value
+
+
 def check_model(model: str):
     """A ValueError for what is neither a folder nor can be the id of a model on the Hub, before the Hub is asked."""
     namespace, slash, name = model.partition("/")

@@ -16,7 +16,7 @@ import argparse
 from pathlib import Path
 
 from ..recipes import DatasetNames, name_in_release, short_name
-from . import CommandParser
+from . import CommandParser, read_bf16
 
 IMAGE_OPTIONS = ("image_size", "batch_size", "num_workers", "device", "bf16", "on_error")
 HDF5_OPTIONS = ("map_key", "label_key", "id_key", "proposed_split", "data_set_order")
@@ -44,7 +44,15 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         "--num_workers", type=int, help="processes that decode images for each that computes (default: 1)"
     )
     images.add_argument("--device", help="cpu or cuda, of which each process takes its own (default: cuda, if any)")
-    images.add_argument("--bf16", action="store_true", default=None, help="compute in bfloat16: faster, less exact")
+    images.add_argument(
+        "--bf16",
+        nargs="?",
+        const=True,
+        type=read_bf16,
+        metavar="auto|true|false",
+        help="compute in bfloat16, less exact; auto: as a store that is there, else where the machine has bfloat16 "
+        "and one batch is 1.2 times as fast in it (default: auto; --bf16 alone: true)",
+    )
     images.add_argument(
         "--on_error",
         choices=["raise", "skip"],
@@ -112,7 +120,7 @@ def main(arguments: list[str]):
         store = extract_feature_maps(
             load_images(args.dataset, args.data_dir, check_files=args.on_error != "skip"),
             args.backbone or args.torchvision_state_dict,
-            **{"device": "cuda" if torch.cuda.is_available() else "cpu"} | options,
+            **{"device": "cuda" if torch.cuda.is_available() else "cpu", "bf16": "auto"} | options,
         )
     state = PartialState()
     if state.is_main_process:

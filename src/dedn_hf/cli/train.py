@@ -13,7 +13,7 @@ import difflib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -21,7 +21,7 @@ from pathlib import Path
 import yaml
 
 from ..recipes import PROTOCOLS, DatasetNames, Recipe, read_recipe, short_name
-from . import CommandParser
+from . import CommandParser, read_bf16
 
 
 def _option(text: str, default=None, **metadata):
@@ -50,6 +50,8 @@ class DataArguments:
         "What of the model's config is to differ from the recipe, name=value,…, such as "
         "distillation_weight=0,target_margin=1."
     )
+    # `--bf16` also says `auto`, which the Trainer's own argument cannot.
+    bf16: bool | str = field(default=False, init=False)
 
 
 @dataclass
@@ -69,6 +71,7 @@ class TrainArguments(DataArguments):
     strict: bool = _option("With --check: end with 1 for warnings and ignored files, too.", False)
     json: str | None = _option("With --check: a file for all that was found, for programs.")
     overwrite_output_dir: bool = _option("Start anew although the output folder holds a run, which is deleted.", False)
+    bf16: bool | str = field(default="auto", init=False)
 
 
 # What --help shows of the Trainer's options, beside all those above; --help_all has all of them.
@@ -86,7 +89,8 @@ SHOWN = {
         "balanced_batches": "Whether a batch has one image each of different classes.",
     },
     "machine": {
-        "bf16": "Compute in bfloat16.",
+        "bf16": "Compute in bfloat16: true, false or auto (by default, if the recipe does not say): as a run that is "
+        "there, else where the machine has bfloat16 and a step is 1.2 times as fast in it.",
         "use_cpu": "Train on the CPU where there is a GPU.",
         "per_device_eval_batch_size": "Images at once in evaluation.",
         "disable_tqdm": "Show no progress bar.",
@@ -104,6 +108,8 @@ def print_short_help():
         section = parser.add_argument_group(command_class.__doc__.rstrip(".").lower())
         for name in command_class.__annotations__:
             option = command_class.__dataclass_fields__[name]
+            if not option.init:
+                continue
             if option.type is bool:
                 section.add_argument(f"--{name}", action="store_true", help=option.metadata["help"])
             else:
@@ -162,6 +168,7 @@ def parse_command_line(
 
     Returns:
         `tuple`: the command's arguments, [`DednTrainingArguments`], and the [`Recipe`] with `model` as it is to be.
+        `bf16` of the first may be `"auto"`, for which it is false in the second.
     """
     from transformers import HfArgumentParser
 
@@ -173,6 +180,9 @@ def parse_command_line(
 
     if arguments and arguments[0].endswith((".yaml", ".yml", ".json")):
         arguments = read_settings(arguments[0]) + arguments[1:]
+    chooser = CommandParser(add_help=False, **parser_options)
+    chooser.add_argument("--bf16", nargs="?", const=True, type=read_bf16)
+    typed, arguments = chooser.parse_known_args(arguments)
     known, _ = Parser(dataclass_types=command_class, add_help=False, **parser_options).parse_known_args(arguments)
     recipe = read_recipe(known.recipe or known.dataset or "synthetic_birds", getattr(known, "protocol", "validated"))
     dataset = known.dataset or recipe.dataset
@@ -181,14 +191,24 @@ def parse_command_line(
 
     parser = Parser(dataclass_types=(command_class, DednTrainingArguments), add_help=False, **parser_options)
     parser.add_argument("--help", "--help_all", action="help", help="show this")
-    parser.set_defaults(
-        **{"output_dir": output_dir(short_name(dataset)), **arguments_of_process(recipe.training), "dataset": dataset}
-    )
+    defaults = {"output_dir": output_dir(short_name(dataset)), **arguments_of_process(recipe.training)}
+    parser.set_defaults(**defaults | {"dataset": dataset, "bf16": False})
     command, training, *_, unknown = parser.parse_args_into_dataclasses(arguments, return_remaining_strings=True)
     if unknown:
         parser.error(f"there are no such arguments: {' '.join(unknown)}")
     if training.seed != DednTrainingArguments.seed:
         parser.error("name seeds with --seeds, also a single one; --seed is set from it")
+    # Said by `accelerate launch --mixed_precision`, or by --fp16.
+    precision = training.mixed_precision
+    command.bf16 = recipe.training.get("bf16", command_class.bf16) if typed.bf16 is None else typed.bf16
+    if typed.bf16 in (None, "auto") and precision != "no":
+        command.bf16 = precision == "bf16"
+    if typed.bf16 is False and precision == "bf16":
+        parser.error(
+            "`accelerate launch` says --mixed_precision bf16, and here is --bf16 false: leave one of them out"
+        )
+    if command.bf16 and command.bf16 != "auto":
+        training = replace(training, bf16=True)
     model = recipe.model | parse_config_overrides(command.config_overrides)
     return command, training, Recipe(dataset, model, recipe.training)
 
@@ -252,6 +272,7 @@ def main(arguments: list[str]) -> int | None:
         training,
         command.seeds,
         overwrite=command.overwrite_output_dir,
+        bf16=command.bf16,
         write_card=partial(write_model_card, dataset=command.dataset),
     )
     if training.process_index == 0:

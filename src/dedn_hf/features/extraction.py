@@ -1,19 +1,23 @@
 """From images to a feature-map store: a frozen backbone is run over all images of a data set once."""
 
+import contextlib
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from accelerate.utils import broadcast_object_list
 from datasets import Dataset, Image
 from transformers import AutoImageProcessor, CLIPImageProcessorPil
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..backbone_dedn import backbone_feature_map, load_backbone
-from ..files import content_mark
+from ..files import content_mark, read_json
 from ..images_dedn import load_any_image
+from ..precision import check_bf16, choose_bf16
 from .store import FeatureMapStore, fingerprint_weights, mark_images
 from .store_writer import StoreWriter, start_processes
 from .torchvision_resnet import load_torchvision_resnet
@@ -28,7 +32,7 @@ def extract_feature_maps(
     batch_size: int = 8,
     num_workers: int = 1,
     device: str | torch.device = "cpu",
-    bf16: bool = False,
+    bf16: bool | str = False,
     on_error: str = "raise",
 ) -> FeatureMapStore:
     """
@@ -60,9 +64,10 @@ def extract_feature_maps(
             Processes that decode and resize images while the backbone computes; 0 is none besides this one.
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`):
             Where the backbone runs. Of several processes each takes a GPU of its own for `"cuda"`.
-        bf16 (`bool`, *optional*, defaults to `False`):
-            Whether the backbone computes in bfloat16 where autocast does. It is faster and less exact, and recorded in
-            the store.
+        bf16 (`bool` or `str`, *optional*, defaults to `False`):
+            Whether the backbone computes in bfloat16 where autocast does, which is less exact, faster where the device
+            has it and far slower elsewhere, and recorded in the store. `"auto"` is what the store in `output_dir` has,
+            finished or not; for a new one, bfloat16 where it is faster, see [`choose_bf16`].
         on_error (`str`, *optional*, defaults to `"raise"`):
             What to do about an image that is missing or cannot be read: `"raise"` an error, or `"skip"` it, so that it
             has no row and is listed as [`FeatureMapStore.skipped`].
@@ -73,10 +78,11 @@ def extract_feature_maps(
     Raises:
         ValueError: If the folder holds other things or a store of another extraction (each difference is named), a
             finished store has a bad shard (which is named), an image cannot be read (which is named), a feature map
-            exceeds float16, or the backbone cannot be used.
+            exceeds float16, the backbone cannot be used, or `bf16` is something else.
     """
     if on_error not in ("raise", "skip"):
         raise ValueError(f"`on_error` must be 'raise' or 'skip', but is {on_error!r}.")
+    check_bf16(bf16)
     device = torch.device(device)
     state = start_processes(cpu=device.type == "cpu")
     if state.num_processes > 1 and device.type != "cpu":
@@ -91,16 +97,32 @@ def extract_feature_maps(
         mean, std = _read_normalization(backbone)
     model = model.to(device, memory_format=torch.channels_last)
 
-    def compute(pixel_values: torch.Tensor) -> torch.Tensor:
+    def compute(pixel_values: torch.Tensor, bf16: bool) -> torch.Tensor:
         pixel_values = pixel_values.to(device, memory_format=torch.channels_last, non_blocking=True)
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             return backbone_feature_map(model, pixel_values)
 
-    try:
-        shape = compute(torch.zeros(1, 3, image_size, image_size)).shape[1:]
-    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
-        # What a family raises that is made for other sizes, or for more than images.
-        raise ValueError(f"{name} cannot be run on images of {image_size} × {image_size} pixels: {error}") from error
+    def find_shape(bf16: bool) -> torch.Size:
+        try:
+            return compute(torch.zeros(1, 3, image_size, image_size), bf16).shape[1:]
+        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+            # What a family raises that is made for other sizes, or for more than images.
+            raise ValueError(
+                f"{name} cannot be run on images of {image_size} × {image_size} pixels: {error}"
+            ) from error
+
+    def prepare_batch() -> tuple[Callable[[bool], torch.Tensor], int]:
+        num_images = min(batch_size, len(dataset))
+        noise = torch.randn(num_images, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
+        return partial(compute, noise), num_images
+
+    shape = find_shape(bf16=False)
+    choice = [None]
+    if state.is_main_process:
+        choice = [choose_bf16(bf16, device, prepare_batch, partial(_recorded_bf16, output_dir))]
+    bf16 = broadcast_object_list(choice)[0]
+    if bf16:
+        find_shape(bf16)
     fingerprint = fingerprint_weights(model)
 
     processor = {
@@ -144,7 +166,7 @@ def extract_feature_maps(
                 )
             maps = np.empty((0, *shape), np.float16)
             if rows:
-                maps = compute(pixel_values)[places].to(torch.float16).cpu().numpy()
+                maps = compute(pixel_values, bf16)[places].to(torch.float16).cpu().numpy()
             yield rows, maps, marks, unreadable
 
     def read_marks(rows: list[int]) -> list[str | None]:
@@ -158,6 +180,15 @@ def extract_feature_maps(
         store.image_processor.save_pretrained(temporary)
         os.replace(temporary, folder)
     return store
+
+
+def _recorded_bf16(output_dir: str | os.PathLike) -> bool | None:
+    """What the store that is in a folder, finished or not, was computed in; `None` if there is none."""
+    for name in ("store.json", "request.json"):
+        # One that is damaged is refused when it is gone on with.
+        with contextlib.suppress(OSError, ValueError):
+            return read_json(Path(output_dir, name)).get("compute_dtype") == "bfloat16"
+    return None
 
 
 def _read_normalization(backbone: str) -> tuple[list[float], list[float]]:

@@ -3,7 +3,9 @@
 import os
 from dataclasses import dataclass, field
 
+import torch
 from transformers import IntervalStrategy, TrainingArguments
+from transformers.utils import is_torch_xla_available
 
 from ..configuration_dedn import DednConfig
 
@@ -70,6 +72,9 @@ class DednTrainingArguments(TrainingArguments):
         balanced_batches (`bool`, *optional*, defaults to `True`):
             Whether each batch has one image each of different classes, as released for most data sets, see
             [`ClassBalancedSampler`].
+
+    Raises:
+        ValueError: If `bf16` is neither `True` nor `False`. Where there is no accelerator, it needs no `use_cpu`.
     """
 
     balanced_batches: bool = field(
@@ -80,9 +85,20 @@ class DednTrainingArguments(TrainingArguments):
     )
     per_device_eval_batch_size: int = field(default=100, metadata={"help": "Batch size per device in evaluation."})
     logging_strategy: IntervalStrategy | str = field(default="epoch", metadata={"help": "When to log."})
+    bf16: bool = field(
+        default=False, metadata={"help": "Compute in bfloat16; `dedn train` takes auto, too, and by default."}
+    )
     metric_for_best_model: str | None = field(default="H", metadata={"help": "What the best checkpoint is best in."})
 
     def __post_init__(self):
+        if self.bf16 not in (True, False, None):
+            raise ValueError(
+                f"`bf16` is {self.bf16!r}, but must be True or False here. `dedn train --bf16 auto` and "
+                "`run_protocol(…, bf16='auto')` find out which is faster."
+            )
+        if self.bf16 or self.bf16_full_eval:
+            # TrainingArguments would ask for it.
+            self.use_cpu = self.use_cpu or not (torch.accelerator.is_available() or is_torch_xla_available())
         super().__post_init__()
         # There is nothing to pin memory for, and torch would warn of it at every pass.
         if self.device.type == "cpu":

@@ -27,8 +27,10 @@ from ..evaluation import ausuc, choose_mixes, gzsl_metrics, seen_unseen_curve
 from ..evaluation.attribute_calibration import fit_attribute_calibration
 from ..files import clear_faults, only_run_in, write_json
 from ..modeling_dedn import DednModel
+from ..precision import check_bf16
 from ..results import provenance
 from .arguments import CONFIG_SETTINGS, DednTrainingArguments
+from .bf16 import settle_bf16
 from .dataset import ClassSubset
 from .inputs import ModelInputs
 from .run_folder import copy_model, finish_run, from_main, last_checkpoint, move_files, remove_run, start_run
@@ -143,6 +145,7 @@ def run_protocol(
     overwrite: bool = False,
     prepare_model: Callable[[DednModel], None] | None = None,
     write_card: Callable[[Path, dict | None], None] | None = None,
+    bf16: bool | str | None = None,
 ) -> dict:
     """
     Trains and evaluates on a data set; writes the model (not for `"validation"`) and `results.json` into
@@ -168,6 +171,8 @@ def run_protocol(
             What is done to each new model before it is trained. It is not recorded: name it in `inputs.source`.
         write_card (`Callable[[Path, dict | None], None]`, *optional*):
             Writes the card of a model into its folder, given the results, or `None` while there are none.
+        bf16 (`bool` or `str`, *optional*):
+            `True`, `False` or `"auto"`, see [`settle_bf16`]; by default as `args` say, untimed.
 
     Returns:
         `dict`: what `results.json` holds, for `"validation"` without `test`. A figure that no image speaks of is
@@ -176,10 +181,12 @@ def run_protocol(
     Raises:
         ValueError: If there is no such protocol, the data set lacks a split for it or a seen class has no image to be
             trained or validated on, a seed occurs twice, `output_dir` holds a run with other settings, or is not to be
-            deleted.
+            deleted; or `bf16` is something else.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"There is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
+    if bf16 is not None:
+        check_bf16(bf16)
     if len(set(seeds)) != len(seeds) or not seeds:
         raise ValueError(f"Seeds must be given and differ, but they are {list(seeds)}.")
     empty = [split for split in PROTOCOLS[protocol] if not len(dataset.splits[split])]
@@ -198,6 +205,11 @@ def run_protocol(
         if overwrite:
             from_main(lambda: remove_run(output_dir))
         from_main(lambda: run.enter_context(only_run_in(output_dir)) and None)
+        if bf16 is not None:
+            examples = inputs.make(dataset.splits[PROTOCOLS[protocol][0]])
+            all_classes = (range(len(dataset.class_names)), dataset.unseen_class_ids)
+            args = settle_bf16(bf16, args, partial(build_model, dataset, *all_classes, **inputs.config), examples)
+            request["settings"]["bf16"] = args.bf16
         return _run_seeds(protocol, dataset, inputs, args, seeds, prepare_model, write_card, request, origin)
 
 
