@@ -58,7 +58,6 @@ def prepare_inputs(
     feature_maps: str | None = None,
     backbone: str | None = None,
     config: dict | None = None,
-    image_size: int | None = None,
     init_from: str | None = None,
 ) -> ModelInputs:
     """
@@ -76,12 +75,9 @@ def prepare_inputs(
         config (`dict`, *optional*):
             Fields of the model's config, such as `model` of a [`Recipe`]. Without feature maps it must have
             `freeze_backbone=False`.
-        image_size (`int`, *optional*):
-            Side of the square that a pretrained backbone sees which is trained along. By default it is that of
-            `init_from`.
         init_from (`str`, *optional*):
-            Output folder of a finished run on the feature maps of that backbone, with whose models training begins,
-            see [`WarmStart`].
+            For a pretrained backbone that is trained along: output folder of a finished run on its feature maps, with
+            whose models training begins and whose image size it has, see [`WarmStart`].
 
     Raises:
         ValueError: If there are neither, or they do not belong together; names the difference. So it does images that
@@ -95,14 +91,11 @@ def prepare_inputs(
             "feature maps are made of once: leave --feature_maps out, or take the recipe of a frozen backbone."
         )
     if trains_pretrained:
-        return _prepare_images(dataset, backbone, config, image_size, init_from)
-    useless = [
-        f"--{name}" for name, value in (("image_size", image_size), ("init_from", init_from)) if value is not None
-    ]
-    if useless:
+        return _prepare_images(dataset, backbone, config, init_from)
+    if init_from is not None:
         raise ValueError(
-            f"{' and '.join(useless)}: of use with a pretrained backbone that is trained along only, such as by "
-            "--recipe cub_finetune."
+            "--init_from is what fine-tuning of a pretrained backbone begins with, such as by --recipe cub_finetune: "
+            "leave it out, or take such a recipe."
         )
     if feature_maps is None:
         if config.get("backbone_config") is None or backbone is not None:
@@ -162,26 +155,23 @@ def prepare_inputs(
     return inputs
 
 
-def _prepare_images(dataset, backbone, config, image_size, init_from) -> ModelInputs:
+def _prepare_images(dataset, backbone, config, init_from) -> ModelInputs:
     """Images for a pretrained backbone that is trained along."""
-    if backbone is None:
+    if backbone is None or init_from is None:
         raise ValueError(
-            "The recipe trains a pretrained backbone along (`freeze_backbone: false`): name its folder or id with "
-            "--backbone."
+            "The recipe trains a pretrained backbone along (`freeze_backbone: false`): name it with --backbone, and "
+            "with --init_from the output folder of a finished run on its feature maps, with whose models training "
+            "begins."
         )
-    warm_start = None if init_from is None else WarmStart(init_from)
-    image_size = image_size or (warm_start and warm_start.image_size)
-    if image_size is None:
-        raise ValueError("Say with --image_size how many pixels wide and high the backbone is to see images.")
-    model = load_backbone(backbone)
+    warm_start, model = WarmStart(init_from), load_backbone(backbone)
     source = {
         "backbone": Path(backbone).resolve().name if Path(backbone).is_dir() else backbone,
         "backbone_sha256": fingerprint_weights(model),
-        "image_size": image_size,
+        "image_size": warm_start.results["settings"].get("image_size"),
+        "init_from_sha256": warm_start.sha256,
     }
-    if warm_start is not None:
-        warm_start.require(dataset, source["backbone_sha256"])
-        source["init_from_sha256"] = warm_start.sha256
+    warm_start.require(dataset, source["backbone_sha256"])
+    image_size = source["image_size"]
     processor = image_processor_of(backbone, image_size)
     channels, height, _ = feature_map_shape(partial(backbone_feature_map, model), image_size, source["backbone"])
     backbone_config = copy.deepcopy(model.config)

@@ -51,11 +51,6 @@ class WarmStart:
         if missing:
             raise ValueError(f"{file} is of no run of `dedn train`: it has no {', '.join(missing)}.")
 
-    @property
-    def image_size(self) -> int | None:
-        """Side of the images that the run's feature maps were made of."""
-        return self.results["settings"].get("image_size")
-
     def require(self, dataset: GzslDataset, backbone_sha256: str):
         """
         Raises:
