@@ -16,7 +16,7 @@ from transformers import AutoModel
 from dedn_hf.backbone_dedn import load_backbone
 from dedn_hf.training import DednTrainer
 from dedn_hf.training.inputs import prepare_inputs
-from dedn_hf.training.protocol import run_protocol
+from dedn_hf.training.protocol import build_model, run_protocol
 
 CONFIG = {"freeze_backbone": False, "freeze_batch_norm": True}
 SETTINGS = {
@@ -98,7 +98,7 @@ def test_backbone_and_experts_are_trained_and_saved(house, tuned):
 
 
 def test_each_stage_begins_with_the_model_of_the_same_classes(house, tmp_path, monkeypatch):
-    dataset, backbone, first, _ = house
+    _, backbone, first, _ = house
     begun = {}
     original = DednTrainer.__init__
 
@@ -120,6 +120,44 @@ def test_each_stage_begins_with_the_model_of_the_same_classes(house, tmp_path, m
     assert not torch.equal(
         begun["choose"]["coarse_expert.heads.0.word_vectors"], begun["final"]["coarse_expert.heads.0.word_vectors"]
     )
+
+
+def test_the_backbone_has_a_learning_rate_of_its_own(house, tmp_path):
+    dataset, backbone, first, _ = house
+    inputs = prepare_inputs(dataset, None, backbone, CONFIG, str(first))
+    model = build_model(dataset, range(10), dataset.unseen_class_ids, **inputs.config)
+    model.train()
+    arguments = {"weight_decay": 0.1, "lr_scheduler_type": "constant", "warmup_steps": 0}
+    trainer = DednTrainer(model, make_tiny_arguments(tmp_path, **SETTINGS | arguments))
+    optimizer = trainer.create_optimizer()
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    settings = {
+        names[parameter]: (group["lr"], group["weight_decay"])
+        for group in optimizer.param_groups
+        for parameter in group["params"]
+    }
+    assert settings.keys() == set(names.values()) and sum(len(g["params"]) for g in optimizer.param_groups) == len(
+        names
+    )
+    for name, parameter in model.named_parameters():
+        of_backbone, is_norm = name.startswith("backbone."), parameter.ndim == 1
+        assert settings[name] == (0.001 if of_backbone else 0.01, 0.0 if of_backbone and is_norm else 0.1), name
+    # The rate that is logged is the recipe's `learning_rate`; both follow the schedule.
+    assert optimizer.param_groups[0]["lr"] == 0.01
+    scheduler = trainer.create_scheduler(10)
+    assert set(scheduler.get_last_lr()) == {0.01, 0.001}
+    assert trainer.create_optimizer() is optimizer and len(optimizer.param_groups) == 3
+
+
+@pytest.mark.parametrize("config", [{}, {"freeze_backbone": True}])
+def test_a_learning_rate_for_a_backbone_that_is_not_trained(house, tmp_path, config):
+    dataset, backbone, first, _ = house
+    inputs = prepare_inputs(dataset, None, backbone, CONFIG, str(first))
+    changes = inputs.config | config if config else {"feature_channels": CHANNELS, "grid_size": GRID}
+    model = build_model(dataset, range(10), dataset.unseen_class_ids, **changes)
+    trainer = DednTrainer(model, make_tiny_arguments(tmp_path, backbone_learning_rate=0.1))
+    with pytest.raises(ValueError, match=f"but the model has {'a frozen' if config else 'no'} backbone: leave it out"):
+        trainer.create_optimizer()
 
 
 def test_a_fine_tuned_run_can_be_gone_on_from(house, tuned, tmp_path, monkeypatch):
@@ -242,7 +280,7 @@ def test_evaluation_sees_images_as_the_backbone_does(house, tuned):
     ],
 )
 def test_wrong_inputs(house, arguments, message):
-    dataset, backbone, first, store = house
+    dataset, backbone, first, _ = house
     given = {"feature_maps": None, "backbone": backbone, "config": CONFIG, "init_from": str(first)}
     with pytest.raises(ValueError, match=message):
         prepare_inputs(dataset, **given | arguments)
