@@ -146,7 +146,7 @@ def test_the_backbone_has_a_learning_rate_of_its_own(house, tmp_path):
     assert optimizer.param_groups[0]["lr"] == 0.01
     scheduler = trainer.create_scheduler(10)
     assert set(scheduler.get_last_lr()) == {0.01, 0.001}
-    assert trainer.create_optimizer() is optimizer and len(optimizer.param_groups) == 3
+    assert trainer.create_optimizer() is optimizer and len(optimizer.param_groups) == 4
 
 
 @pytest.mark.parametrize("config", [{}, {"freeze_backbone": True}])
