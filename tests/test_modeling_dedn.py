@@ -663,6 +663,20 @@ def test_unfrozen_backbone_trains(pixel_values):
     assert any(not torch.equal(value, before[name]) for name, value in model.backbone.named_buffers())
 
 
+def test_batch_norm_of_a_trained_backbone_can_keep_its_statistics(pixel_values, tmp_path):
+    model = make_backbone_model(freeze_backbone=False, freeze_batch_norm=True).train()
+    before = {name: value.clone() for name, value in model.backbone.named_buffers()}
+    model(pixel_values, labels=LABELS).loss.backward()
+    for module in model.backbone.modules():
+        assert module.training != isinstance(module, nn.BatchNorm2d)
+    assert all(parameter.grad.abs().sum() > 0 for parameter in model.backbone.parameters())
+    assert before and all(torch.equal(value, before[name]) for name, value in model.backbone.named_buffers())
+    model.save_pretrained(tmp_path)
+    assert DednModel.from_pretrained(tmp_path).config.freeze_batch_norm
+    # The same features in training as in evaluation, where nothing else is random.
+    torch.testing.assert_close(model.get_feature_map(pixel_values), model.eval().get_feature_map(pixel_values))
+
+
 @pytest.mark.slow
 def test_frozen_backbone_in_two_processes(pixel_values, tmp_path, two_processes):
     model = make_backbone_model(self_calibration_weight=0.0)

@@ -33,6 +33,9 @@ class DednConfig(PretrainedConfig):
             `last_hidden_state` is 4-D or is tokens on a square grid. `None` is a model over feature maps only.
         freeze_backbone (`bool`, *optional*, defaults to `True`):
             Whether the backbone stays in evaluation mode and without gradients.
+        freeze_batch_norm (`bool`, *optional*, defaults to `False`):
+            Whether batch norms of a backbone that is trained along keep the running statistics that they came with,
+            and go by them in training, too: for a pretrained one. Their scales and shifts are trained.
         feature_channels (`int`, *optional*, defaults to 2048):
             Channels C of a feature map.
         grid_size (`int`, *optional*, defaults to 14):
@@ -118,6 +121,7 @@ class DednConfig(PretrainedConfig):
         self,
         backbone_config=None,
         freeze_backbone=True,
+        freeze_batch_norm=False,
         feature_channels=2048,
         grid_size=14,
         attribute_names=None,
@@ -142,6 +146,7 @@ class DednConfig(PretrainedConfig):
         _check_spelling(kwargs)
         self.backbone_config = backbone_config
         self.freeze_backbone = freeze_backbone
+        self.freeze_batch_norm = freeze_batch_norm
         self.feature_channels = feature_channels
         self.grid_size = grid_size
         self.attribute_names = [] if attribute_names is None else attribute_names
@@ -302,7 +307,7 @@ class DednConfig(PretrainedConfig):
             setattr(self, name, _read_number(name, getattr(self, name)))
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` is a share and must lie in [0, 1], but it is {getattr(self, name)}.")
-        for name in ("freeze_backbone", "normalize_features"):
+        for name in ("freeze_backbone", "freeze_batch_norm", "normalize_features"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"`{name}` must be True or False, but it is {getattr(self, name)!r}.")
         self.trained_class_names = _read_names("trained_class_names", self.trained_class_names)

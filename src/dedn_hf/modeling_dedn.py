@@ -464,6 +464,10 @@ class DednModel(DednPreTrainedModel):
             # Also where an adapter froze it: statistics of its own would move on, and not be saved with the adapter.
             if not any(parameter.requires_grad for parameter in self.backbone.parameters()):
                 self.backbone.eval()
+            elif self.config.freeze_batch_norm:
+                for module in self.backbone.modules():
+                    if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                        module.eval()
         return self
 
     def save_pretrained(self, save_directory, *args, **kwargs):

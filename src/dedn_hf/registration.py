@@ -63,12 +63,13 @@ def _register_pipeline():
     )
 
 
-# Module of transformers that has a registry, module of ours that has what is registered there, and how.
+# Module of transformers that has a registry, how something of ours is registered there, and modules of ours that this
+# imports and that import transformers themselves.
 _REGISTRATIONS = (
-    ("transformers.models.auto.configuration_auto", "dedn_hf.configuration_dedn", _register_config),
-    ("transformers.models.auto.modeling_auto", "dedn_hf.modeling_dedn", _register_model),
-    ("transformers.models.auto.tokenization_auto", "dedn_hf.configuration_dedn", _register_tokenizer),
-    ("transformers.pipelines", "dedn_hf.pipeline_dedn", _register_pipeline),
+    ("transformers.models.auto.configuration_auto", _register_config, "dedn_hf.configuration_dedn"),
+    ("transformers.models.auto.modeling_auto", _register_model, "dedn_hf.modeling_dedn", "dedn_hf.backbone_dedn"),
+    ("transformers.models.auto.tokenization_auto", _register_tokenizer, "dedn_hf.configuration_dedn"),
+    ("transformers.pipelines", _register_pipeline, "dedn_hf.pipeline_dedn"),
 )
 
 
@@ -79,7 +80,7 @@ class _AfterImport(MetaPathFinder):
         self.running, self.registered = set(), set()
 
     def find_spec(self, name, path=None, target=None):
-        if name in self.running or not any(name in modules for *modules, _ in _REGISTRATIONS):
+        if name in self.running or not any(name in (theirs, *ours) for theirs, _, *ours in _REGISTRATIONS):
             return None
         with self._running(name):  # else the search would come back here
             spec = find_spec(name)
@@ -102,8 +103,8 @@ class _AfterImport(MetaPathFinder):
             self.running.discard(name)
 
     def register(self):
-        for theirs, ours, register in _REGISTRATIONS:
-            ready = theirs in sys.modules and not {theirs, ours} & self.running
+        for theirs, register, *ours in _REGISTRATIONS:
+            ready = theirs in sys.modules and not {theirs, *ours} & self.running
             if ready and theirs not in self.registered:
                 self.registered.add(theirs)
                 register()

@@ -175,6 +175,16 @@ def test_flags_go_over_the_recipe_and_the_recipe_over_defaults(parse, mine):
     assert command.dataset == recipe.dataset == "sun" and training.output_dir == "outputs/sun"
 
 
+def test_further_recipe_of_a_data_set(parse, dedn):
+    command, training, recipe = parse("--recipe", "cub_finetune", "--backbone", "B", "--init_from", "outputs/cub")
+    assert command.dataset == recipe.dataset == "cub" and command.init_from == "outputs/cub"
+    assert training.backbone_learning_rate == 0.0001 and training.random_crop_scale == 0.5
+    assert recipe == read_recipe("cub_finetune") and training.output_dir == "outputs/cub"
+    assert parse("--recipe", "cub_finetune.yaml", "--backbone_learning_rate", "1e-5")[1].backbone_learning_rate == 1e-5
+    with pytest.raises(CommandFailed, match="invalid choice: 'cub_finetune'"):
+        dedn("train", "--dataset", "cub_finetune")
+
+
 @pytest.mark.parametrize(
     "text, message",
     [
@@ -198,7 +208,7 @@ def test_short_help_shows_what_there_is(capsys):
     everything = capsys.readouterr().out
     options = [field.name for field in fields(TrainArguments) if field.init]
     options += [name for group in SHOWN.values() for name in group]
-    assert 20 <= len(options) <= 30
+    assert 20 <= len(options) <= 31
     for name in options:
         assert all(re.search(rf"--{name}\b", text) for text in (short, everything)), name
     assert all(f"{group}:" in short for group in ("what to train on", "how it is trained and judged", *SHOWN))
@@ -212,7 +222,7 @@ def test_run(train, tmp_path, capsys):
     # Image files need not exist where their feature maps do.
     model = read_recipe("cub").model
     options = {"check_files": False, "attribute_groups": model.pop("attribute_groups")}
-    assert asked == [("cub", "D", None, None, options), ("F", "B", model)]
+    assert asked == [("cub", "D", None, None, options), ("F", "B", model, None)]
     results = json.loads((tmp_path / "outputs/cub/results.json").read_text())
     output = capsys.readouterr().out
     assert f"{results['test']['H']:.1f}" in output and "outputs/cub" in output
@@ -220,11 +230,11 @@ def test_run(train, tmp_path, capsys):
     assert results["command"].startswith("dedn train --use_cpu")
 
 
-def test_validation_leaves_no_model(train, tmp_path, capsys):
+def test_validation_leaves_no_model_to_use(train, tmp_path, capsys):
     asked = train("--protocol", "validation", "--num_train_epochs", "1", "--config_overrides", "distillation_weight=0")
-    assert asked[1][-1] == read_recipe("synthetic_birds").model | {"distillation_weight": 0.0}
+    assert asked[1][2] == read_recipe("synthetic_birds").model | {"distillation_weight": 0.0}
     folder = tmp_path / "outputs/synthetic_birds"
-    assert {file.name for file in folder.iterdir()} == {"results.json", "training_log.json"}
+    assert {file.name for file in folder.iterdir()} == {"choose", "results.json", "training_log.json"}
     output = capsys.readouterr().out
     assert "results.json: outputs/synthetic_birds" in output and "Model" not in output
 

@@ -38,8 +38,8 @@ def test_sheet(tmp_path, monkeypatch):
     for row, explanation in zip(rows, explanations):
         titles = [axes.get_title() for axes in row.axes]
         assert titles[0] == "" and len(titles) == 4
-        words = [title.rsplit("\n", 1)[0].replace("\n", " ") for title in titles[1:]]
-        assert words == [attribute.words for attribute in explanation.attributes]
+        words = [title.replace("\n", " ") for title in titles[1:]]
+        assert words == [f"{shown.words} ({shown.contribution:+.2f})" for shown in explanation.attributes]
 
 
 @pytest.fixture

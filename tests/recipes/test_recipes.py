@@ -13,7 +13,7 @@ from PIL import Image
 import dedn_hf
 from dedn_hf import DednConfig
 from dedn_hf.data.load import dataset_card, dataset_module
-from dedn_hf.recipes import FOLDER, DatasetNames, parse_indices, read_recipe, recipe_names, short_name
+from dedn_hf.recipes import FOLDER, DatasetNames, further_recipes, parse_indices, read_recipe, recipe_names, short_name
 from dedn_hf.training import DednTrainingArguments
 from dedn_hf.training.arguments import CONFIG_SETTINGS
 
@@ -164,7 +164,48 @@ def test_a_wrong_recipe_is_named(tmp_path, text, message):
         read_recipe(file)
 
 
+@pytest.mark.parametrize("name", further_recipes())
+def test_further_recipes_are_no_data_sets(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = read_recipe(name)
+    assert (
+        recipe
+        == read_recipe(f"{name}.yaml")
+        == read_recipe(FOLDER / f"{name}.yaml")
+        == read_recipe(name, "validation")
+    )
+    assert recipe.dataset in recipe_names() and recipe.dataset != name
+    assert name not in recipe_names() and name not in DatasetNames()
+    head = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8").split("dataset:")[0]
+    assert re.search(rf"^#   dedn train .*--recipe {name}\b", head, re.MULTILINE)
+    arguments = DednTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **recipe.training)
+    assert {key: getattr(arguments, key) for key in recipe.training} == recipe.training
+    DednConfig(**recipe.model)
+    with pytest.raises(ValueError, match=f"'{name}' is no data set, but a recipe of {recipe.dataset}: name that, and"):
+        dataset_module(name)
+    # A file of one's own of that name goes before it.
+    (tmp_path / f"{name}.yaml").write_text("dataset: sun\n")
+    (tmp_path / "cub").mkdir()
+    assert read_recipe(f"{name}.yaml").dataset == "sun"
+    assert read_recipe(name) == recipe and read_recipe("cub").dataset == "cub"
+
+
+def test_fine_tuning_has_the_losses_of_its_first_run():
+    first, finer = read_recipe("cub"), read_recipe("cub_finetune")
+    assert set(finer.model) - set(first.model) == {"freeze_backbone", "freeze_batch_norm"}
+    assert all(first.model[name] == value for name, value in finer.model.items() if name in first.model)
+    batches = [
+        training["per_device_train_batch_size"] * training.get("gradient_accumulation_steps", 1)
+        for training in (first.training, finer.training)
+    ]
+    assert batches[0] == batches[1]
+
+
 def test_no_such_recipe_or_protocol():
+    with pytest.raises(
+        ValueError, match=r"no data set 'cub_finer'; choose one of .*Recipes beside theirs: cub_finetune"
+    ):
+        read_recipe("cub_finer")
     with pytest.raises(ValueError, match="There is no data set 'flowers'; choose one of awa2, cub, folder, sun, syn"):
         read_recipe("flowers")
     with pytest.raises(

@@ -86,3 +86,17 @@ def test_schedule_that_goes_by_a_metric(tmp_path, schedule):
     assert given.lr_scheduler_kwargs == {"mode": "max", "patience": 3}
     assert dataclasses.replace(given, seed=1).lr_scheduler_kwargs == given.lr_scheduler_kwargs
     assert not DednTrainingArguments(**options, metric_for_best_model="loss").lr_scheduler_kwargs
+
+
+@pytest.mark.parametrize(
+    "setting, message",
+    [
+        ({"backbone_learning_rate": -0.1}, "`backbone_learning_rate` must be 0 or more, but it is -0.1"),
+        ({"backbone_learning_rate": float("nan")}, "`backbone_learning_rate` must be 0 or more, but it is nan"),
+        ({"random_crop_scale": 0.0}, r"`random_crop_scale` is a share of an image's area, above 0 .* it is 0\.0"),
+        ({"random_crop_scale": 50.0}, r"`random_crop_scale` is a share of an image's area, above 0 .* it is 50\.0"),
+    ],
+)
+def test_wrong_settings_of_fine_tuning(tmp_path, setting, message):
+    with pytest.raises(ValueError, match=message):
+        DednTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **setting)

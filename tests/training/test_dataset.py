@@ -6,7 +6,7 @@ from PIL import Image
 from tiny_model import make_tiny_config
 from transformers import CLIPImageProcessorPil
 
-from dedn_hf.training import ClassSubset, PixelValueDataset
+from dedn_hf.training import ClassSubset, PixelValueDataset, RandomCrop
 from dedn_hf.training.dataset import check_dataset, read_labels
 
 
@@ -131,3 +131,86 @@ def test_labels_that_a_transform_makes_are_not_guessed_at():
         check_dataset(dataset, "training", make_tiny_config())
     with pytest.raises(ValueError, match="training set has labels 70, 80, but the model has 5 classes"):
         check_dataset(maps.rename_column("image", "feature_map"), "training", make_tiny_config())
+
+
+def gradient(width, height):
+    """An image whose red is where a pixel is from left to right, and whose green from top to bottom."""
+    red, green = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([red, green, 0 * red], axis=2).round().astype(np.uint8))
+
+
+@pytest.mark.parametrize("width, height", [(80, 60), (60, 80), (50, 50), (300, 40), (41, 300), (1, 7)])
+@pytest.mark.parametrize("scale", [0.25, 1.0])
+def test_random_crops_are_within_the_image_and_large_enough(width, height, scale):
+    shares, shapes, mirrored, crop = [], [], [], RandomCrop(scale)
+    image = gradient(width, height)
+    for epoch in range(60):
+        seen = np.asarray(crop(image, 32, 2, epoch, 7)).astype(float)
+        assert seen.shape == (32, 32, 3)
+        left, right = seen[:, 0, 0].mean() / 255, seen[:, -1, 0].mean() / 255
+        mirrored.append(right < left)
+        # Of the centres of the first and last pixels; there are 31 steps between them.
+        spans = abs(right - left) * 32 / 31 * width, (seen[-1, 0, 1] - seen[0, 0, 1]) / 255 * 32 / 31 * height
+        shares.append(spans[0] * spans[1] / (width * height))
+        shapes.append(spans[0] / max(spans[1], 1e-9))
+    if min(width, height) < 50:
+        return
+    slack = 0.12
+    assert max(shares) <= 1 + slack and min(shapes) > 3 / 4 - slack and max(shapes) < 4 / 3 + slack
+    if max(width, height) / min(width, height) <= 4 / 3:
+        assert min(shares) > scale * 3 / 4 - slack
+    assert 15 < sum(mirrored) < 45
+
+
+def test_random_crops_are_those_of_seed_epoch_and_image():
+    image = gradient(80, 60)
+
+    def draw(seed=0, epoch=0, image_id=5):
+        return np.asarray(RandomCrop(0.3, seed)(image, 16, 2, epoch, image_id))
+
+    np.testing.assert_array_equal(draw(), draw())
+    for change in ({"seed": 1}, {"epoch": 1}, {"image_id": 6}):
+        assert not np.array_equal(draw(), draw(**change)), change
+
+
+@pytest.fixture
+def cropped(pixel_values):
+    features = {"image": datasets.Image(), "label": datasets.Value("int64"), "image_id": datasets.Value("int64")}
+    table = datasets.Dataset.from_dict(
+        {"image": [gradient(30, 20)] * 3, "label": [0, 1, 0], "image_id": [5, 6, 7]}, datasets.Features(features)
+    )
+    return PixelValueDataset(table, pixel_values.image_processor, random_crop=RandomCrop(0.3))
+
+
+def test_a_data_set_with_random_crops(cropped):
+    subset = ClassSubset(cropped, [1, 0])
+
+    def read(indices, epoch):
+        subset.set_epoch(epoch)
+        return [item["pixel_values"] for item in subset.__getitems__(indices)]
+
+    first, later = read([0, 1, 2], 0), read([0, 1, 2], 4)
+    assert all(values.shape == (3, 4, 4) for values in first)
+    assert not any(torch.equal(*pair) for pair in zip(first, later))
+    # In whatever order, alone or together, and in workers.
+    torch.testing.assert_close(read([2, 0], 0), [first[2], first[0]], rtol=0, atol=0)
+    loader = torch.utils.data.DataLoader(subset, batch_size=1, num_workers=2, persistent_workers=True)
+    for epoch, expected in ((0, first), (4, later), (0, first)):
+        subset.set_epoch(epoch)
+        found = [batch["pixel_values"][0] for batch in loader]
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+
+
+def test_without_random_crops_an_epoch_changes_nothing(pixel_values):
+    before = pixel_values[1]["pixel_values"]
+    subset = ClassSubset(pixel_values, [0, 1, 2])
+    subset.set_epoch(3)
+    assert torch.equal(subset[1]["pixel_values"], before)
+
+
+def test_random_crops_cannot_be_kept(cropped):
+    images = cropped.images.add_column("label", [0, 1, 0]).add_column("image_id", [-5, 6, 7])
+    with pytest.raises(ValueError, match="leave `keep_in_memory` out"):
+        PixelValueDataset(images, cropped.image_processor, keep_in_memory=True, random_crop=RandomCrop(0.3))
+    with pytest.raises(ValueError, match="must be 0 or more, but there is -5"):
+        PixelValueDataset(images, cropped.image_processor, random_crop=RandomCrop(0.3))

@@ -7,6 +7,7 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_training import (
     CHANNELS,
     GRID,
@@ -141,8 +142,11 @@ def test_validation_is_the_choice_of_validated_alone(validated, tmp_path):
         assert results[part] == validated[1][part]
     test = [*dataset.splits["test_seen"]["image_id"], *dataset.splits["test_unseen"]["image_id"]]
     assert not set(read) & set(test)
-    # No model: it knows half of the seen classes only.
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"results.json", "training_log.json"}
+    # No model but that which fine-tuning begins with: it knows half of the seen classes only.
+    files = {file.name for file in (tmp_path / "out").iterdir()}
+    assert files == {"choose", "results.json", "training_log.json"}
+    ours, theirs = (load_file(folder / "choose" / "model.safetensors") for folder in (tmp_path / "out", validated[0]))
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours | theirs)
     assert json.loads((tmp_path / "out/results.json").read_text()) == results
 
 
@@ -162,9 +166,13 @@ def test_mixes_are_chosen_from_the_expert_scores(tmp_path, monkeypatch):
 
     monkeypatch.setattr(protocol, "choose_mixes", choose)
     saved = []
-    monkeypatch.setattr(
-        Trainer, "_save_checkpoint", lambda self, model, trial: saved.append({**self.model.state_dict()})
-    )
+    save = Trainer._save_checkpoint
+
+    def save_checkpoint(self, model, trial):
+        saved.append({name: value.clone() for name, value in self.model.state_dict().items()})
+        save(self, model, trial)
+
+    monkeypatch.setattr(Trainer, "_save_checkpoint", save_checkpoint)
     dataset = make_tiny_dataset()
     run(tmp_path / "out", dataset=dataset, num_train_epochs=1)
     ((expert_scores, class_attributes, labels, seen),) = taken

@@ -45,7 +45,10 @@ class DataArguments:
         "What strengths in a folder's classes.csv are: unit (0 to 1), percent, or the top of the scale, such as 5; by "
         "default as the table says."
     )
-    recipe: str | None = _option("YAML file of settings in place of the data set's own recipe.")
+    recipe: str | None = _option(
+        "Settings in place of the data set's own recipe: a YAML file, or a recipe that comes along, such as "
+        "cub_finetune."
+    )
     config_overrides: str | None = _option(
         "What of the model's config is to differ from the recipe, name=value,…, such as "
         "distillation_weight=0,target_margin=1."
@@ -58,7 +61,13 @@ class DataArguments:
 class TrainArguments(DataArguments):
     """How it is trained and judged."""
 
-    backbone: str | None = _option("The backbone that made the feature maps: the saved model then takes images, too.")
+    backbone: str | None = _option(
+        "The backbone that made the feature maps: the saved model then takes images, too; or the one that is trained "
+        "along, with a recipe such as cub_finetune."
+    )
+    init_from: str | None = _option(
+        "Output folder of a finished run on feature maps of --backbone, with whose models fine-tuning begins."
+    )
     protocol: str = _option(
         "validated: choose on validation classes, then train anew and test; validation: choose only; reference: as "
         "released.",
@@ -264,7 +273,7 @@ def main(arguments: list[str]) -> int | None:
             attribute_groups=config.pop("attribute_groups", None),
             **scale,
         )
-    inputs = prepare_inputs(dataset, command.feature_maps, command.backbone, config)
+    inputs = prepare_inputs(dataset, command.feature_maps, command.backbone, config, command.init_from)
     results = run_protocol(
         command.protocol,
         dataset,

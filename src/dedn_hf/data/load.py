@@ -11,7 +11,15 @@ from types import ModuleType
 import numpy as np
 from datasets import Dataset, Image
 
-from ..recipes import IMAGEFOLDER, is_of_datasets, name_in_release, read_recipe, recipe_names, short_name
+from ..recipes import (
+    IMAGEFOLDER,
+    further_recipes,
+    is_of_datasets,
+    name_in_release,
+    read_recipe,
+    recipe_names,
+    short_name,
+)
 from .check import CheckReport, check_class_attributes, check_images, check_unlisted
 from .dataset import DatasetCard, GzslDataset, describe_groups
 from .word_vectors import load_word_vectors
@@ -30,6 +38,8 @@ def dataset_module(name: str) -> ModuleType:
         ValueError: If there is no such data set.
     """
     dataset = read_recipe(name).dataset
+    if name in further_recipes():
+        raise ValueError(f"{name!r} is no data set, but a recipe of {dataset}: name that, and `--recipe {name}`.")
     module = "xlsa17" if name_in_release(dataset) else "imagefolder" if is_of_datasets(dataset) else dataset
     return import_module(f".{module}", __package__)
 

@@ -102,42 +102,21 @@ def extract_feature_maps(
         with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             return backbone_feature_map(model, pixel_values)
 
-    def find_shape(bf16: bool) -> torch.Size:
-        try:
-            return compute(torch.zeros(1, 3, image_size, image_size), bf16).shape[1:]
-        except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
-            # What a family raises that is made for other sizes, or for more than images.
-            raise ValueError(
-                f"{name} cannot be run on images of {image_size} × {image_size} pixels: {error}"
-            ) from error
-
     def prepare_batch() -> tuple[Callable[[bool], torch.Tensor], int]:
         num_images = min(batch_size, len(dataset))
         noise = torch.randn(num_images, 3, image_size, image_size, generator=torch.Generator().manual_seed(0))
         return partial(compute, noise), num_images
 
-    shape = find_shape(bf16=False)
+    shape = feature_map_shape(partial(compute, bf16=False), image_size, name)
     choice = [None]
     if state.is_main_process:
         choice = [choose_bf16(bf16, device, prepare_batch, partial(_recorded_bf16, output_dir))]
     bf16 = broadcast_object_list(choice)[0]
     if bf16:
-        find_shape(bf16)
+        feature_map_shape(partial(compute, bf16=True), image_size, name)
     fingerprint = fingerprint_weights(model)
 
-    processor = {
-        "do_convert_rgb": True,
-        "do_resize": True,
-        "size": {"shortest_edge": image_size},
-        "resample": 2,
-        "do_center_crop": True,
-        "crop_size": {"height": image_size, "width": image_size},
-        "do_rescale": True,
-        "rescale_factor": 1 / 255,
-        "do_normalize": True,
-        "image_mean": list(mean),
-        "image_std": list(std),
-    }
+    processor = _processor_settings(image_size, mean, std)
     source = {
         "backbone": name,
         "backbone_sha256": fingerprint,
@@ -189,6 +168,63 @@ def _recorded_bf16(output_dir: str | os.PathLike) -> bool | None:
         with contextlib.suppress(OSError, ValueError):
             return read_json(Path(output_dir, name)).get("compute_dtype") == "bfloat16"
     return None
+
+
+def feature_map_shape(
+    compute: Callable[[torch.Tensor], torch.Tensor], image_size: int, name: str
+) -> tuple[int, int, int]:
+    """
+    Shape `(C, H, W)` of what a backbone makes of square images.
+
+    Args:
+        compute (`Callable`):
+            From preprocessed images to feature maps, as [`backbone_feature_map`].
+        image_size (`int`):
+            Side of the images in pixels.
+        name (`str`):
+            What the backbone is called in the error.
+
+    Raises:
+        ValueError: If the backbone cannot be run on such images.
+    """
+    try:
+        with torch.inference_mode():
+            return compute(torch.zeros(1, 3, image_size, image_size)).shape[1:]
+    except (AttributeError, IndexError, KeyError, RuntimeError, TypeError) as error:
+        # What a family raises that is made for other sizes, or for more than images.
+        raise ValueError(f"{name} cannot be run on images of {image_size} × {image_size} pixels: {error}") from error
+
+
+def _processor_settings(image_size: int, mean, std) -> dict:
+    return {
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": image_size},
+        "resample": 2,
+        "do_center_crop": True,
+        "crop_size": {"height": image_size, "width": image_size},
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(mean),
+        "image_std": list(std),
+    }
+
+
+def image_processor_of(backbone: str, image_size: int) -> CLIPImageProcessorPil:
+    """
+    What prepares images for a backbone as [`extract_feature_maps`] does.
+
+    Args:
+        backbone (`str`):
+            Folder or Hub id of a transformers vision model with an image processor.
+        image_size (`int`):
+            Side of the square that the backbone sees, in pixels.
+
+    Raises:
+        ValueError: If images cannot be prepared as its own image processor does.
+    """
+    return CLIPImageProcessorPil(**_processor_settings(image_size, *_read_normalization(backbone)))
 
 
 def _read_normalization(backbone: str) -> tuple[list[float], list[float]]:

@@ -1,6 +1,7 @@
 """
 The settings of each data set, one YAML file each. Its first lines say the command, the machine, the time and the
-figures to expect. `dedn train --dataset cub` reads `cub.yaml`, `--recipe FILE` any other:
+figures to expect. `dedn train --dataset cub` reads `cub.yaml`. A data set may have further recipes, which are no data
+sets of their own: `--recipe cub_finetune` reads `cub_finetune.yaml`, and `--recipe FILE` any other:
 
     dataset: cub                # the module of dedn_hf.data that reads it
     model: {…}                  # fields of DednConfig, for every protocol
@@ -15,6 +16,7 @@ figures to expect. `dedn train --dataset cub` reads `cub.yaml`, `--recipe FILE` 
 import os
 import re
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import yaml
@@ -48,9 +50,21 @@ class Recipe:
     training: dict = field(default_factory=dict)
 
 
+@cache
+def _datasets_of_recipes() -> dict[str, str]:
+    """Name of each recipe that comes along → the data set that it is for."""
+    texts = {file.stem: file.read_text(encoding="utf-8") for file in sorted(FOLDER.glob("*.yaml"))}
+    return {name: re.search(r"^dataset: *(\w+)", text, re.MULTILINE)[1] for name, text in texts.items()}
+
+
 def recipe_names() -> list[str]:
-    """The data sets that there are: a data set is found by its recipe's name."""
-    return sorted(file.stem for file in FOLDER.glob("*.yaml"))
+    """The data sets that there are: a data set has a recipe of its name."""
+    return sorted(set(_datasets_of_recipes().values()))
+
+
+def further_recipes() -> list[str]:
+    """Recipes beside those that have the name of their data set: `--recipe` takes them."""
+    return sorted(name for name, dataset in _datasets_of_recipes().items() if name != dataset)
 
 
 class DatasetNames(list):
@@ -100,24 +114,25 @@ def read_recipe(name_or_file: str | os.PathLike, protocol: str = "validated") ->
 
     Args:
         name_or_file (`str` or `os.PathLike`):
-            Name of a data set, see [`DatasetNames`], or a file that ends in `.yaml` or `.yml`.
+            Name of a data set, see [`DatasetNames`], or of a further recipe, see [`further_recipes`], or a file that
+            ends in `.yaml` or `.yml`; one that comes along need not lie in the current folder.
         protocol (`str`, *optional*, defaults to `"validated"`):
             `"validated"`, `"validation"` or `"reference"`.
 
     Raises:
         ValueError: If there is no such recipe or protocol, or the file does not hold what a recipe must; names it.
     """
-    file = Path(name_or_file)
+    file, name = Path(name_or_file), str(name_or_file).removesuffix(".yaml")
+    if name in _datasets_of_recipes() and (file.suffix != ".yaml" or not file.exists()):
+        file = FOLDER / f"{name}.yaml"
     as_folder = has_settings_of_folder(str(name_or_file))
     if as_folder:
         file = FOLDER / "folder.yaml"
     elif file.suffix not in (".yaml", ".yml"):
-        file = FOLDER / f"{name_or_file}.yaml"
-        if str(name_or_file) not in recipe_names():
-            raise ValueError(
-                f"There is no data set {str(name_or_file)!r}; choose one of {', '.join(DatasetNames())} (such as "
-                "xlsa17/APY, or a data set of the Hub)."
-            )
+        raise ValueError(
+            f"There is no data set {str(name_or_file)!r}; choose one of {', '.join(DatasetNames())} (such as "
+            f"xlsa17/APY, or a data set of the Hub). Recipes beside theirs: {', '.join(further_recipes())}."
+        )
     if protocol not in PROTOCOLS:
         raise ValueError(f"There is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
     try:

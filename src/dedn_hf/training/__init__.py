@@ -1,5 +1,5 @@
 from .arguments import DednTrainingArguments
-from .dataset import ClassSubset, PixelValueDataset
+from .dataset import ClassSubset, PixelValueDataset, RandomCrop
 from .sampler import ClassBalancedSampler
 from .trainer import DednTrainer
 
@@ -9,4 +9,5 @@ __all__ = [
     "DednTrainer",
     "DednTrainingArguments",
     "PixelValueDataset",
+    "RandomCrop",
 ]

@@ -1,5 +1,6 @@
 """Arguments of training, and what of a model's config may be set beside them."""
 
+import math
 import os
 from dataclasses import dataclass, field
 
@@ -72,13 +73,27 @@ class DednTrainingArguments(TrainingArguments):
         balanced_batches (`bool`, *optional*, defaults to `True`):
             Whether each batch has one image each of different classes, as released for most data sets, see
             [`ClassBalancedSampler`].
+        backbone_learning_rate (`float`, *optional*):
+            Highest learning rate of a backbone that is trained along, on the schedule of all others. Its norms and
+            biases have no weight decay then. By default it is `learning_rate`.
+        random_crop_scale (`float`, *optional*):
+            Training images are flipped at random, and show a random part of this share of their area at least, see
+            [`RandomCrop`]. By default they are as in evaluation.
 
     Raises:
-        ValueError: If `bf16` is neither `True` nor `False`. Where there is no accelerator, it needs no `use_cpu`.
+        ValueError: If `backbone_learning_rate` is negative, or `random_crop_scale` is no share; if
+            `bf16` is neither `True` nor `False`. Where there is no accelerator, it needs no `use_cpu`.
     """
 
     balanced_batches: bool = field(
         default=True, metadata={"help": "Make batches of one image each of different classes."}
+    )
+    backbone_learning_rate: float | None = field(
+        default=None, metadata={"help": "Highest learning rate of a backbone that is trained along."}
+    )
+    random_crop_scale: float | None = field(
+        default=None,
+        metadata={"help": "Flip training images at random, and crop to this share of their area at least, as 0.5."},
     )
     output_dir: str | None = field(
         default=None, metadata={"help": "Where results go; outputs/<dataset> if not given."}
@@ -100,6 +115,13 @@ class DednTrainingArguments(TrainingArguments):
             # TrainingArguments would ask for it.
             self.use_cpu = self.use_cpu or not (torch.accelerator.is_available() or is_torch_xla_available())
         super().__post_init__()
+        if self.backbone_learning_rate is not None and not 0 <= self.backbone_learning_rate < math.inf:
+            raise ValueError(f"`backbone_learning_rate` must be 0 or more, but it is {self.backbone_learning_rate}.")
+        if self.random_crop_scale is not None and not 0 < self.random_crop_scale <= 1:
+            raise ValueError(
+                f"`random_crop_scale` is a share of an image's area, above 0 and up to 1, but it is "
+                f"{self.random_crop_scale}."
+            )
         # There is nothing to pin memory for, and torch would warn of it at every pass.
         if self.device.type == "cpu":
             self.dataloader_pin_memory = False

@@ -1,11 +1,13 @@
 """Data sets as the Trainer takes them: items with `labels` and either `feature_map` or `pixel_values`."""
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 
 import datasets
 import numpy as np
 import torch
+from PIL import Image, ImageOps
 from torch.utils.data import ConcatDataset, Subset
 
 from ..configuration_dedn import DednConfig
@@ -135,6 +137,56 @@ def _label_column(names: Sequence[str]) -> str | None:
     return next((name for name in ("labels", "label") if name in names), None)
 
 
+class RandomCrop:
+    """
+    A part of an image, resized to a square and flipped or not, as training wants it: another one in each epoch, and
+    the same for the same seed, epoch and image, whoever asks for it and after whatever.
+
+    The part is `scale` of the image's area at least, and from 3:4 to 4:3 in shape, for which a thin image loses more.
+
+    Args:
+        scale (`float`):
+            Smallest share of the image's area.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of the random numbers.
+    """
+
+    def __init__(self, scale: float, seed: int = 0):
+        self.scale, self.seed = scale, seed
+
+    def __call__(self, image: Image.Image, size: int, resample: int, epoch: int, image_id: int) -> Image.Image:
+        """
+        Args:
+            image (`PIL.Image.Image`):
+                The image.
+            size (`int`):
+                Side of the square in pixels.
+            resample (`int`):
+                How Pillow interpolates, such as 2 for bilinear.
+            epoch (`int`):
+                Epoch, from 0.
+            image_id (`int`):
+                Id of the image, 0 or more.
+
+        Returns:
+            `PIL.Image.Image`.
+        """
+        random = np.random.default_rng((self.seed, epoch, image_id))
+        width, height = image.size
+        area = width * height * random.uniform(self.scale, 1)
+        # As wide as high, or wider, in equal measure; the other side follows.
+        shape = math.exp(random.uniform(-1, 1) * math.log(4 / 3))
+        # What would be beyond an edge is kept within, and the other side makes up for it as far as it can.
+        crop_width = min(math.sqrt(area * shape), width)
+        crop_height = min(area / crop_width, crop_width * 4 / 3, height)
+        crop_width = min(area / crop_height, crop_height * 4 / 3, width)
+        left, top = random.uniform(0, width - crop_width), random.uniform(0, height - crop_height)
+        # Pillow refuses an edge that rounding has put beyond the image's.
+        box = (left, top, min(left + crop_width, width), min(top + crop_height, height))
+        image = image.resize((size, size), resample, box=box)
+        return ImageOps.mirror(image) if random.random() < 0.5 else image
+
+
 class PixelValueDataset(torch.utils.data.Dataset):
     """
     Images of one split, preprocessed when they are asked for.
@@ -148,9 +200,22 @@ class PixelValueDataset(torch.utils.data.Dataset):
             What turns an image into `pixel_values`.
         keep_in_memory (`bool`, *optional*, defaults to `False`):
             Whether to preprocess each image once only: for small data sets.
+        random_crop (`RandomCrop`, *optional*):
+            For training: what is seen of an image in each epoch, in place of the image processor's resizing and crop.
+
+    Raises:
+        ValueError: If there is a `random_crop`, and images are to be kept in memory or have negative ids.
     """
 
-    def __init__(self, images: datasets.Dataset, image_processor, keep_in_memory: bool = False):
+    def __init__(
+        self,
+        images: datasets.Dataset,
+        image_processor,
+        keep_in_memory: bool = False,
+        random_crop: RandomCrop | None = None,
+    ):
+        if random_crop is not None and keep_in_memory:
+            raise ValueError("Images that are cropped anew in each epoch cannot be kept: leave `keep_in_memory` out.")
         self.images = images.select_columns(["image"])
         if isinstance(self.images.features["image"], datasets.Image):  # what opens it is to be the one reader
             self.images = self.images.cast_column("image", datasets.Image(decode=False))
@@ -158,6 +223,17 @@ class PixelValueDataset(torch.utils.data.Dataset):
         self.labels = np.asarray(images["label"])
         self.image_ids = np.asarray(images["image_id"])
         self.kept = {} if keep_in_memory else None
+        if random_crop is not None and len(self.image_ids) and self.image_ids.min() < 0:
+            raise ValueError(
+                f"`random_crop` draws by image ids, which must be 0 or more, but there is {self.image_ids.min()}."
+            )
+        self.random_crop = random_crop
+        # Workers that stay from epoch to epoch see it change.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int):
+        """Makes random crops those of this epoch."""
+        self._epoch.fill_(epoch)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -177,7 +253,15 @@ class PixelValueDataset(torch.utils.data.Dataset):
 
     def _preprocess(self, indices: list[int]) -> torch.Tensor:
         images = [self._read(image) for image in self.images[indices]["image"]]
-        return self.image_processor(images, return_tensors="pt")["pixel_values"]
+        options = {}
+        if self.random_crop is not None:
+            size, resample = self.image_processor.crop_size["height"], self.image_processor.resample
+            epoch, options = self._epoch.item(), {"do_resize": False, "do_center_crop": False}
+            images = [
+                self.random_crop(image, size, resample, epoch, int(self.image_ids[index]))
+                for image, index in zip(images, indices, strict=True)
+            ]
+        return self.image_processor(images, return_tensors="pt", **options)["pixel_values"]
 
     def _read(self, image):
         try:
@@ -208,6 +292,11 @@ class ClassSubset(torch.utils.data.Dataset):
         if others:
             raise ValueError(f"There are images of classes {others}, which are not among the given {len(place)}.")
         self.labels = np.array([place[label] for label in dataset.labels.tolist()])
+
+    def set_epoch(self, epoch: int):
+        """Tells the data set the epoch, if it is one that has random crops."""
+        if hasattr(self.dataset, "set_epoch"):
+            self.dataset.set_epoch(epoch)
 
     def __len__(self) -> int:
         return len(self.dataset)

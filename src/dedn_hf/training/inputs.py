@@ -1,19 +1,24 @@
 """From a data set to what a model is trained on: stored feature maps, or images."""
 
+import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
 
 import datasets
 import numpy as np
 from torch.utils.data import Dataset
 from transformers import CLIPImageProcessorPil, PreTrainedModel
 
-from ..backbone_dedn import load_backbone
+from ..backbone_dedn import backbone_feature_map, load_backbone
 from ..data import GzslDataset
+from ..features.extraction import feature_map_shape, image_processor_of
 from ..features.store import FeatureMapStore, fingerprint_weights
-from .dataset import PixelValueDataset
+from .dataset import PixelValueDataset, RandomCrop
 from .run_folder import from_main
+from .warm_start import WarmStart
 
 
 @dataclass
@@ -30,9 +35,13 @@ class ModelInputs:
         config (`dict`, *optional*, defaults to `{}`):
             Fields of the model's [`DednConfig`], beside those that follow from the data set.
         backbone (`PreTrainedModel`, *optional*):
-            The frozen backbone that made the feature maps.
+            The frozen backbone that made the feature maps; or, of images, the pretrained one that is trained along.
         source (`dict`, *optional*, defaults to `{}`):
             What the inputs come from, for `results.json`.
+        make_cropped (`Callable`, *optional*):
+            As `make`, with a [`RandomCrop`] for a second argument, for training on images.
+        warm_start (`WarmStart`, *optional*):
+            What training begins with.
     """
 
     make: Callable[[datasets.Dataset], Dataset]
@@ -40,6 +49,8 @@ class ModelInputs:
     config: dict = field(default_factory=dict)
     backbone: PreTrainedModel | None = None
     source: dict = field(default_factory=dict)
+    make_cropped: Callable[[datasets.Dataset, RandomCrop], Dataset] | None = None
+    warm_start: WarmStart | None = None
 
 
 def prepare_inputs(
@@ -47,9 +58,11 @@ def prepare_inputs(
     feature_maps: str | None = None,
     backbone: str | None = None,
     config: dict | None = None,
+    init_from: str | None = None,
 ) -> ModelInputs:
     """
-    Stored feature maps, or images for a model with a backbone that is trained along.
+    Stored feature maps, or images for a model with a backbone that is trained along: a pretrained one
+    (`freeze_backbone=False` in the config), or a new one (`backbone_config`).
 
     Args:
         dataset (`GzslDataset`):
@@ -57,16 +70,33 @@ def prepare_inputs(
         feature_maps (`str`, *optional*):
             Folder of a [`FeatureMapStore`] of its images.
         backbone (`str`, *optional*):
-            Folder or id of the backbone that made the feature maps, for a model that takes images after training.
+            Folder or id of the backbone that made the feature maps, for a model that takes images after training; or
+            of the one that is trained along.
         config (`dict`, *optional*):
-            Fields of the model's config, such as `model` of a [`Recipe`]. Without feature maps it must have a
-            `backbone_config`.
+            Fields of the model's config, such as `model` of a [`Recipe`]. Without feature maps it must have
+            `freeze_backbone=False`.
+        init_from (`str`, *optional*):
+            For a pretrained backbone that is trained along: output folder of a finished run on its feature maps, with
+            whose models training begins and whose image size it has, see [`WarmStart`].
 
     Raises:
         ValueError: If there are neither, or they do not belong together; names the difference. So it does images that
             have changed since the store was made of them.
     """
     config = dict(config or {})
+    trains_pretrained = config.get("backbone_config") is None and config.get("freeze_backbone") is False
+    if trains_pretrained and feature_maps is not None:
+        raise ValueError(
+            "A backbone that is trained along (`freeze_backbone: false` in the recipe) takes images, which stored "
+            "feature maps are made of once: leave --feature_maps out, or take the recipe of a frozen backbone."
+        )
+    if trains_pretrained:
+        return _prepare_images(dataset, backbone, config, init_from)
+    if init_from is not None:
+        raise ValueError(
+            "--init_from is what fine-tuning of a pretrained backbone begins with, such as by --recipe cub_finetune: "
+            "leave it out, or take such a recipe."
+        )
     if feature_maps is None:
         if config.get("backbone_config") is None or backbone is not None:
             raise ValueError(
@@ -83,7 +113,12 @@ def prepare_inputs(
         processor = CLIPImageProcessorPil(
             size={"shortest_edge": size}, crop_size=size, resample=2, image_mean=half, image_std=half
         )
-        return ModelInputs(lambda images: PixelValueDataset(images, processor, keep_in_memory=True), processor, config)
+        return ModelInputs(
+            lambda images: PixelValueDataset(images, processor, keep_in_memory=True),
+            processor,
+            config,
+            make_cropped=lambda images, crop: PixelValueDataset(images, processor, random_crop=crop),
+        )
 
     store = FeatureMapStore(feature_maps)
     store.require(dataset=dataset.name, class_names=dataset.class_names)
@@ -118,6 +153,38 @@ def prepare_inputs(
         inputs.backbone = load_backbone(backbone)
         store.require(backbone_sha256=fingerprint_weights(inputs.backbone))
     return inputs
+
+
+def _prepare_images(dataset, backbone, config, init_from) -> ModelInputs:
+    """Images for a pretrained backbone that is trained along."""
+    if backbone is None or init_from is None:
+        raise ValueError(
+            "The recipe trains a pretrained backbone along (`freeze_backbone: false`): name it with --backbone, and "
+            "with --init_from the output folder of a finished run on its feature maps, with whose models training "
+            "begins."
+        )
+    warm_start, model = WarmStart(init_from), load_backbone(backbone)
+    source = {
+        "backbone": Path(backbone).resolve().name if Path(backbone).is_dir() else backbone,
+        "backbone_sha256": fingerprint_weights(model),
+        "image_size": warm_start.results["settings"].get("image_size"),
+        "init_from_sha256": warm_start.sha256,
+    }
+    warm_start.require(dataset, source["backbone_sha256"])
+    image_size = source["image_size"]
+    processor = image_processor_of(backbone, image_size)
+    channels, height, _ = feature_map_shape(partial(backbone_feature_map, model), image_size, source["backbone"])
+    backbone_config = copy.deepcopy(model.config)
+    backbone_config._name_or_path = ""  # which may be a path of this machine
+    return ModelInputs(
+        lambda images: PixelValueDataset(images, processor),
+        processor,
+        config | {"backbone_config": backbone_config, "feature_channels": channels, "grid_size": height},
+        backbone=model,
+        source=source,
+        make_cropped=lambda images, crop: PixelValueDataset(images, processor, random_crop=crop),
+        warm_start=warm_start,
+    )
 
 
 def _tell_removed(store: FeatureMapStore, dataset: GzslDataset, images: datasets.Dataset):

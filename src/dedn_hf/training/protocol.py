@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import hashlib
 import math
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -31,7 +32,7 @@ from ..precision import check_bf16
 from ..results import provenance
 from .arguments import CONFIG_SETTINGS, DednTrainingArguments
 from .bf16 import settle_bf16
-from .dataset import ClassSubset
+from .dataset import ClassSubset, RandomCrop
 from .inputs import ModelInputs
 from .run_folder import copy_model, finish_run, from_main, last_checkpoint, move_files, remove_run, start_run
 from .trainer import DednTrainer
@@ -50,6 +51,8 @@ _RECORDED_ARGUMENTS = (
     "lr_scheduler_type",
     "warmup_steps",
     "max_grad_norm",
+    "backbone_learning_rate",
+    "random_crop_scale",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
     "num_train_epochs",
@@ -63,6 +66,7 @@ _RECORDED_SETTINGS = (
     "region_value_rank",
     "region_value_std",
     "freeze_backbone",
+    "freeze_batch_norm",
     "feature_channels",
     "grid_size",
     "word_vector_size",
@@ -181,7 +185,8 @@ def run_protocol(
     Raises:
         ValueError: If there is no such protocol, the data set lacks a split for it or a seen class has no image to be
             trained or validated on, a seed occurs twice, `output_dir` holds a run with other settings, or is not to be
-            deleted; or `bf16` is something else.
+            deleted; if feature maps are to be cropped, or `inputs.warm_start` has no model for a stage; or `bf16` is
+            something else.
     """
     if protocol not in PROTOCOLS:
         raise ValueError(f"There is no protocol {protocol!r}; choose one of {', '.join(PROTOCOLS)}.")
@@ -196,6 +201,7 @@ def run_protocol(
             f"in {', '.join(empty)}. Put classes or images there, or choose the other protocol."
         )
     _check_classes(protocol, dataset, inputs)
+    _check_beginning(protocol, dataset, inputs, args, seeds)
     request = describe_run(protocol, dataset, inputs, args)
     # Here, because it fails where the package is not installed.
     origin = provenance()
@@ -261,6 +267,35 @@ def _check_classes(protocol: str, dataset: GzslDataset, inputs: ModelInputs):
         )
 
 
+def _check_beginning(protocol, dataset, inputs, args, seeds):
+    """What training begins with, and what it is to do with images, before hours of it."""
+    if args.random_crop_scale is not None and inputs.make_cropped is None:
+        raise ValueError(
+            f"`random_crop_scale` is {args.random_crop_scale}, but stored feature maps are of whole images: leave it "
+            "out, or train on images."
+        )
+    if args.backbone_learning_rate is not None and inputs.config.get("freeze_backbone", True):
+        raise ValueError(
+            f"`backbone_learning_rate` is {args.backbone_learning_rate}, but no backbone is trained: leave it out, or "
+            "train one along (`freeze_backbone: false`), such as by --recipe cub_finetune."
+        )
+    start = inputs.warm_start
+    if start is None:
+        return
+    output_dir, run = Path(args.output_dir).resolve(), start.folder.resolve()
+    if output_dir.is_relative_to(run) or run.is_relative_to(output_dir):
+        raise ValueError(
+            f"The run that training begins with, {start.folder}, and the output folder {args.output_dir} are one, or "
+            "one lies in the other: choose another --output_dir."
+        )
+    seen = set(dataset.seen_class_ids)
+    stages = {"validation": [seen - set(dataset.validation_class_ids)], "reference": [seen]}
+    stages["validated"] = stages["validation"] + stages["reference"]
+    for seed in seeds:
+        for class_ids in stages[protocol]:
+            start.find([dataset.class_names[class_id] for class_id in class_ids], seed, protocol)
+
+
 class _Run:
     """One seed of a protocol."""
 
@@ -270,9 +305,11 @@ class _Run:
         self.all_class_ids = list(range(len(dataset.class_names)))
 
     def run(self, protocol: str) -> dict:
+        self.protocol = protocol
         if protocol == "validation":
             figures, history = self._choose()
             if self.args.should_save:
+                self._keep_choice(history)
                 write_json(self.folder / "training_log.json", {"choose": history})
             return figures
         if protocol == "validated":
@@ -295,13 +332,13 @@ class _Run:
         chooser = self._trainer(
             "choose",
             model,
-            train_dataset=self._examples(["train"], class_ids),
+            train_dataset=self._examples(["train"], class_ids, training=True),
             eval_dataset=self._examples(["validation_seen", "validation_unseen"], class_ids),
             compute_metrics=choose,
             eval_strategy="epoch",
         )
         self._train(chooser, keep="expert_scores")
-        best = _best_epoch(chooser)
+        best = _best_epoch(chooser.state.log_history)
         chosen = {name: best[f"eval_{name}"] for name in ("region_mix", "coarse_mix", "calibration")}
         figures = {
             # Whole epochs, also where `max_steps` ends training within one.
@@ -317,7 +354,7 @@ class _Run:
         trainer = self._trainer(
             "final",
             self._model(self.all_class_ids, self.dataset.unseen_class_ids),
-            train_dataset=self._examples(["trainval"], self.all_class_ids),
+            train_dataset=self._examples(["trainval"], self.all_class_ids, training=True),
             callbacks=[_StopAfterEpoch(epochs)],
         )
         self._train(trainer, last_epoch=epochs)
@@ -332,7 +369,7 @@ class _Run:
         trainer = self._trainer(
             "final",
             self._model(self.all_class_ids, self.dataset.unseen_class_ids),
-            train_dataset=self._examples(["trainval"], self.all_class_ids),
+            train_dataset=self._examples(["trainval"], self.all_class_ids, training=True),
             eval_dataset=self._examples(["test_seen", "test_unseen"], self.all_class_ids),
             eval_strategy="epoch",
             load_best_model_at_end=True,
@@ -341,18 +378,25 @@ class _Run:
         self._calibrate_attributes(trainer)
         test = self._test(trainer)
         self._save(trainer, final=trainer.state.log_history)
-        epochs = math.ceil(_best_epoch(trainer)["epoch"])
+        epochs = math.ceil(_best_epoch(trainer.state.log_history)["epoch"])
         return {"chosen": {"epochs": epochs, "on": "the test set, as released"}, "test": test}
 
     def _model(self, class_ids, unseen_class_ids) -> DednModel:
         set_seed(self.seed)
         model = build_model(self.dataset, class_ids, unseen_class_ids, **self.inputs.config)
+        if model.backbone is not None and self.inputs.backbone is not None:
+            model.backbone.load_state_dict(self.inputs.backbone.state_dict())
+        if self.inputs.warm_start is not None:
+            self.inputs.warm_start.initialize(model, self.seed, self.protocol)
         if self.prepare_model is not None:
             self.prepare_model(model)
         return model
 
-    def _examples(self, splits, class_ids) -> ClassSubset:
+    def _examples(self, splits, class_ids, training: bool = False) -> ClassSubset:
         images = datasets.concatenate_datasets([self.dataset.splits[split] for split in splits])
+        scale = self.args.random_crop_scale
+        if training and scale is not None:
+            return ClassSubset(self.inputs.make_cropped(images, RandomCrop(scale, self.seed)), class_ids)
         return ClassSubset(self.inputs.make(images), class_ids)
 
     def _trainer(self, stage: str, model: DednModel, **kwargs) -> DednTrainer:
@@ -414,7 +458,7 @@ class _Run:
         if not self.args.should_save:
             return
         model = trainer.accelerator.unwrap_model(trainer.model)
-        if self.inputs.backbone is not None:
+        if self.inputs.backbone is not None and model.backbone is None:
             model.set_backbone(self.inputs.backbone)
         temporary = self.folder / "unfinished" / "model"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -422,7 +466,23 @@ class _Run:
         if self.inputs.image_processor is not None:
             self.inputs.image_processor.save_pretrained(temporary)
         write_json(temporary / "training_log.json", histories)
+        if "choose" in histories:
+            self._keep_choice(histories["choose"])
         move_files(temporary, self.folder)
+
+    def _keep_choice(self, history: list[dict]):
+        """
+        Keeps in `choose/` the model that has not seen the validation classes, of its best epoch: what fine-tuning may
+        begin with where it chooses on these classes again.
+        """
+        best = _best_epoch(history)
+        temporary, folder = self.folder / "unfinished" / "choice", self.folder / "choose"
+        for old in (temporary, folder):
+            shutil.rmtree(old, ignore_errors=True)
+        temporary.mkdir()
+        for name in ("config.json", "model.safetensors"):
+            shutil.copy2(self.folder / "unfinished" / "choose" / f"checkpoint-{best['step']}" / name, temporary)
+        os.replace(temporary, folder)
 
 
 def _ignored_but(trainer: DednTrainer, kept: str | None) -> list[str]:
@@ -430,9 +490,8 @@ def _ignored_but(trainer: DednTrainer, kept: str | None) -> list[str]:
     return [name for name in trainer.model.config.keys_to_ignore_at_inference if name != kept]
 
 
-def _best_epoch(trainer: DednTrainer) -> dict:
-    history = [entry for entry in trainer.state.log_history if "eval_H" in entry]
-    return max(history, key=lambda entry: entry["eval_H"])
+def _best_epoch(history: list[dict]) -> dict:
+    return max((entry for entry in history if "eval_H" in entry), key=lambda entry: entry["eval_H"])
 
 
 def mean_and_std(runs: list[dict]) -> dict:

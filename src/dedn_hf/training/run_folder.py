@@ -77,7 +77,7 @@ def move_files(source: Path, target: Path):
 
 def copy_model(source: Path, folder: Path):
     """Copies the model of a finished run into another run's folder, beside its other files."""
-    files = [file for file in source.iterdir() if file.name != "results.json"]
+    files = [file for file in source.iterdir() if file.is_file() and file.name != "results.json"]
     temporary = folder / "unfinished" / "model"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()

@@ -36,12 +36,15 @@ _NOT_SHOWN = ("epoch", "grad_norm", "total_flos", "runtime", "samples_per_second
 
 class _SetEpoch(TrainerCallback):
     """
-    Tells the sampler the epoch. The Trainer does so itself, except where several ranks go on in the middle of an
-    epoch: what accelerate then puts around the sampler hides it, and it would draw the first epoch again.
+    Tells the sampler and a data set with random crops the epoch. The Trainer does so itself, except where several
+    ranks go on in the middle of an epoch: what accelerate then puts around the sampler hides it, and it would draw the
+    first epoch again. A data set it does not tell either where there are several ranks.
     """
 
     def on_epoch_begin(self, args, state, control, train_dataloader=None, **kwargs):
         train_dataloader.set_epoch(int(state.epoch))
+        if hasattr(train_dataloader.dataset, "set_epoch"):
+            train_dataloader.dataset.set_epoch(int(state.epoch))
 
 
 class _LossParts:
@@ -233,6 +236,31 @@ class DednTrainer(Trainer):
             self._train_batch_size * self.args.gradient_accumulation_steps * self.accelerator.num_processes
         )
         return ClassBalancedSampler(labels, global_batch_size, seed=self.args.seed)
+
+    def create_optimizer(self, model=None):
+        rate, is_new = getattr(self.args, "backbone_learning_rate", None), self.optimizer is None
+        super().create_optimizer(model)
+        if rate is None or not is_new:
+            return self.optimizer
+        backbone = self.accelerator.unwrap_model(self.model if model is None else model).backbone
+        trained = set() if backbone is None else {p for p in backbone.parameters() if p.requires_grad}
+        if not trained:
+            raise ValueError(
+                f"`backbone_learning_rate` is {rate}, but the model has {'no' if backbone is None else 'a frozen'} "
+                "backbone: leave it out, or train a backbone along (`freeze_backbone=False`)."
+            )
+        groups = []
+        for group in self.optimizer.param_groups:
+            of_backbone = [parameter for parameter in group["params"] if parameter in trained]
+            # Norms have one dimension; by the Trainer's names, batch norms are none. The rate of the first is logged.
+            parts = (
+                ([p for p in group["params"] if p not in trained], {}),
+                ([p for p in of_backbone if p.ndim > 1], {"lr": rate}),
+                ([p for p in of_backbone if p.ndim <= 1], {"lr": rate, "weight_decay": 0.0}),
+            )
+            groups += [{**group, "params": parameters, **changes} for parameters, changes in parts if parameters]
+        self.optimizer.param_groups[:] = groups
+        return self.optimizer
 
     def _get_dataloader(self, *args, is_training: bool = False, **kwargs):
         # The Trainer would drop the last images of an evaluation, too.
