@@ -13,10 +13,10 @@ import pytest
 from command_line import CommandFailed
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from synthetic_model import SYNTHETIC_MODEL
 
 from dedn_hf import __version__
 from dedn_hf.cli import COMMANDS, main
-from dedn_hf.registration import DEFAULT_MODEL
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "datasets", "numpy", "matplotlib")
@@ -145,7 +145,7 @@ def test_a_closed_pipe_is_quiet(command, unbuffered):
 def test_weights_that_a_file_lacks_are_not_drawn(dedn, arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (96, 96)).save("bird.png")
-    shutil.copytree(DEFAULT_MODEL, "model")
+    shutil.copytree(SYNTHETIC_MODEL, "model")
     state = load_file("model/model.safetensors")
     del state["coarse_expert.heads.0.word_vectors"]
     save_file(state, "model/model.safetensors", metadata={"format": "pt"})
