@@ -10,12 +10,14 @@ import torch
 from accelerate import cpu_offload, disk_offload
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
+from real_data import DATA_DIR
 from synthetic_model import SYNTHETIC_MODEL
 from tiny_model import make_tiny_config, make_tiny_model
 from transformers import AutoModel, CLIPImageProcessorPil, ResNetConfig, pipeline
 
 from dedn_hf import DednModel, load_gzsl_dataset
 from dedn_hf.evaluation import gzsl_metrics
+from dedn_hf.registration import DEFAULT_MODEL
 
 MATRICES = ["region_value", "region_value_out", "region_weight", "channel_value", "channel_weight"]
 LABELS = torch.tensor([0, 3, 1, 0])
@@ -183,8 +185,8 @@ def birds():
 
 
 @torch.no_grad()
-def score(model, pixel_values):
-    return torch.cat([model(batch.to(model.dtype)).logits.float() for batch in pixel_values.split(100)])
+def score(model, pixel_values, batch_size=100):
+    return torch.cat([model(batch.to(model.dtype)).logits.float() for batch in pixel_values.split(batch_size)])
 
 
 @pytest.fixture(scope="module")
@@ -279,3 +281,54 @@ def test_other_ways_in_float32(way, birds, float_scores, tmp_path):
         scores = score(model.double(), pixel_values)
     assert torch.equal(scores.argmax(dim=1), expected.argmax(dim=1))
     torch.testing.assert_close(scores.float(), expected, atol=1e-4, rtol=1e-4)
+
+
+# The same of the model in the box, on photographs
+
+
+@pytest.fixture(scope="module")
+def photos():
+    """Two photos of each unseen class of CUB, ready for the model in the box, and their classes."""
+    from transformers import AutoImageProcessor
+
+    if not DATA_DIR.is_dir():
+        pytest.skip(f"CUB is not in {DATA_DIR}")
+    split = load_gzsl_dataset("cub", DATA_DIR, word_vectors="random").splits["test_unseen"]
+    labels = np.array(split["label"])
+    chosen = np.concatenate([np.flatnonzero(labels == label)[:2] for label in np.unique(labels)])
+    processor = AutoImageProcessor.from_pretrained(DEFAULT_MODEL)
+    images = [image.convert("RGB") for image in split.select(chosen)["image"]]
+    return processor(images=images, return_tensors="pt")["pixel_values"], labels[chosen]
+
+
+@pytest.fixture(scope="module")
+def photo_scores(photos):
+    return score(AutoModel.from_pretrained(DEFAULT_MODEL), photos[0], batch_size=10)
+
+
+def _unseen_accuracy(scores, labels):
+    """Among unseen classes, over images; the labels of CUB are the model's."""
+    seen = AutoModel.from_pretrained(DEFAULT_MODEL).config.seen_class_ids
+    among_unseen = scores.index_fill(1, torch.tensor(seen), -float("inf"))
+    return 100 * (among_unseen.argmax(dim=1).numpy() == labels).mean()
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@pytest.mark.parametrize("way", ["float16", "bfloat16", "int8"])
+def test_the_model_in_the_box_in_lower_precision(way, photos, photo_scores, tmp_path):
+    if way == "int8":
+        model = AutoModel.from_pretrained(DEFAULT_MODEL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            model = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+        with torch.no_grad():
+            scores = torch.cat([model(batch).logits for batch in photos[0].split(10)])
+    else:
+        model = AutoModel.from_pretrained(DEFAULT_MODEL, dtype=getattr(torch, way))
+        model.save_pretrained(tmp_path)
+        assert (tmp_path / "model.safetensors").stat().st_size <= 30e6
+        scores = score(AutoModel.from_pretrained(tmp_path), photos[0], batch_size=10)
+    assert 0 < (scores - photo_scores).abs().max() < 2
+    assert (scores.argmax(dim=1) != photo_scores.argmax(dim=1)).float().mean() <= 0.1
+    assert abs(_unseen_accuracy(scores, photos[1]) - _unseen_accuracy(photo_scores, photos[1])) <= 3

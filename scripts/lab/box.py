@@ -12,6 +12,7 @@ last step is `dedn evaluate` on CUB's test images, ten minutes on two cores, int
 import argparse
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -170,7 +171,9 @@ def make_box(trained: Path, dataset, target: Path) -> dict:
         "images": len(examples),
         "differences": stored,
     }
-    return results | {"box": box}
+    # Where it lay beside the folder of the run says nothing: a path that leads out of there is its last name.
+    command = re.sub(r"(?<=\s)(\.\./)+(\S+/)?", "", results["command"])
+    return results | {"command": command, "box": box}
 
 
 def evaluate_box(data_dir: Path) -> dict:
@@ -199,8 +202,12 @@ def main(arguments: list[str] | None = None):
         print(f"{name}: class scores differ by {difference['largest']:.2g} at most")
     print(f"{DEFAULT_MODEL}: {results['box']['bytes'] / 1e6:.1f} MB in {results['box']['dtype']}")
     folder = render_model_cards.MODEL_CARDS / "results"
+    evaluation_file = folder / f"{NAME}_evaluation.json"
+    # Of other weights, should this be interrupted.
+    evaluation_file.unlink(missing_ok=True)
     write_json(folder / f"{NAME}.json", results)
-    write_json(folder / f"{NAME}_evaluation.json", evaluate_box(args.data_dir))
+    render_model_cards.main([])
+    write_json(evaluation_file, evaluate_box(args.data_dir))
     render_model_cards.main([])
 
 

@@ -22,7 +22,12 @@ MODEL_CARDS = Path(__file__).resolve().parents[2] / "model_cards"
 MIN_CLASSES = 4
 # Name of the card's file after "dedn-", which is also that of its results -> arguments of render_model_card.
 CARDS = {
-    "cub": {"dataset": "cub", "base_model": "google/mobilenet_v2_1.0_224"},
+    "cub": {"dataset": "cub", "base_model": "timm/tf_efficientnet_lite2.in1k"},  # the one in the box
+    "cub-7x7": {
+        "dataset": "cub",
+        "base_model": "google/mobilenet_v2_1.0_224",
+        "repo_id": "your-namespace/dedn-cub-7x7",
+    },
     "cub-14x14": {
         "dataset": "cub",
         "base_model": "google/mobilenet_v2_1.0_224",

@@ -52,7 +52,9 @@ def of_synthetic_birds(monkeypatch, dataset, tmp_path):
 @pytest.fixture
 def trained(tmp_path):
     folder = shutil.copytree(SYNTHETIC_MODEL, tmp_path / "trained")
-    shutil.copy(RESULTS, folder / "results.json")
+    command = "dedn train --data_dir ../../some/data --feature_maps ../store --output_dir outputs/birds"
+    results = json.loads(RESULTS.read_text()) | {"command": command}
+    (folder / "results.json").write_text(json.dumps(results))
     return folder
 
 
@@ -67,6 +69,7 @@ def test_weights_are_halved_and_loaded_whole(trained, dataset, tmp_path):
     differences = results["box"]["differences"]
     assert 0 < differences["float16"]["largest"] < differences["bfloat16"]["largest"]
     assert results["test"] == json.loads(RESULTS.read_text())["test"]
+    assert results["command"] == "dedn train --data_dir data --feature_maps store --output_dir outputs/birds"
 
     assert json.loads((tmp_path / "box" / "config.json").read_text())["dtype"] == "float32"
     for options in ({}, {"dtype": "auto"}):
@@ -163,9 +166,21 @@ def test_other_classes_and_too_many_bytes_are_refused(trained, dataset, tmp_path
     assert not (tmp_path / "box").exists()
 
 
+def interrupt(data_dir):
+    raise KeyboardInterrupt
+
+
 def test_one_command_fills_in_the_card(trained, tmp_path, monkeypatch, capsys):
     (tmp_path / "model_cards" / "results").mkdir(parents=True)
     monkeypatch.setattr(render_model_cards, "MODEL_CARDS", tmp_path / "model_cards")
+    evaluation_file = tmp_path / "model_cards" / "results" / "synthetic-birds_evaluation.json"
+    evaluation_file.write_text("of other weights")
+    monkeypatch.setattr(box, "evaluate_box", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        box.main([str(trained), "--data_dir", "data"])
+    assert not evaluation_file.exists()
+    assert "in the box" not in (tmp_path / "model_cards" / "dedn-synthetic-birds.md").read_text()
+
     monkeypatch.setattr(box, "evaluate_box", lambda data_dir: copy.deepcopy(EVALUATION))
     box.main([str(trained), "--data_dir", "data"])
     assert "1.0 MB in float16" in capsys.readouterr().out
