@@ -6,20 +6,18 @@ TORCH ?= torch==2.13.0
 BIN = .venv/bin
 OUTPUT = outputs/synthetic_birds
 
-.PHONY: demo default-model test test-all test-timm lint format clean
+.PHONY: demo test test-all test-timm lint format clean
 
+# With PHOTO=photo.jpg the last lines name the bird of a photo, too, by the model that comes with the package.
 demo: .venv/installed
+	@test -z '$(PHOTO)' || test -f '$(PHOTO)' || { echo 'error: there is no photo PHOTO=$(PHOTO)' >&2; exit 2; }
 	$(BIN)/dedn train --output_dir $(OUTPUT) --overwrite_output_dir
 	$(BIN)/dedn evaluate --model $(OUTPUT) --dataset synthetic_birds --output_dir $(OUTPUT)/evaluation
 	$(BIN)/dedn explain --model $(OUTPUT) --dataset synthetic_birds --split test_unseen --index 200 \
 		--output $(OUTPUT)/evaluation/explanation.png
-
-# The demo's model becomes the one that travels with the package, and its figures those of its card.
-default-model: demo
-	cp $(OUTPUT)/config.json $(OUTPUT)/model.safetensors $(OUTPUT)/preprocessor_config.json src/dedn_hf/default_model/
-	cp $(OUTPUT)/results.json model_cards/results/synthetic-birds.json
-	cp $(OUTPUT)/evaluation/explanation.png docs/explanation.png
-	$(BIN)/python scripts/lab/render_model_cards.py
+	@echo
+	@if test -n '$(PHOTO)'; then $(BIN)/dedn predict '$(PHOTO)' --attributes 5; \
+	else echo 'And a bird on a photo of yours: $(BIN)/dedn predict photo.jpg, or make demo PHOTO=photo.jpg'; fi
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto

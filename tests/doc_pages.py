@@ -17,9 +17,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
+from synthetic_model import SYNTHETIC_MODEL
 from transformers import CLIPImageProcessorPil, ResNetConfig, ResNetModel
 
-import dedn_hf
 from dedn_hf import DednModel
 from dedn_hf.data.synthetic_birds import TRAIT_VALUES, draw_bird
 
@@ -103,9 +103,9 @@ def prepare_folder(folder: Path):
         for name, traits in GARDEN.items():
             draw(folder / "my_folder" / "images" / name / f"{seed}.png", seed, **traits)
 
-    default, model = Path(dedn_hf.__file__).with_name("default_model"), folder / "outputs" / "synthetic_birds"
-    DednModel.from_pretrained(default).save_pretrained(model)
-    CLIPImageProcessorPil.from_pretrained(default).save_pretrained(model)
+    model = folder / "outputs" / "synthetic_birds"
+    DednModel.from_pretrained(SYNTHETIC_MODEL).save_pretrained(model)
+    CLIPImageProcessorPil.from_pretrained(SYNTHETIC_MODEL).save_pretrained(model)
     card = (ROOT / "model_cards" / "dedn-synthetic-birds.md").read_text(encoding="utf-8")
     (model / "README.md").write_text(card, encoding="utf-8")
 

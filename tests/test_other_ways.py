@@ -10,6 +10,8 @@ import torch
 from accelerate import cpu_offload, disk_offload
 from peft import LoraConfig, PeftModel, get_peft_model
 from PIL import Image
+from real_data import DATA_DIR
+from synthetic_model import SYNTHETIC_MODEL
 from tiny_model import make_tiny_config, make_tiny_model
 from transformers import AutoModel, CLIPImageProcessorPil, ResNetConfig, pipeline
 
@@ -172,10 +174,10 @@ def test_offloaded_buffers(model, pixel_values):
 
 @pytest.fixture(scope="module")
 def birds():
-    """All 1,700 test images of the synthetic birds, ready for the default model, and their classes."""
+    """All 1,700 test images of the synthetic birds, ready for their model, and their classes."""
     from transformers import AutoImageProcessor
 
-    processor = AutoImageProcessor.from_pretrained(DEFAULT_MODEL)
+    processor = AutoImageProcessor.from_pretrained(SYNTHETIC_MODEL)
     splits = load_gzsl_dataset("synthetic_birds").splits
     splits = [splits["test_unseen"], splits["test_seen"]]
     pixel_values = [processor(images=list(split["image"]), return_tensors="pt")["pixel_values"] for split in splits]
@@ -183,22 +185,22 @@ def birds():
 
 
 @torch.no_grad()
-def score(model, pixel_values):
-    return torch.cat([model(batch.to(model.dtype)).logits.float() for batch in pixel_values.split(100)])
+def score(model, pixel_values, batch_size=100):
+    return torch.cat([model(batch.to(model.dtype)).logits.float() for batch in pixel_values.split(batch_size)])
 
 
 @pytest.fixture(scope="module")
-def default_scores(birds):
-    return score(AutoModel.from_pretrained(DEFAULT_MODEL), birds[0])
+def float_scores(birds):
+    return score(AutoModel.from_pretrained(SYNTHETIC_MODEL), birds[0])
 
 
 def _t1(scores, labels):
-    return gzsl_metrics(scores.numpy(), labels, AutoModel.from_pretrained(DEFAULT_MODEL).config.seen_class_ids)["T1"]
+    return gzsl_metrics(scores.numpy(), labels, AutoModel.from_pretrained(SYNTHETIC_MODEL).config.seen_class_ids)["T1"]
 
 
 @pytest.mark.slow
-def test_dynamic_quantisation_shrinks_the_file_and_keeps_t1(birds, default_scores, tmp_path):
-    model = AutoModel.from_pretrained(DEFAULT_MODEL)
+def test_dynamic_quantisation_shrinks_the_file_and_keeps_t1(birds, float_scores, tmp_path):
+    model = AutoModel.from_pretrained(SYNTHETIC_MODEL)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # upstream's, which names torchao
         quantized = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
@@ -208,8 +210,8 @@ def test_dynamic_quantisation_shrinks_the_file_and_keeps_t1(birds, default_score
     saved = (tmp_path / "model.pt").stat().st_size - (tmp_path / "quantized.pt").stat().st_size
     assert saved > 0.6 * 4 * experts
     scores = score(quantized, birds[0])
-    assert 0 < (scores - default_scores).abs().max() < 0.5
-    assert abs(_t1(scores, birds[1]) - _t1(default_scores, birds[1])) <= 2
+    assert 0 < (scores - float_scores).abs().max() < 0.5
+    assert abs(_t1(scores, birds[1]) - _t1(float_scores, birds[1])) <= 2
 
 
 def _check_top_classes(scores, expected, labels, exact: bool):
@@ -228,11 +230,11 @@ def _check_top_classes(scores, expected, labels, exact: bool):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision(dtype, birds, default_scores, tmp_path):
-    halved = AutoModel.from_pretrained(DEFAULT_MODEL, dtype=dtype)
-    _check_top_classes(score(halved, birds[0]), default_scores, birds[1], exact=False)
+def test_half_precision(dtype, birds, float_scores, tmp_path):
+    halved = AutoModel.from_pretrained(SYNTHETIC_MODEL, dtype=dtype)
+    _check_top_classes(score(halved, birds[0]), float_scores, birds[1], exact=False)
     halved.save_pretrained(tmp_path)
-    size, whole = (folder / "model.safetensors" for folder in (tmp_path, DEFAULT_MODEL))
+    size, whole = (folder / "model.safetensors" for folder in (tmp_path, SYNTHETIC_MODEL))
     assert size.stat().st_size < 0.55 * whole.stat().st_size
     again = AutoModel.from_pretrained(tmp_path)
     assert again.dtype == dtype
@@ -241,21 +243,21 @@ def test_half_precision(dtype, birds, default_scores, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_autocast(dtype, birds, default_scores):
-    model = AutoModel.from_pretrained(DEFAULT_MODEL)
+def test_autocast(dtype, birds, float_scores):
+    model = AutoModel.from_pretrained(SYNTHETIC_MODEL)
     with torch.autocast("cpu", dtype):
         scores = score(model, birds[0])
-    _check_top_classes(scores, default_scores, birds[1], exact=False)
+    _check_top_classes(scores, float_scores, birds[1], exact=False)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", ["eager", "one by one", "compiled", "exported", "eager exported", "onnx", "double"])
-def test_other_ways_in_float32(way, birds, default_scores, tmp_path):
-    model = AutoModel.from_pretrained(DEFAULT_MODEL)
+def test_other_ways_in_float32(way, birds, float_scores, tmp_path):
+    model = AutoModel.from_pretrained(SYNTHETIC_MODEL)
     pixel_values = birds[0][torch.arange(200) * len(birds[0]) // 200]
-    expected = default_scores[torch.arange(200) * len(birds[0]) // 200]
+    expected = float_scores[torch.arange(200) * len(birds[0]) // 200]
     if way == "eager":
-        scores = score(AutoModel.from_pretrained(DEFAULT_MODEL, attn_implementation="eager"), pixel_values)
+        scores = score(AutoModel.from_pretrained(SYNTHETIC_MODEL, attn_implementation="eager"), pixel_values)
     elif way == "one by one":
         scores = torch.cat([score(model, image[None]) for image in pixel_values])
     elif way == "compiled":
@@ -279,3 +281,54 @@ def test_other_ways_in_float32(way, birds, default_scores, tmp_path):
         scores = score(model.double(), pixel_values)
     assert torch.equal(scores.argmax(dim=1), expected.argmax(dim=1))
     torch.testing.assert_close(scores.float(), expected, atol=1e-4, rtol=1e-4)
+
+
+# The same of the model in the box, on photographs
+
+
+@pytest.fixture(scope="module")
+def photos():
+    """Two photos of each unseen class of CUB, ready for the model in the box, and their classes."""
+    from transformers import AutoImageProcessor
+
+    if not DATA_DIR.is_dir():
+        pytest.skip(f"CUB is not in {DATA_DIR}")
+    split = load_gzsl_dataset("cub", DATA_DIR, word_vectors="random").splits["test_unseen"]
+    labels = np.array(split["label"])
+    chosen = np.concatenate([np.flatnonzero(labels == label)[:2] for label in np.unique(labels)])
+    processor = AutoImageProcessor.from_pretrained(DEFAULT_MODEL)
+    images = [image.convert("RGB") for image in split.select(chosen)["image"]]
+    return processor(images=images, return_tensors="pt")["pixel_values"], labels[chosen]
+
+
+@pytest.fixture(scope="module")
+def photo_scores(photos):
+    return score(AutoModel.from_pretrained(DEFAULT_MODEL), photos[0], batch_size=10)
+
+
+def _unseen_accuracy(scores, labels):
+    """Among unseen classes, over images; the labels of CUB are the model's."""
+    seen = AutoModel.from_pretrained(DEFAULT_MODEL).config.seen_class_ids
+    among_unseen = scores.index_fill(1, torch.tensor(seen), -float("inf"))
+    return 100 * (among_unseen.argmax(dim=1).numpy() == labels).mean()
+
+
+@pytest.mark.slow
+@pytest.mark.real_data
+@pytest.mark.parametrize("way", ["float16", "bfloat16", "int8"])
+def test_the_model_in_the_box_in_lower_precision(way, photos, photo_scores, tmp_path):
+    if way == "int8":
+        model = AutoModel.from_pretrained(DEFAULT_MODEL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            model = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
+        with torch.no_grad():
+            scores = torch.cat([model(batch).logits for batch in photos[0].split(10)])
+    else:
+        model = AutoModel.from_pretrained(DEFAULT_MODEL, dtype=getattr(torch, way))
+        model.save_pretrained(tmp_path)
+        assert (tmp_path / "model.safetensors").stat().st_size <= 30e6
+        scores = score(AutoModel.from_pretrained(tmp_path), photos[0], batch_size=10)
+    assert 0 < (scores - photo_scores).abs().max() < 2
+    assert (scores.argmax(dim=1) != photo_scores.argmax(dim=1)).float().mean() <= 0.1
+    assert abs(_unseen_accuracy(scores, photos[1]) - _unseen_accuracy(photo_scores, photos[1])) <= 3

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import venv
 import zipfile
 from pathlib import Path
@@ -47,8 +48,11 @@ def dedn(wheel, tmp_path_factory):
 
 @pytest.mark.slow
 def test_what_is_in_the_wheel(wheel):
+    assert wheel.stat().st_size < 60e6
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
+        (metadata,) = (archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
+        (notice,) = (archive.read(name).decode() for name in names if name.endswith("/licenses/NOTICE"))
     for name in (
         "cli/predict.py",
         "recipes/cub.yaml",
@@ -56,8 +60,21 @@ def test_what_is_in_the_wheel(wheel):
         "hub/model_card_template.md",
     ):
         assert f"dedn_hf/{name}" in names
-    # The laboratory stays in the clone.
-    assert not [name for name in names if re.search(r"bench|ablat|baseline|compar|contact", name)]
+    # The laboratory stays in the clone, and so do the models of tests.
+    assert not [name for name in names if re.search(r"bench|ablat|baseline|compar|contact|box|synthetic_birds/", name)]
+    # Under what the weights are.
+    assert notice == (ROOT / "NOTICE").read_text(encoding="utf-8")
+    assert "License-Expression: Apache-2.0 AND LicenseRef-CUB-200-2011\n" in metadata
+    assert "LicenseRef-CUB-200-2011" in notice
+
+
+@pytest.mark.slow
+def test_the_notice_is_in_the_source_distribution(tmp_path):
+    command = [sys.executable, "-m", "hatchling", "build", "--target", "sdist", "--directory", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    (file,) = tmp_path.glob("*.tar.gz")
+    with tarfile.open(file) as archive:
+        assert {"NOTICE", "LICENSE"} <= {Path(name).name for name in archive.getnames()}
 
 
 @pytest.mark.slow

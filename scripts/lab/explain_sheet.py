@@ -69,7 +69,9 @@ def plot_explanations(
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--model", default=str(DEFAULT_MODEL), help="folder or Hub id of a model with its backbone (default: built in)"
+        "--model",
+        default=str(DEFAULT_MODEL),
+        help="folder or Hub id of a model with its backbone (default: the birds of CUB, built in)",
     )
     parser.add_argument("--dataset", required=True, help="synthetic_birds, cub, …")
     parser.add_argument("--data_dir", help="folder of the data set's files; the synthetic birds need none")

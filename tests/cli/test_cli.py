@@ -13,11 +13,11 @@ import pytest
 from command_line import CommandFailed
 from PIL import Image
 from safetensors.torch import load_file, save_file
+from synthetic_model import SYNTHETIC_MODEL
 from transformers import ResNetConfig
 
 from dedn_hf import __version__
 from dedn_hf.cli import COMMANDS, main
-from dedn_hf.registration import DEFAULT_MODEL
 
 ROOT = Path(__file__).parents[2]
 HEAVY = ("torch", "transformers", "datasets", "numpy", "matplotlib")
@@ -153,7 +153,7 @@ def test_another_kind_of_model_is_named(dedn, arguments, tmp_path, monkeypatch):
 def test_weights_that_a_file_lacks_are_not_drawn(dedn, arguments, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (96, 96)).save("bird.png")
-    shutil.copytree(DEFAULT_MODEL, "model")
+    shutil.copytree(SYNTHETIC_MODEL, "model")
     state = load_file("model/model.safetensors")
     del state["coarse_expert.heads.0.word_vectors"]
     save_file(state, "model/model.safetensors", metadata={"format": "pt"})

@@ -17,6 +17,7 @@ from dedn_hf.evaluation.metrics import gzsl_metrics, top_confusions
 from dedn_hf.evaluation.report import (
     EvaluationReport,
     Predictions,
+    accuracy_by_family,
     attribute_ranking,
     attributes_of_classes,
     check_output_dir,
@@ -249,6 +250,27 @@ def test_figures_are_those_of_the_models_own_logits(tiny_model, dataset, example
         accuracies = [c["accuracy"] for c in classes.values() if c["seen"] == seen]
         assert np.mean(accuracies) == pytest.approx(metrics[figure])
     assert report.figures["calibration"]["best_in_hindsight"]["H"] >= metrics["H"] - 1e-9
+    bins = report.figures["reliability"]
+    assert sum(of_bin["images"] for of_bin in bins) == len(labels) and all(of_bin["images"] for of_bin in bins)
+    distance = sum(of_bin["images"] * abs(of_bin["accuracy"] - of_bin["confidence"]) for of_bin in bins) / len(labels)
+    assert distance == pytest.approx(report.figures["expected_calibration_error"])
+
+
+def test_accuracy_by_family():
+    classes = {
+        "001.Green_Jay": {"accuracy": 50.0, "images": 4},
+        "Field Sparrow": {"accuracy": 20.0, "images": 1},
+        "Brewer_Sparrow": {"accuracy": 40.0, "images": 9},
+        "Fox_Sparrow": {"accuracy": None, "images": 0},
+        "Blue Jay": {"accuracy": 100.0, "images": 2},
+        "Ovenbird": {"accuracy": 70.0, "images": 3},
+        "Rhino Auklet": {"accuracy": None, "images": 0},
+    }
+    assert list(accuracy_by_family(classes).items()) == [
+        ("Jay", {"accuracy": 75.0, "classes": 2, "images": 6}),
+        ("Sparrow", {"accuracy": 30.0, "classes": 2, "images": 10}),
+        ("Ovenbird", {"accuracy": 70.0, "classes": 1, "images": 3}),
+    ]
 
 
 def test_experts_alone_and_mixed(tiny_model, dataset, examples):

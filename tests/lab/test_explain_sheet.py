@@ -1,16 +1,12 @@
-from pathlib import Path
-
 import explain_sheet
 import numpy as np
 import pytest
 from explain_sheet import main, plot_explanations
 from PIL import Image
+from synthetic_model import SYNTHETIC_MODEL
 
-import dedn_hf
 from dedn_hf.data.synthetic_birds import load as load_synthetic_birds
 from dedn_hf.evaluation.explanation import AttributeEvidence, Explanation
-
-MODEL = Path(dedn_hf.__file__).with_name("default_model")
 
 
 def make_explanation(name, width, height, words="red wing"):
@@ -49,7 +45,7 @@ def run(tmp_path_factory, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
 
     def run(*arguments):
-        main(["--model", str(MODEL), "--dataset", "synthetic_birds", *map(str, arguments)])
+        main(["--model", str(SYNTHETIC_MODEL), "--dataset", "synthetic_birds", *map(str, arguments)])
         return capsys.readouterr().out
 
     run.birds = birds

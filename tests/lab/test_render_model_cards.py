@@ -1,5 +1,6 @@
 import copy
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def ablation_figures(text):
     return {row[0]: [cell.split(" ")[0] for cell in row[3:7]] for row in rows[2:] if row[3] != "not measured"}
 
 
-@pytest.mark.parametrize("name", ["cub", "sun", "awa2", "synthetic-birds"])
+@pytest.mark.parametrize("name", ["cub", "cub-7x7", "cub-14x14", "sun", "awa2", "synthetic-birds"])
 def test_the_rendered_cards_are_up_to_date(name):
     card = render_model_cards.render(name)
     rendered = (MODEL_CARDS / f"dedn-{name}.md").read_text(encoding="utf-8")
@@ -94,7 +95,7 @@ def test_there_is_one_card_a_data_set_and_no_results_without_a_card():
     assert {path.name for path in MODEL_CARDS.glob("dedn-*.md")} == {
         f"dedn-{name}.md" for name in render_model_cards.CARDS
     }
-    stems = {path.stem.removesuffix("_ablation") for path in (MODEL_CARDS / "results").glob("*.json")}
+    stems = {re.sub("_(ablation|evaluation)$", "", path.stem) for path in (MODEL_CARDS / "results").glob("*.json")}
     assert stems <= set(render_model_cards.CARDS)
 
 
@@ -102,16 +103,16 @@ def test_the_script_writes_the_cards_again_from_results(tmp_path, monkeypatch, c
     (tmp_path / "model_cards" / "results").mkdir(parents=True)
     monkeypatch.setattr(render_model_cards, "MODEL_CARDS", tmp_path / "model_cards")
     render_model_cards.main([])
-    assert "Not measured" in (tmp_path / "model_cards" / "dedn-cub.md").read_text()
-    (tmp_path / "model_cards" / "results" / "cub.json").write_text(json.dumps(results()))
+    assert "Not measured" in (tmp_path / "model_cards" / "dedn-cub-7x7.md").read_text()
+    (tmp_path / "model_cards" / "results" / "cub-7x7.json").write_text(json.dumps(results()))
     render_model_cards.main([])
-    card = ModelCard.load(tmp_path / "model_cards" / "dedn-cub.md")
+    card = ModelCard.load(tmp_path / "model_cards" / "dedn-cub-7x7.md")
     assert {result.metric_value for result in card.data.eval_results} >= {40.46, 22.25}
     assert card.data.base_model == "google/mobilenet_v2_1.0_224" and "What earns its place" not in card.text
-    (tmp_path / "model_cards" / "results" / "cub_ablation.json").write_text(json.dumps(ABLATION))
+    (tmp_path / "model_cards" / "results" / "cub-7x7_ablation.json").write_text(json.dumps(ABLATION))
     render_model_cards.main([])
-    assert "eszsl" in ablation_figures((tmp_path / "model_cards" / "dedn-cub.md").read_text())
-    assert "Wrote model_cards/dedn-cub.md" in capsys.readouterr().out
+    assert "eszsl" in ablation_figures((tmp_path / "model_cards" / "dedn-cub-7x7.md").read_text())
+    assert "Wrote model_cards/dedn-cub-7x7.md" in capsys.readouterr().out
     assert not list(tmp_path.rglob("*.tmp"))
 
 

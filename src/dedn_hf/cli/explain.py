@@ -19,7 +19,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser = CommandParser("dedn explain", description=__doc__)
     parser.add_argument("image", nargs="?", help="image file")
     parser.add_argument(
-        "--model", default=str(DEFAULT_MODEL), help="folder or Hub id of a model with its backbone (default: built in)"
+        "--model",
+        default=str(DEFAULT_MODEL),
+        help="folder or Hub id of a model with its backbone (default: the birds of CUB, built in)",
     )
     parser.add_argument("--output", help="PNG file to write (default: in this folder, named after the image)")
     parser.add_argument("--top_classes", type=int, default=5, help="how many classes to name (default: 5)")

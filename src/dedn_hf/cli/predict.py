@@ -7,6 +7,8 @@ Names what photos show: in a table to read, or in a file with a row for each ima
 
 A file has the columns image, label, score, seen and error, and with more labels label_2, score_2, seen_2 and so on.
 An image that cannot be read has a row, too, which says why.
+
+A model trained on CUB, such as the built-in one, is for non-commercial research only, as CUB is.
 """
 
 import argparse
@@ -35,7 +37,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         "images", nargs="+", metavar="IMAGES", help="files, folders to search through, or - for a path a line on stdin"
     )
     parser.add_argument(
-        "--model", default=str(DEFAULT_MODEL), help="folder or Hub id (default: a model of synthetic birds, built in)"
+        "--model", default=str(DEFAULT_MODEL), help="folder or Hub id (default: the birds of CUB, built in)"
     )
     parser.add_argument(
         "--classes", metavar="FILE.csv", help="classes to choose among, by their attributes: class,<attribute>,…"

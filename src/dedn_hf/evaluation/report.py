@@ -6,6 +6,7 @@ is follows from its predictions, and for any other mix or γ from the expert sco
 
 import dataclasses
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +32,7 @@ from .metrics import (
     expected_calibration_error,
     gzsl_metrics,
     per_class_accuracy,
+    reliability_bins,
     top_confusions,
 )
 from .plots import plot_localisation, plot_per_class_accuracy, plot_reliability, plot_seen_unseen_curve
@@ -347,6 +349,33 @@ def costliest_confusions(
     return sorted(confusions, key=lambda confusion: -confusion["cost"])[:k]
 
 
+def accuracy_by_family(classes: Mapping[str, Mapping]) -> dict[str, dict]:
+    """
+    Accuracy over classes that have the last word of their names in common, as the species of a family of birds often
+    do: `Brewer_Sparrow` and `Field_Sparrow`.
+
+    Args:
+        classes (`Mapping[str, Mapping]`):
+            `classes` of [`EvaluationReport.figures`].
+
+    Returns:
+        `dict[str, dict]`: the word → `accuracy`, the mean over its classes in per cent, `classes` and `images`, how
+        many there are; most classes first. Classes without images do not count.
+    """
+    families = {}
+    for name, figures in classes.items():
+        if figures["images"]:
+            families.setdefault(re.split(r"[\s_]", name)[-1], []).append(figures)
+    return {
+        family: {
+            "accuracy": float(np.mean([figures["accuracy"] for figures in members])),
+            "classes": len(members),
+            "images": sum(figures["images"] for figures in members),
+        }
+        for family, members in sorted(families.items(), key=lambda item: (-len(item[1]), item[0]))
+    }
+
+
 class EvaluationReport:
     """
     The figures of a model, from its predictions.
@@ -373,6 +402,8 @@ class EvaluationReport:
               T1, U, S and H at the model's γ, AUSUC, and `best_H` with the γ that is best in hindsight.
             - `seen_unseen_auroc`: see [`seen_unseen_auroc`].
             - `expected_calibration_error`: of the label scores, the softmax over the model's logits, its γ among them.
+            - `reliability`: the curve of which that is the distance, see [`~metrics.reliability_bins`]: a dict for
+              each bin that is not empty, from the lowest.
             - `attribute_ranking`: see [`attribute_ranking`], of the mixed attribute scores; an image has what its
               class has, see [`attributes_of_classes`].
             - `image_attribute_ranking`: the same, but an image has what most people saw in it; only where the data set
@@ -415,6 +446,11 @@ class EvaluationReport:
             "experts": self._experts(config, class_attributes, expert_scores, labels),
             "seen_unseen_auroc": seen_unseen_auroc(mixed, labels, seen),
             "expected_calibration_error": expected_calibration_error(self.confidences, self.correct),
+            "reliability": [
+                {"confidence": float(confidence), "accuracy": float(accuracy), "images": int(images)}
+                for confidence, accuracy, images in zip(*reliability_bins(self.confidences, self.correct))
+                if images
+            ],
             "attribute_ranking": attribute_ranking(
                 predictions.attribute_scores,
                 attributes_of_classes(class_attributes)[labels].astype(float),

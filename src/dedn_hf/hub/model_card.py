@@ -25,6 +25,10 @@ METRICS = {
 }
 
 _BACKBONES = {
+    "timm/tf_efficientnet_lite2.in1k": "EfficientNet-Lite2 (Tan and Le), trained on ImageNet by Google and kept "
+    "frozen, 4.9 million parameters. The weights are under Apache-2.0, converted to the layout of transformers' "
+    "`EfficientNetModel`, and give what those of the repository named as base model give. It is a smaller backbone "
+    "than the ResNet-101 of the literature.",
     "google/mobilenet_v2_1.0_224": "MobileNetV2 1.0, trained on ImageNet by Google and kept frozen. The weights were "
     "converted from Google's quantised release, so they are not bit for bit those of the repository named as base "
     "model. They are under Apache-2.0. It is a much weaker backbone than the ResNet-101 of the literature: compare no "
