@@ -44,6 +44,12 @@ def speeds(monkeypatch) -> dict:
     return speeds
 
 
+@pytest.fixture(autouse=True)
+def allocator_as_it_is(monkeypatch):
+    """What a command does to its process would change what later tests measure."""
+    monkeypatch.setattr("dedn_hf.cli.keep_freed_memory", lambda: None)
+
+
 @pytest.fixture
 def dedn(capsys, monkeypatch):
     """Runs a command, see [`run_command`]."""

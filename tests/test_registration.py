@@ -96,7 +96,7 @@ def test_auto_classes(folder, options):
         assert type(auto_class.from_pretrained(folder, **options)) is DednModel
         assert type(auto_class.from_config(DednConfig(attribute_names=["a"]))) is DednModel
     for auto_class in (AutoImageProcessor, AutoProcessor):
-        assert auto_class.from_pretrained(folder, **options).size == {"shortest_edge": 96}
+        assert auto_class.from_pretrained(folder, **options).size == {"shortest_edge": 448}
 
 
 @pytest.mark.parametrize("options", [{}, {"trust_remote_code": True}])
@@ -210,7 +210,7 @@ classes = (AutoModel, AutoModelForImageClassification, AutoModelForZeroShotImage
 models = [auto_class.from_pretrained(folder, **options) for auto_class in classes]
 assert {type(model).__name__ for model in models} == {"DednModel"}
 for auto_class in (AutoImageProcessor, AutoProcessor):
-    assert auto_class.from_pretrained(folder, **options).size == {"shortest_edge": 96}
+    assert auto_class.from_pretrained(folder, **options).size == {"shortest_edge": 448}
 image = Image.new("RGB", (40, 30), "red")
 classifiers = [pipeline(model=folder, **options), pipeline(task, model=folder, **options)]
 if how == "import":

@@ -25,8 +25,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessorPil
 
-from dedn_hf.cli import check_model, load_model
-from dedn_hf.cli.predict import keep_freed_memory
+from dedn_hf.cli import check_model, keep_freed_memory, load_model
 from dedn_hf.data import load_gzsl_dataset
 from dedn_hf.evaluation.report import match_attributes, match_classes, predict_examples
 from dedn_hf.files import read_json, write_json

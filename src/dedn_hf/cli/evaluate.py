@@ -52,7 +52,6 @@ def main(arguments: list[str]):
     from ..files import read_json
     from ..names_dedn import readable_attribute
     from ..training import PixelValueDataset
-    from .predict import keep_freed_memory
 
     name = os.path.relpath(args.model) if Path(args.model).is_dir() else args.model
     check_output_dir(args.output_dir, name, short_name(args.dataset))
@@ -98,7 +97,6 @@ def main(arguments: list[str]):
     else:
         processor = CLIPImageProcessorPil.from_pretrained(args.model)
         examples = {split: PixelValueDataset(dataset.splits[split], processor) for split in TEST_SPLITS}
-        keep_freed_memory()
     report = evaluate_model(model, dataset, examples, args.batch_size, processor)
 
     trained = cached_file(args.model, "results.json", _raise_exceptions_for_missing_entries=False)
