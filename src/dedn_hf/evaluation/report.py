@@ -213,20 +213,26 @@ def predict_examples(
         [`Predictions`], with the labels of the examples.
     """
     model.eval()
-    batches, labels, done = [], [], 0
+    kept, done = None, 0
     with tqdm(total=len(examples), desc="Reading test images", unit="image") as progress:
         for batch in DataLoader(examples, batch_size=batch_size):
-            labels.append(batch.pop("labels").numpy())
+            labels = batch.pop("labels")
             inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
             prediction = model.predict(**inputs, output_attentions=localisation is not None)
-            scores = (prediction.logits, prediction.attribute_scores, prediction.expert_scores)
-            batches.append([tensor.cpu().numpy() for tensor in scores])
+            scores = (prediction.logits, prediction.attribute_scores, prediction.expert_scores, labels)
+            scores = [tensor.cpu().numpy() for tensor in scores]
+            if kept is None:
+                # All at once: bit by bit they would lie between activations, whose room could not be had again.
+                kept = [np.empty((len(examples), *array.shape[1:]), array.dtype) for array in scores]
+            rows = slice(done, done + len(labels))
+            for array, of_batch in zip(kept, scores):
+                array[rows] = of_batch
             if localisation is not None:
-                localisation.add(slice(done, done + len(labels[-1])), prediction.attentions)
+                localisation.add(rows, prediction.attentions)
             # The bar itself does not count where it is not shown.
-            done += len(labels[-1])
-            progress.update(len(labels[-1]))
-    return Predictions(*map(np.concatenate, zip(*batches)), np.concatenate(labels))
+            done += len(labels)
+            progress.update(len(labels))
+    return Predictions(*kept)
 
 
 def attribute_ranking(
