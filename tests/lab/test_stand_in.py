@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from real_data import DATA_DIR
-from stand_in import CHANNELS, GRID, DrawnFeatureMaps, make_stand_in
+from stand_in import CHANNELS, GRID, DrawnFeatureMaps, make_stand_in, run_stand_in
 
 from dedn_hf.recipes import read_recipe
 from dedn_hf.training.protocol import build_model
@@ -53,3 +53,17 @@ def test_sun_starts_with_a_loss_of_the_size_of_cubs():
     assert np.isfinite([cub, sun, released]).all()
     assert 0.2 * cub < sun < 5 * cub
     assert released > 4 * sun
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name, max_steps", [("awa2", -1), ("sun", 300)])
+def test_distillation_does_not_break_the_recipe(tmp_path, name, max_steps):
+    options = {"max_steps": max_steps, "disable_tqdm": True}
+    weights = (read_recipe(name).model["distillation_weight"], 0.0)
+    folders = [str(tmp_path / str(weight)) for weight in weights]
+    runs = [
+        run_stand_in(name, str(DATA_DIR), folder, {"distillation_weight": weight}, **options)["test"]
+        for folder, weight in zip(folders, weights)
+    ]
+    assert runs[0]["H"] > runs[1]["H"] - 5, runs
+    assert runs[0]["H"] > 10, runs
