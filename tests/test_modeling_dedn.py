@@ -172,6 +172,16 @@ def test_attribute_order_does_not_depend_on_the_heads_order(feature_map):
     torch.testing.assert_close(output.attentions["fine"], expected.attentions["fine"])
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_a_region_in_which_nothing_is(feature_map, dtype):
+    feature_map = feature_map.clone()
+    feature_map[0, :, 1, 1] = 0
+    model = make_tiny_model().to(dtype)
+    scores, expected = (each(feature_map=feature_map).logits.float() for each in (model, make_tiny_model()))
+    assert scores.isfinite().all()
+    torch.testing.assert_close(scores, expected, rtol=0.05, atol=0.05)
+
+
 def test_normalize_features(feature_map):
     model = make_tiny_model()
     torch.testing.assert_close(model(feature_map=feature_map * 10).logits, model(feature_map=feature_map).logits)

@@ -738,7 +738,8 @@ class DednModel(DednPreTrainedModel):
         # (`self.dtype` asks the model's parameters, and a replica on one of several GPUs has none.)
         regions = feature_map.to(self.coarse_expert.heads[0].word_vectors.dtype).flatten(2).mT.contiguous()
         if self.config.normalize_features:
-            regions = F.normalize(regions, dim=-1)
+            # A float16 cannot hold what keeps a region of zeros from being divided by zero.
+            regions = F.normalize(_at_least_float(regions), dim=-1).to(regions.dtype)
 
         region_value, region_weight, channel_value, channel_weight = self._folded(regions.device)
         pool = eager_pooling if self.config._attn_implementation == "eager" else attentive_pooling
