@@ -86,7 +86,8 @@ def pretend_speeds(speeds: dict, patch: Callable = setattr):
 
 def _is_alive(process: psutil.Process) -> bool:
     with contextlib.suppress(psutil.NoSuchProcess):
-        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        # One that is dead as a whole may have threads that are not, and have open what it had.
+        return process.is_running() and (process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1)
     return False
 
 

@@ -430,6 +430,7 @@ def _read_classes(id2label=None, label2id=None, num_labels=None) -> dict[int, st
     if id2label is None and label2id is None:
         return {index: f"LABEL_{index}" for index in range(2 if num_labels is None else num_labels)}
 
+    given = "label2id" if id2label is None else "id2label"
     pairs = [(index, name) for name, index in label2id.items()] if id2label is None else list(id2label.items())
     try:
         # JSON has only texts for keys.
@@ -437,10 +438,10 @@ def _read_classes(id2label=None, label2id=None, num_labels=None) -> dict[int, st
         ids = sorted(named)
     except (ValueError, TypeError):
         ids = [index for index, _ in pairs]
-        raise ValueError(f"Ids of classes must be whole numbers, but they are {ids}.") from None
+        raise ValueError(f"Ids of classes in `{given}` must be whole numbers, but they are {ids}.") from None
     if ids != list(range(len(pairs))) or not ids:
         raise ValueError(
-            f"Ids of classes must be 0, 1, … without a gap, one class at least, but they are {ids}. "
+            f"Ids of classes in `{given}` must be 0, 1, … without a gap, one class at least, but they are {ids}. "
             "`dict(enumerate(names))` makes an `id2label`."
         )
     names = _read_names("id2label", [named[index] for index in ids])

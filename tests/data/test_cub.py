@@ -11,6 +11,7 @@ from dedn_hf.data.cub import load as load_cub
 from dedn_hf.data.cub import load_images as load_cub_images
 from dedn_hf.data.load import check_gzsl_dataset
 from dedn_hf.data.official_files import fingerprint_names, mark_names
+from dedn_hf.names_dedn import readable_classes
 from dedn_hf.recipes import read_recipe
 
 CLASSES = ["001.Auk", "002.Bunting", "003.Crow", "004.Dove", "005.Egret"]
@@ -346,7 +347,8 @@ def test_real_cub():
     # The same matrix in the order of the other source.
     content = scipy.io.loadmat(DATA_DIR / "xlsa17/data/CUB/att_splits.mat")
     order = [str(cell.item()) for cell in content["allclasses_names"].ravel()]
-    ours = dataset.class_attributes[[dataset.class_names.index(name) for name in order]]
+    assert dataset.class_names[:2] == ["Black footed Albatross", "Laysan Albatross"]
+    ours = dataset.class_attributes[[dataset.class_names.index(name) for name in readable_classes(order)]]
     np.testing.assert_allclose(ours, content["original_att"].T / 100, atol=1e-6)
 
 
