@@ -195,7 +195,10 @@ def main(arguments: list[str] | None = None):
             attribute_scale=script.attribute_scale,
         )
     inputs = prepare_inputs(dataset, script.feature_maps, config=config)
-    summary = run_search(dataset, inputs, training, script.settings, script.num_trials, script.seeds)
+    try:
+        summary = run_search(dataset, inputs, training, script.settings, script.num_trials, script.seeds)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
     if training.process_index == 0:
         print(f"\n{script.dataset}, validation classes, seeds {script.seeds}, per cent")
         print(format_search(summary))
