@@ -214,17 +214,14 @@ def test_dynamic_quantisation_shrinks_the_file_and_keeps_t1(birds, float_scores,
     assert abs(_t1(scores, birds[1]) - _t1(float_scores, birds[1])) <= 2
 
 
-def _check_top_classes(scores, expected, labels, exact: bool):
-    """On 200 birds, evenly taken: the same top class, or for lower precision on all but close calls."""
-    chosen = torch.arange(200) * len(expected) // 200
-    differ = (scores.argmax(dim=1) != expected.argmax(dim=1))[chosen]
-    if exact:
-        assert not differ.any()
-        return
-    error = (scores - expected)[chosen].abs().max()
-    first, second = expected[chosen].topk(2).values.T
+def _check_top_classes(scores, expected, labels):
+    """The same top class on all but close calls, and these are few: lower precision changes 6 to 19 of 1,700."""
+    differ = scores.argmax(dim=1) != expected.argmax(dim=1)
+    error = (scores - expected).abs().max()
+    first, second = expected.topk(2).values.T
     assert 0 < error < 0.5
-    assert not (differ & (first - second > error)).any() and differ.sum() <= 2
+    assert not (differ & (first - second > error)).any()
+    assert differ.float().mean() < 0.02
     assert abs(_t1(scores, labels) - _t1(expected, labels)) <= 0.5
 
 
@@ -232,7 +229,7 @@ def _check_top_classes(scores, expected, labels, exact: bool):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(dtype, birds, float_scores, tmp_path):
     halved = AutoModel.from_pretrained(SYNTHETIC_MODEL, dtype=dtype)
-    _check_top_classes(score(halved, birds[0]), float_scores, birds[1], exact=False)
+    _check_top_classes(score(halved, birds[0]), float_scores, birds[1])
     halved.save_pretrained(tmp_path)
     size, whole = (folder / "model.safetensors" for folder in (tmp_path, SYNTHETIC_MODEL))
     assert size.stat().st_size < 0.55 * whole.stat().st_size
@@ -247,7 +244,7 @@ def test_autocast(dtype, birds, float_scores):
     model = AutoModel.from_pretrained(SYNTHETIC_MODEL)
     with torch.autocast("cpu", dtype):
         scores = score(model, birds[0])
-    _check_top_classes(scores, float_scores, birds[1], exact=False)
+    _check_top_classes(scores, float_scores, birds[1])
 
 
 @pytest.mark.slow

@@ -92,6 +92,7 @@ def test_schedule_that_goes_by_a_metric(tmp_path, schedule):
     "setting, message",
     [
         ({"backbone_learning_rate": -0.1}, "`backbone_learning_rate` must be 0 or more, but it is -0.1"),
+        ({"trained_backbone_parameters": "("}, r"`trained_backbone_parameters` is '\(', which is no regular ex"),
         ({"backbone_learning_rate": float("nan")}, "`backbone_learning_rate` must be 0 or more, but it is nan"),
         ({"random_crop_scale": 0.0}, r"`random_crop_scale` is a share of an image's area, above 0 .* it is 0\.0"),
         ({"random_crop_scale": 50.0}, r"`random_crop_scale` is a share of an image's area, above 0 .* it is 50\.0"),

@@ -1,6 +1,7 @@
 """Fine-tuning: a pretrained backbone is trained along on images, from the models of a run on its feature maps."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -147,6 +148,26 @@ def test_the_backbone_has_a_learning_rate_of_its_own(house, tmp_path):
     scheduler = trainer.create_scheduler(10)
     assert set(scheduler.get_last_lr()) == {0.01, 0.001}
     assert trainer.create_optimizer() is optimizer and len(optimizer.param_groups) == 4
+
+
+def test_only_the_named_parameters_of_the_backbone_are_trained(house, tmp_path):
+    _, backbone, first, _ = house
+    before = load_backbone(backbone).state_dict()
+    pattern = r"encoder\.stages\.1\..*convolution\.weight"
+    chosen = {name for name in before if re.fullmatch(pattern, name)}
+    assert 0 < len(chosen) < len(before)
+    results = fine_tune(house, tmp_path / "out", trained_backbone_parameters=pattern)
+    assert results["settings"]["trained_backbone_parameters"] == pattern
+    after, start = weights(tmp_path / "out"), weights(first)
+    for name, value in before.items():
+        assert torch.equal(value, after[f"backbone.{name}"]) == (name not in chosen), name
+    name = "coarse_expert.heads.0.word_vectors"
+    assert not torch.equal(start[name], after[name])
+
+
+def test_parameters_that_the_backbone_does_not_have(house, tmp_path):
+    with pytest.raises(ValueError, match=r"is 'blocks', but no parameter of the backbone is named so: the last are "):
+        fine_tune(house, tmp_path / "out", trained_backbone_parameters="blocks")
 
 
 @pytest.mark.parametrize("config", [{}, {"freeze_backbone": True}])
@@ -319,7 +340,11 @@ def test_feature_maps_cannot_be_cropped(house, tmp_path):
     inputs = prepare_inputs(dataset, str(store), backbone)
     with pytest.raises(ValueError, match=r"`random_crop_scale` is 0\.5, but stored feature maps are of whole images"):
         run_protocol("validated", dataset, inputs, make_tiny_arguments(tmp_path / "out", random_crop_scale=0.5), [0])
-    with pytest.raises(ValueError, match=r"`backbone_learning_rate` is 0\.1, but no backbone is trained"):
-        run_protocol(
-            "validated", dataset, inputs, make_tiny_arguments(tmp_path / "out", backbone_learning_rate=0.1), [0]
-        )
+
+
+@pytest.mark.parametrize("argument", [{"backbone_learning_rate": 0.1}, {"trained_backbone_parameters": ".*"}])
+def test_a_backbone_that_made_feature_maps_is_not_trained(house, tmp_path, argument):
+    dataset, backbone, _, store = house
+    inputs = prepare_inputs(dataset, str(store), backbone)
+    with pytest.raises(ValueError, match=rf"`{next(iter(argument))}` is .*, but no backbone is trained: leave it out"):
+        run_protocol("validated", dataset, inputs, make_tiny_arguments(tmp_path / "out", **argument), [0])

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 from dataclasses import dataclass, field
 
 import torch
@@ -76,13 +77,18 @@ class DednTrainingArguments(TrainingArguments):
         backbone_learning_rate (`float`, *optional*):
             Highest learning rate of a backbone that is trained along, on the schedule of all others. Its norms and
             biases have no weight decay then. By default it is `learning_rate`.
+        trained_backbone_parameters (`str`, *optional*):
+            Regular expression of whole names of the backbone's parameters that are trained where it is trained along;
+            all others stay as they are. What comes before the first of them costs a forward pass alone. By default all
+            are trained.
         random_crop_scale (`float`, *optional*):
             Training images are flipped at random, and show a random part of this share of their area at least, see
             [`RandomCrop`]. By default they are as in evaluation.
 
     Raises:
-        ValueError: If `backbone_learning_rate` is negative, or `random_crop_scale` is no share; if
-            `bf16` is neither `True` nor `False`. Where there is no accelerator, it needs no `use_cpu`.
+        ValueError: If `backbone_learning_rate` is negative, `trained_backbone_parameters` is no regular expression, or
+            `random_crop_scale` is no share; if `bf16` is neither `True` nor `False`. Where there is no accelerator,
+            it needs no `use_cpu`.
     """
 
     balanced_batches: bool = field(
@@ -90,6 +96,10 @@ class DednTrainingArguments(TrainingArguments):
     )
     backbone_learning_rate: float | None = field(
         default=None, metadata={"help": "Highest learning rate of a backbone that is trained along."}
+    )
+    trained_backbone_parameters: str | None = field(
+        default=None,
+        metadata={"help": "Regular expression of names of a backbone's parameters: the others are not trained along."},
     )
     random_crop_scale: float | None = field(
         default=None,
@@ -117,6 +127,14 @@ class DednTrainingArguments(TrainingArguments):
         super().__post_init__()
         if self.backbone_learning_rate is not None and not 0 <= self.backbone_learning_rate < math.inf:
             raise ValueError(f"`backbone_learning_rate` must be 0 or more, but it is {self.backbone_learning_rate}.")
+        if self.trained_backbone_parameters is not None:
+            try:
+                re.compile(self.trained_backbone_parameters)
+            except re.error as error:
+                raise ValueError(
+                    f"`trained_backbone_parameters` is {self.trained_backbone_parameters!r}, which is no regular "
+                    f"expression: {error}."
+                ) from error
         if self.random_crop_scale is not None and not 0 < self.random_crop_scale <= 1:
             raise ValueError(
                 f"`random_crop_scale` is a share of an image's area, above 0 and up to 1, but it is "

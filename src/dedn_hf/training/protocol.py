@@ -52,6 +52,7 @@ _RECORDED_ARGUMENTS = (
     "warmup_steps",
     "max_grad_norm",
     "backbone_learning_rate",
+    "trained_backbone_parameters",
     "random_crop_scale",
     "per_device_train_batch_size",
     "gradient_accumulation_steps",
@@ -274,11 +275,13 @@ def _check_beginning(protocol, dataset, inputs, args, seeds):
             f"`random_crop_scale` is {args.random_crop_scale}, but stored feature maps are of whole images: leave it "
             "out, or train on images."
         )
-    if args.backbone_learning_rate is not None and inputs.config.get("freeze_backbone", True):
-        raise ValueError(
-            f"`backbone_learning_rate` is {args.backbone_learning_rate}, but no backbone is trained: leave it out, or "
-            "train one along (`freeze_backbone: false`), such as by --recipe cub_finetune."
-        )
+    for name in ("backbone_learning_rate", "trained_backbone_parameters"):
+        value = getattr(args, name)
+        if value is not None and inputs.config.get("freeze_backbone", True):
+            raise ValueError(
+                f"`{name}` is {value}, but no backbone is trained: leave it out, or train one along "
+                "(`freeze_backbone: false`), such as by --recipe cub_finetune."
+            )
     start = inputs.warm_start
     if start is None:
         return

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import shutil
 import time
 import warnings
@@ -238,17 +239,30 @@ class DednTrainer(Trainer):
         return ClassBalancedSampler(labels, global_batch_size, seed=self.args.seed)
 
     def create_optimizer(self, model=None):
-        rate, is_new = getattr(self.args, "backbone_learning_rate", None), self.optimizer is None
-        super().create_optimizer(model)
-        if rate is None or not is_new:
-            return self.optimizer
+        rate = getattr(self.args, "backbone_learning_rate", None)
+        pattern = getattr(self.args, "trained_backbone_parameters", None)
+        if self.optimizer is not None or (rate is None and pattern is None):
+            return super().create_optimizer(model)
         backbone = self.accelerator.unwrap_model(self.model if model is None else model).backbone
-        trained = set() if backbone is None else {p for p in backbone.parameters() if p.requires_grad}
-        if not trained:
-            raise ValueError(
-                f"`backbone_learning_rate` is {rate}, but the model has {'no' if backbone is None else 'a frozen'} "
-                "backbone: leave it out, or train a backbone along (`freeze_backbone=False`)."
-            )
+        for name, value in (("backbone_learning_rate", rate), ("trained_backbone_parameters", pattern)):
+            if value is not None and (backbone is None or not any(p.requires_grad for p in backbone.parameters())):
+                raise ValueError(
+                    f"`{name}` is {value}, but the model has {'no' if backbone is None else 'a frozen'} backbone: "
+                    "leave it out, or train a backbone along (`freeze_backbone=False`)."
+                )
+        if pattern is not None:
+            for name, parameter in backbone.named_parameters():
+                parameter.requires_grad &= re.fullmatch(pattern, name) is not None
+            if not any(parameter.requires_grad for parameter in backbone.parameters()):
+                names = [name for name, _ in backbone.named_parameters()]
+                raise ValueError(
+                    f"`trained_backbone_parameters` is {pattern!r}, but no parameter of the backbone is named so: the "
+                    f"last are {', '.join(names[-4:])}."
+                )
+        super().create_optimizer(model)
+        if rate is None:
+            return self.optimizer
+        trained = {parameter for parameter in backbone.parameters() if parameter.requires_grad}
         groups = []
         for group in self.optimizer.param_groups:
             of_backbone = [parameter for parameter in group["params"] if parameter in trained]
