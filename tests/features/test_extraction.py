@@ -19,6 +19,7 @@ from transformers import (
 )
 
 from dedn_hf.backbone_dedn import backbone_feature_map, load_backbone
+from dedn_hf.data.random_crop import RandomCrop
 from dedn_hf.features import extraction, store_writer
 from dedn_hf.features.store import FeatureMapStore, fingerprint_weights
 
@@ -401,3 +402,53 @@ def test_torchvision_state_dict(extract, tmp_path):
     (store.path / "backbone.tmp/config.json").unlink()
     extract(backbone=str(file))
     assert contents(store.path) == before
+
+
+def test_further_views_are_maps_of_random_crops(extract, dataset, backbone):
+    store = extract(views=3)
+    assert len(store.views) == 2 and extract().metadata == store.metadata  # it is as it would be without
+    model, processor = load_backbone(backbone), store.image_processor
+    for number, view in enumerate(store.views, 1):
+        assert view.metadata["view"] == {"number": number, "random_crop_scale": 0.5, "seed": 0}
+        assert view.image_ids.tolist() == store.image_ids.tolist() and view.labels.tolist() == store.labels.tolist()
+        for row in dataset:
+            image = RandomCrop(0.5, 0)(row["image"].convert("RGB"), IMAGE_SIZE, 2, number, row["image_id"])
+            pixels = processor(image, do_resize=False, do_center_crop=False, return_tensors="pt")["pixel_values"]
+            with torch.inference_mode():
+                expected = backbone_feature_map(model, pixels)[0]
+            found = view.select([row["image_id"]])[0]["feature_map"].float()
+            torch.testing.assert_close(found, expected, rtol=2**-11 + 1e-5, atol=1e-4)
+    assert not np.array_equal(store.views[0][0], store.views[1][0])
+
+
+def test_views_are_added_to_a_store_and_gone_on_with(store, extract, monkeypatch):
+    before = contents(store.path)
+    assert store.views == []
+    extract(views=2)
+    assert {name: content for name, content in contents(store.path).items() if "views" not in name} == before
+    after = contents(store.path)
+    (store.path / "views" / "1" / "store.json").unlink()
+    (store.path / "views" / "1" / "shard-00002.json").unlink()
+    with pytest.raises(FileNotFoundError, match=r"views.1 is no feature-map store.*run `dedn features` again"):
+        FeatureMapStore(store.path).views  # noqa: B018
+    extract(views=2)
+    assert contents(store.path) == after
+    monkeypatch.setattr(extraction, "_PixelValues", fail_if_run)
+    assert len(extract(views=2).views) == 1
+
+
+def test_views_of_images_that_have_changed(extract, image_folder):
+    store = extract(views=2)
+    path = sorted(image_folder.rglob("*.*"))[0]
+    Image.new("RGB", (70, 80), (200, 10, 10)).save(path)
+    changed = extract()
+    with pytest.raises(ValueError, match=r"made of other images than .*: run `dedn features` again with --views 2"):
+        changed.views  # noqa: B018
+    assert len(extract(views=2).views) == 1
+    assert contents(store.path) == contents(extract(store.path.parent / "anew", views=2).path)
+
+
+@pytest.mark.parametrize("views", [0, -1])
+def test_no_view_at_all(extract, views):
+    with pytest.raises(ValueError, match=rf"`views` is {views}, but the image itself is one"):
+        extract(views=views)

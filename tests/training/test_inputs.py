@@ -9,6 +9,7 @@ from transformers import CLIPImageProcessorPil, ResNetConfig, ResNetModel
 
 from dedn_hf.features.extraction import extract_feature_maps
 from dedn_hf.features.hdf5 import import_hdf5
+from dedn_hf.features.store import FeatureMapStore
 from dedn_hf.training.inputs import prepare_inputs
 from dedn_hf.training.protocol import build_model, run_protocol
 
@@ -179,3 +180,36 @@ def test_skipped_images_are_left_out(dataset, backbone, tmp_path):
     with pytest.warns(UserWarning, match="no feature maps of 1 of 20 images"):  # both test splits together
         results = run_protocol("reference", dataset, inputs, make_tiny_arguments(tmp_path / "run"), [0])
     assert set(results["test"]) >= {"T1", "U", "S", "H"}
+
+
+def test_training_draws_from_the_views_of_a_store(dataset, backbone, tmp_path):
+    store = extract(dataset, backbone, tmp_path / "store", views=3)
+    inputs = prepare_inputs(dataset, store, backbone)
+    assert inputs.source["views"] == 3
+    images = dataset.splits["trainval"]
+    stores = [FeatureMapStore(store), *FeatureMapStore(store).views]
+    views = [view.select(images["image_id"]) for view in stores]
+
+    def drawn(epoch, indices, seed=0):
+        examples = inputs.make_views(images, seed)
+        examples.set_epoch(epoch)
+        items = examples.__getitems__(indices)
+        assert [item["labels"] for item in items] == [images["label"][index] for index in indices]
+        maps = [item["feature_map"] for item in items]
+        same = [[torch.equal(m, view[index]["feature_map"]) for view in views] for m, index in zip(maps, indices)]
+        assert all(sum(row) == 1 for row in same)
+        return [row.index(True) for row in same]
+
+    everything = [*range(len(images))]
+    first = drawn(0, everything)
+    assert set(first) == {0, 1, 2} and drawn(0, everything) == first
+    assert drawn(1, everything) != first and drawn(0, everything, seed=1) != first
+    assert drawn(0, [3, 1, 3]) == [first[3], first[1], first[3]]
+    # Evaluation sees the images themselves.
+    assert torch.equal(inputs.make(images)[2]["feature_map"], views[0][2]["feature_map"])
+
+
+def test_a_view_is_no_store_of_the_images(dataset, backbone, tmp_path):
+    store = extract(dataset, backbone, tmp_path / "store", views=2)
+    with pytest.raises(ValueError, match=r"its view is \{'number': 1, .*\}, where None is asked for"):
+        prepare_inputs(dataset, f"{store}/views/1", backbone)

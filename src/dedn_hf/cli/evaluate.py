@@ -82,7 +82,7 @@ def main(arguments: list[str]):
         print(f"{used} used{way_out}.")
     if args.feature_maps is not None:
         store = FeatureMapStore(args.feature_maps)
-        store.require(dataset=dataset.name, class_names=dataset.class_names)
+        store.require(dataset=dataset.name, class_names=dataset.class_names, view=None)
         store.require(shape=[model.config.feature_channels, model.config.grid_size, model.config.grid_size])
         if model.backbone is not None and store.metadata["backbone"] is not None:
             store.require(backbone_sha256=fingerprint_weights(model.backbone))

@@ -18,7 +18,7 @@ from pathlib import Path
 from ..recipes import DatasetNames, name_in_release, short_name
 from . import CommandParser, read_bf16
 
-IMAGE_OPTIONS = ("image_size", "batch_size", "num_workers", "device", "bf16", "on_error")
+IMAGE_OPTIONS = ("image_size", "batch_size", "num_workers", "device", "bf16", "on_error", "views")
 HDF5_OPTIONS = ("map_key", "label_key", "id_key", "proposed_split", "data_set_order")
 
 
@@ -59,6 +59,13 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         help="an image that is missing or cannot be read: stop at it, or leave it out and list it (default: raise)",
     )
 
+    images.add_argument(
+        "--views",
+        type=int,
+        help="maps of each image: the image's, and others of random parts of it, mirrored or not, of which training "
+        "draws; each as large as the first (default: 1)",
+    )
+
     hdf5 = parser.add_argument_group(
         "with an HDF5 file, whose labels say in which order its rows are, if only one order fits"
     )
@@ -87,7 +94,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     useless = [name for name in (IMAGE_OPTIONS if args.from_hdf5 else HDF5_OPTIONS) if name in given]
     if useless:
         parser.error(f"--{', --'.join(useless)}: of no use {'with' if args.from_hdf5 else 'without'} --from_hdf5")
-    for name, least in (("image_size", 1), ("batch_size", 1), ("num_workers", 0)):
+    for name, least in (("image_size", 1), ("batch_size", 1), ("num_workers", 0), ("views", 1)):
         if given.get(name, least) < least:
             parser.error(f"--{name} is {given[name]}; it must be at least {least}")
     args.options = {name: given[name] for name in (*IMAGE_OPTIONS, *HDF5_OPTIONS) if name in given}
@@ -128,7 +135,8 @@ def main(arguments: list[str]):
             print(f"skipped: {image['path']}: {image['reason']}")
         size = sum(shard["bytes"] for shard in store.metadata["shards"])
         skipped = f", {len(store.skipped)} images skipped" if store.skipped else ""
-        print(f"{store.path}: {len(store)} feature maps of shape {store.shape}, {size / 1e9:.2f} GB{skipped}")
+        views = f", and {len(store.views)} more of parts of the images, as large" if store.views else ""
+        print(f"{store.path}: {len(store)} feature maps of shape {store.shape}, {size / 1e9:.2f} GB{views}{skipped}")
         if args.from_hdf5:
             print(describe_rows(store.metadata["hdf5"]))
         if args.torchvision_state_dict:

@@ -15,12 +15,16 @@ from transformers import AutoImageProcessor, CLIPImageProcessorPil
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..backbone_dedn import backbone_feature_map, load_backbone
+from ..data.random_crop import RandomCrop
 from ..files import content_mark, read_json
 from ..images_dedn import load_any_image
 from ..precision import check_bf16, choose_bf16
 from .store import FeatureMapStore, fingerprint_weights, mark_images
 from .store_writer import StoreWriter, start_processes
 from .torchvision_resnet import load_torchvision_resnet
+
+# Smallest share of an image's area that a further view of it shows.
+_VIEW_SCALE = 0.5
 
 
 def extract_feature_maps(
@@ -34,6 +38,7 @@ def extract_feature_maps(
     device: str | torch.device = "cpu",
     bf16: bool | str = False,
     on_error: str = "raise",
+    views: int = 1,
 ) -> FeatureMapStore:
     """
     Runs a frozen backbone over all images of a data set once, into a [`FeatureMapStore`].
@@ -71,6 +76,10 @@ def extract_feature_maps(
         on_error (`str`, *optional*, defaults to `"raise"`):
             What to do about an image that is missing or cannot be read: `"raise"` an error, or `"skip"` it, so that it
             has no row and is listed as [`FeatureMapStore.skipped`].
+        views (`int`, *optional*, defaults to 1):
+            Maps of each image, of which the first is as said. The others are of [`RandomCrop`]s of half of its area at
+            least, always the same: for training alone, see [`FeatureMapStore.views`]. Each takes as much time and disk
+            as the first, and a store that is there gets those that it lacks.
 
     Returns:
         `FeatureMapStore`: the finished store.
@@ -78,8 +87,10 @@ def extract_feature_maps(
     Raises:
         ValueError: If the folder holds other things or a store of another extraction (each difference is named), a
             finished store has a bad shard (which is named), an image cannot be read (which is named), a feature map
-            exceeds float16, the backbone cannot be used, or `bf16` is something else.
+            exceeds float16, the backbone cannot be used, or `bf16` or `views` is something else.
     """
+    if views < 1:
+        raise ValueError(f"`views` is {views}, but the image itself is one.")
     if on_error not in ("raise", "skip"):
         raise ValueError(f"`on_error` must be 'raise' or 'skip', but is {on_error!r}.")
     check_bf16(bf16)
@@ -124,34 +135,46 @@ def extract_feature_maps(
         "processor": processor,
         **({"compute_dtype": "bfloat16"} if bf16 else {}),
     }
-    writer = StoreWriter(output_dir, dataset, dataset_name, shape, source, state)
 
-    def make_maps(
-        batches: list[list[int | None]],
-    ) -> Iterator[tuple[list[int], np.ndarray, list[str], list[dict]]]:
-        loader = torch.utils.data.DataLoader(
-            _PixelValues(dataset, writer.order, processor),
-            batch_size=None,
-            sampler=batches,
-            num_workers=num_workers,
-            pin_memory=device.type == "cuda",
+    def extract(folder: Path, source: dict, description: str, random_crop: Callable | None = None) -> FeatureMapStore:
+        writer = StoreWriter(folder, dataset, dataset_name, shape, source, state)
+
+        def make_maps(
+            batches: list[list[int | None]],
+        ) -> Iterator[tuple[list[int], np.ndarray, list[str], list[dict]]]:
+            loader = torch.utils.data.DataLoader(
+                _PixelValues(dataset, writer.order, processor, random_crop),
+                batch_size=None,
+                sampler=batches,
+                num_workers=num_workers,
+                pin_memory=device.type == "cuda",
+            )
+            for rows, places, pixel_values, marks, unreadable in loader:
+                if unreadable and on_error == "raise":
+                    image = unreadable[0]
+                    raise ValueError(
+                        f"The image {image['path'] or image['image_id']} cannot be read: {image['reason']}. Replace "
+                        "the file and run again, or leave such images out with --on_error skip."
+                    )
+                maps = np.empty((0, *shape), np.float16)
+                if rows:
+                    maps = compute(pixel_values, bf16)[places].to(torch.float16).cpu().numpy()
+                yield rows, maps, marks, unreadable
+
+        def read_marks(rows: list[int]) -> list[str | None]:
+            return mark_images(dataset.select(writer.order[rows]), "Comparing images")
+
+        return writer.write(make_maps, batch_size, description, on_error == "skip", read_marks)
+
+    store = extract(Path(output_dir), source, "Extracting feature maps")
+    for number in range(1, views):
+        crop = RandomCrop(_VIEW_SCALE)
+        extract(
+            store.view_path(number),
+            source | {"view": {"number": number, "random_crop_scale": crop.scale, "seed": crop.seed}},
+            f"Extracting view {number + 1} of {views}",
+            partial(crop, size=image_size, resample=processor["resample"], epoch=number),
         )
-        for rows, places, pixel_values, marks, unreadable in loader:
-            if unreadable and on_error == "raise":
-                image = unreadable[0]
-                raise ValueError(
-                    f"The image {image['path'] or image['image_id']} cannot be read: {image['reason']}. Replace the "
-                    "file and run again, or leave such images out with --on_error skip."
-                )
-            maps = np.empty((0, *shape), np.float16)
-            if rows:
-                maps = compute(pixel_values, bf16)[places].to(torch.float16).cpu().numpy()
-            yield rows, maps, marks, unreadable
-
-    def read_marks(rows: list[int]) -> list[str | None]:
-        return mark_images(dataset.select(writer.order[rows]), "Comparing images")
-
-    store = writer.write(make_maps, batch_size, "Extracting feature maps", on_error == "skip", read_marks)
     folder = store.path / "backbone"
     if Path(backbone).is_file() and state.is_main_process and not folder.is_dir():
         temporary = folder.with_name(f"{folder.name}.tmp")
@@ -260,13 +283,16 @@ class _PixelValues(torch.utils.data.Dataset):
     """
     Batches of images in the order of their ids. Of the rows that are asked for, in that order (`None` is none): those
     of images that can be read, their places in the batch, `(N, 3, image_size, image_size)` with these preprocessed in
-    their places and zeros elsewhere, or `None` if there is none, and their marks; and what is said of the others.
+    their places and zeros elsewhere, or `None` if there is none, and their marks; and what is said of the others. A
+    `random_crop` gets an image and `image_id`, and is what is seen of it, in place of the processor's resizing.
     """
 
-    def __init__(self, dataset: Dataset, order: np.ndarray, processor: dict):
+    def __init__(self, dataset: Dataset, order: np.ndarray, processor: dict, random_crop: Callable | None = None):
         self.dataset = dataset.cast_column("image", Image(decode=False))
         self.order = order
-        self.processor = CLIPImageProcessorPil(**processor)
+        self.random_crop = random_crop
+        whole = {"do_resize": False, "do_center_crop": False} if random_crop is not None else {}
+        self.processor = CLIPImageProcessorPil(**processor | whole)
 
     def __getitem__(
         self, rows: list[int | None]
@@ -283,6 +309,8 @@ class _PixelValues(torch.utils.data.Dataset):
                     content = Path(example["image"]["path"]).read_bytes()
                 mark = content_mark(content)
                 images[place] = load_any_image(example["image"] | {"bytes": content})
+                if self.random_crop is not None:
+                    images[place] = self.random_crop(images[place], image_id=example["image_id"])
                 marks.append(mark)
             except Exception as error:  # Pillow raises whatever a damaged byte leads to
                 unreadable.append(

@@ -178,6 +178,35 @@ class FeatureMapStore:
         arguments = self.metadata["processor"]
         return None if arguments is None else CLIPImageProcessorPil(**arguments)
 
+    def view_path(self, number: int) -> Path:
+        """Folder of a further view of each image, from 1: a store of its own."""
+        return self.path / "views" / f"{number}"
+
+    @property
+    def views(self) -> list["FeatureMapStore"]:
+        """
+        Stores of further views of each image, see [`extract_feature_maps`], for training alone; row for row of the
+        same images.
+
+        Raises:
+            FileNotFoundError: If one was not finished.
+            ValueError: If one is missing or damaged, or was made of other images or by another backbone.
+        """
+        numbers = range(1, 1 + sum(path.is_dir() for path in (self.path / "views").glob("[0-9]*")))
+        views = [FeatureMapStore(self.view_path(number)) for number in numbers]
+        same = ("dataset", "class_names", "backbone_sha256", "image_size", "compute_dtype", "shape")
+        for view in views:
+            view.require(**{key: self.metadata.get(key) for key in same})
+            marks = zip(view.content_marks, self.content_marks)  # `None` is unknown
+            if not np.array_equal(view.image_ids, self.image_ids) or any(
+                mark != own and None not in (mark, own) for mark, own in marks
+            ):
+                raise ValueError(
+                    f"{view.path} was made of other images than {self.path}: run `dedn features` again with --views "
+                    f"{1 + len(views)}, or delete {view.path.parent}."
+                )
+        return views
+
     def verify(self):
         """
         Reads all shards and compares their SHA-256 with `store.json`.
@@ -324,6 +353,49 @@ class FeatureMapDataset(torch.utils.data.Dataset):
             maps[place] = self.store[rows[place]]
         labels = self.labels[indices].tolist()
         return [{"feature_map": m, "labels": y} for m, y in zip(torch.from_numpy(maps), labels, strict=True)]
+
+
+class RandomViewDataset(torch.utils.data.Dataset):
+    """
+    Images of which one of several views is seen in each epoch, drawn by seed, epoch and image, so that a run that was
+    killed goes on as if it had not been.
+
+    Args:
+        views (`Sequence[FeatureMapDataset]`):
+            The same images, as one view each.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of the random numbers.
+
+    Attributes:
+        labels (`np.ndarray` of shape `(N,)`, int64):
+            Labels of all items.
+    """
+
+    def __init__(self, views: Sequence[FeatureMapDataset], seed: int = 0):
+        self.views, self.seed = views, seed
+        self.labels, self.image_ids = views[0].labels, views[0].image_ids
+        # Workers that stay from epoch to epoch see it change.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int):
+        """Draws the views of this epoch."""
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> dict:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: list[int]) -> list[dict]:
+        # As many numbers for each epoch as there are images, whichever are asked for.
+        drawn = np.random.default_rng((self.seed, self._epoch.item())).integers(len(self.views), size=len(self))
+        items = {}
+        for number, view in enumerate(self.views):
+            chosen = [index for index in dict.fromkeys(indices) if drawn[index] == number]
+            if chosen:
+                items |= zip(chosen, view.__getitems__(chosen), strict=True)
+        return [items[index] for index in indices]
 
 
 def open_shard(file: Path) -> tuple[mmap.mmap, pa.Table]:

@@ -15,7 +15,7 @@ from transformers import CLIPImageProcessorPil, PreTrainedModel
 from ..backbone_dedn import backbone_feature_map, load_backbone
 from ..data import GzslDataset
 from ..features.extraction import feature_map_shape, image_processor_of
-from ..features.store import FeatureMapStore, fingerprint_weights
+from ..features.store import FeatureMapStore, RandomViewDataset, fingerprint_weights
 from .dataset import PixelValueDataset, RandomCrop
 from .run_folder import from_main
 from .warm_start import WarmStart
@@ -40,6 +40,8 @@ class ModelInputs:
             What the inputs come from, for `results.json`.
         make_cropped (`Callable`, *optional*):
             As `make`, with a [`RandomCrop`] for a second argument, for training on images.
+        make_views (`Callable`, *optional*):
+            As `make`, with a seed for a second argument, for training on several views of each image.
         warm_start (`WarmStart`, *optional*):
             What training begins with.
     """
@@ -50,6 +52,7 @@ class ModelInputs:
     backbone: PreTrainedModel | None = None
     source: dict = field(default_factory=dict)
     make_cropped: Callable[[datasets.Dataset, RandomCrop], Dataset] | None = None
+    make_views: Callable[[datasets.Dataset, int], Dataset] | None = None
     warm_start: WarmStart | None = None
 
 
@@ -121,7 +124,8 @@ def prepare_inputs(
         )
 
     store = FeatureMapStore(feature_maps)
-    store.require(dataset=dataset.name, class_names=dataset.class_names)
+    # A further view is of parts of the images.
+    store.require(dataset=dataset.name, class_names=dataset.class_names, view=None)
     if backbone is not None and store.metadata["backbone"] is None:
         raise ValueError(
             f"{feature_maps} came from {store.metadata['hdf5']['file']}, which does not say which backbone made its "
@@ -132,6 +136,7 @@ def prepare_inputs(
         raise ValueError(
             f"{feature_maps} holds maps of {height} × {width} regions, but the model takes square ones only."
         )
+    views = store.views
     inputs = ModelInputs(
         lambda images: store.select(images["image_id"]),
         store.image_processor,
@@ -140,8 +145,13 @@ def prepare_inputs(
             key: store.metadata[key]
             for key in ("backbone", "backbone_sha256", "image_size", "compute_dtype", "hdf5")
             if store.metadata.get(key) is not None
-        },
+        }
+        | ({"views": 1 + len(views)} if views else {}),
     )
+    if views:
+        inputs.make_views = lambda images, seed: RandomViewDataset(
+            [view.select(images["image_id"]) for view in (store, *views)], seed
+        )
     images = datasets.concatenate_datasets([*dataset.splits.values()])
     _tell_removed(store, dataset, images)
     # Files are read once, not by each process.

@@ -400,6 +400,8 @@ class _Run:
         scale = self.args.random_crop_scale
         if training and scale is not None:
             return ClassSubset(self.inputs.make_cropped(images, RandomCrop(scale, self.seed)), class_ids)
+        if training and self.inputs.make_views is not None:
+            return ClassSubset(self.inputs.make_views(images, self.seed), class_ids)
         return ClassSubset(self.inputs.make(images), class_ids)
 
     def _trainer(self, stage: str, model: DednModel, **kwargs) -> DednTrainer:
