@@ -522,6 +522,8 @@ def test_predictions_that_cannot_be_made(tiny_model, feature_map):
     for parameters in ({"seen": torch.ones(5)}, {"seen": torch.ones(2), "class_attributes": rows}):
         with pytest.raises(ValueError, match="`seen` goes with `class_attributes`"):
             tiny_model.predict(feature_map=feature_map, **parameters)
+    with pytest.raises(ValueError, match="A mirrored feature map is not that of the mirrored image"):
+        tiny_model.predict(feature_map=feature_map, average_flips=True)
     with pytest.raises(ValueError, match=r"evaluation mode: call `model.eval\(\)`"):
         tiny_model.train().predict(feature_map=feature_map)
 

@@ -282,7 +282,7 @@ def test_none_is_all_of_them_whatever_the_pipeline_was_given():
 
 def test_none_of_the_others_is_as_if_it_were_not_given(classifier):
     parameters = dict.fromkeys(
-        ["unnamed_attributes", "attributes_by", "threshold", "timeout", "attention", "batch_size"]
+        ["unnamed_attributes", "attributes_by", "threshold", "timeout", "attention", "average_flips", "batch_size"]
     )
     assert classifier([IMAGE], **parameters) == [classifier(IMAGE)]
 
@@ -316,6 +316,7 @@ BAD_VALUES = [
     ({"timeout": float("nan")}, "`timeout` must be a number of seconds"),
     ({"attention": True}, "`attention` must be 'grid' or 'image', but it is True"),
     ({"attention": "pixels"}, "`attention` must be 'grid' or 'image', but it is 'pixels'"),
+    ({"average_flips": 1}, "`average_flips` must be True or False, but it is 1"),
     ({"unnamed_attributes": 0}, "`unnamed_attributes` must be 'mean' or 'zero', but it is 0"),
     ({"attributes_by": ["score"]}, r"`attributes_by` must be 'score' or 'contribution', but it is \['score'\]"),
     ({"batch_size": 0}, "`batch_size` must be a whole number from 1 on, but it is 0"),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from PIL import Image
+from PIL import Image, ImageOps
 from tiny_model import make_tiny_config
 from tiny_pipeline import BACKBONE, TASK, check_same, make_image, make_model, make_processor
 from transformers import ConvNextImageProcessorPil, ViTImageProcessorPil, pipeline
@@ -82,6 +82,27 @@ def test_attribute_scores_are_the_calibrated_ones(classifier, image):
         result = classifier(image, candidates)
         assert {entry["label"]: entry["score"] for entry in result["attributes"]} == pytest.approx(expected)
     assert all(0 < score < 1 for score in expected.values())
+
+
+@pytest.mark.parametrize("candidates", [None, [["owl", "jay"], {"new": ["attribute 3"], "jay": None}]])
+def test_the_mean_of_an_image_and_its_mirror_image(classifier, image, candidates):
+    """What each says alone, in either order."""
+    images = [image, ImageOps.mirror(image)]
+    plain, averaged = (
+        classifier(images, candidates, attention="grid", top_attributes=None, average_flips=flips, batch_size=2)
+        for flips in (False, True)
+    )
+    if candidates is None:
+        assert scores_of(plain[0]) != scores_of(plain[1])
+        assert scores_of(averaged[0]) == pytest.approx(scores_of(averaged[1]))
+        logits = [run_model(classifier, each).logits[0] for each in images]
+        expected = (sum(logits) / 2).softmax(-1).tolist()
+        assert scores_of(averaged[0]) == pytest.approx(dict(zip(NAMES, expected, strict=True)))
+        assert scores_of(classifier(image, average_flips=True)) == pytest.approx(scores_of(averaged[0]))
+    maps = [{entry["label"]: np.array(entry["attention"]) for entry in result["attributes"]} for result in plain]
+    for entry in averaged[0]["attributes"]:
+        expected = (maps[0][entry["label"]] + maps[1][entry["label"]][:, ::-1]) / 2
+        np.testing.assert_allclose(entry["attention"], expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("candidates", [None, ["owl", "jay"], {"new": ["attribute 3"], "jay": None, "crow": None}])

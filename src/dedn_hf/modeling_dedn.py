@@ -801,6 +801,7 @@ class DednModel(DednPreTrainedModel):
         seen: torch.Tensor | None = None,
         calibration: float | None = None,
         output_attentions: bool | None = None,
+        average_flips: bool = False,
     ) -> DednPrediction:
         r"""
         The classes, attributes and attention of images, without gradients: what evaluation, explanations and the
@@ -819,13 +820,15 @@ class DednModel(DednPreTrainedModel):
                 γ: how far seen candidates are set back against the others.
             output_attentions (`bool`, *optional*, defaults to `config.output_attentions`):
                 Whether to return where the region attention looks.
+            average_flips (`bool`, *optional*, defaults to `False`):
+                Whether to take the mean of what is said of an image and of its mirror image, for twice the time.
 
         Returns:
             [`DednPrediction`].
 
         Raises:
             ValueError: If the model is in training mode, `seen` is not one truth value for each row of
-                `class_attributes`, or what [`~DednModel.forward`] raises.
+                `class_attributes`, feature maps are to be mirrored, or what [`~DednModel.forward`] raises.
         """
         if self.training:
             raise ValueError("`predict` needs the model in evaluation mode: call `model.eval()` first.")
@@ -836,13 +839,21 @@ class DednModel(DednPreTrainedModel):
             )
         if seen is not None and (class_attributes is None or seen.shape != class_attributes.shape[:1]):
             raise ValueError("`seen` goes with `class_attributes`: give one truth value for each of their rows.")
-        output = self(
-            pixel_values,
-            feature_map,
-            class_attributes=class_attributes,
-            output_attentions=output_attentions,
-            return_dict=True,
-        )
+        options = {"class_attributes": class_attributes, "output_attentions": output_attentions, "return_dict": True}
+        output = self(pixel_values, feature_map, **options)
+        if average_flips:
+            if pixel_values is None:
+                raise ValueError(
+                    "A mirrored feature map is not that of the mirrored image: with `average_flips` give "
+                    "`pixel_values`."
+                )
+            flipped = self(pixel_values.flip(-1), **options)
+            for name in ("logits", "attribute_scores", "expert_scores"):
+                output[name] = (output[name] + flipped[name]) / 2
+            if output.attentions is not None:
+                output.attentions = {
+                    name: (maps + flipped.attentions[name].flip(-1)) / 2 for name, maps in output.attentions.items()
+                }
 
         setback = self.config.gamma if calibration is None else calibration
         if class_attributes is None:

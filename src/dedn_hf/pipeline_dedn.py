@@ -30,6 +30,7 @@ PARAMETERS = (
     "unnamed_attributes",
     "calibration",
     "attention",
+    "average_flips",
     "top_k",
     "top_attributes",
     "attributes_by",
@@ -207,6 +208,8 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             attention (`str`, *optional*):
                 Where the region attention of each returned attribute looks: `"grid"` gives lists, `"image"` arrays of
                 the image's size. By default there is none.
+            average_flips (`bool`, *optional*, defaults to `False`):
+                Whether to take the mean of what is said of an image and of its mirror image, for twice the time.
             top_k (`int`, *optional*, defaults to 5):
                 How many labels are returned at most; `None` is all.
             top_attributes (`int`, *optional*, defaults to 10):
@@ -316,7 +319,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         def given(*names):
             return {name: parameters[name] for name in names if name in parameters}
 
-        forward = given("candidate_labels", "unnamed_attributes", "calibration", "attention")
+        forward = given("candidate_labels", "unnamed_attributes", "calibration", "attention", "average_flips")
         return given("timeout"), forward, given("top_k", "top_attributes", "attributes_by", "threshold")
 
     def _read_parameter(self, name: str, value):
@@ -324,6 +327,10 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             return _integer(name, value, 0, ", or None for all")
         if name == "candidate_labels":
             return self._read_candidates(value)
+        if name == "average_flips":
+            if not isinstance(value, (bool, np.bool_)):
+                raise ValueError(f"`average_flips` must be True or False, but it is {value!r}.")
+            return bool(value)
         choices = {
             "unnamed_attributes": ("mean", "zero"),
             "attributes_by": ("score", "contribution"),
@@ -366,11 +373,13 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         unnamed_attributes="mean",
         calibration=None,
         attention=None,
+        average_flips=False,
     ) -> tuple[dict, dict]:
         """Parameters of `_forward`, and those of `postprocess` that tell the candidates."""
         if attention is not None:
             crop_in_image(self.image_processor, 1, 1)
         forward = {"calibration": calibration, "attention": attention, "class_attributes": None, "seen": None}
+        forward["average_flips"] = average_flips
         if isinstance(candidate_labels, list):
             if num_images != len(candidate_labels):
                 raise ValueError(
@@ -586,9 +595,21 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         return inputs
 
     def _forward(
-        self, model_inputs, class_attributes, seen, calibration, attention, lists=None, unnamed_attributes="mean"
+        self,
+        model_inputs,
+        class_attributes,
+        seen,
+        calibration,
+        attention,
+        average_flips,
+        lists=None,
+        unnamed_attributes="mean",
     ):
-        options = {"calibration": calibration, "output_attentions": attention is not None}
+        options = {
+            "calibration": calibration,
+            "output_attentions": attention is not None,
+            "average_flips": average_flips,
+        }
         if lists is None:
             prediction = self.model.predict(
                 pixel_values=model_inputs["pixel_values"], class_attributes=class_attributes, seen=seen, **options
@@ -596,11 +617,12 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             return _columns(prediction) | {"size": model_inputs["size"]}
 
         index = model_inputs["index"] or 0  # a list of them, for a batch
-        columns = []
-        feature_maps = self.model.get_feature_map(model_inputs["pixel_values"]).split(1)
-        for feature_map, place in zip(feature_maps, index if isinstance(index, list) else [index]):
+        columns, inputs, kind = [], model_inputs["pixel_values"], "pixel_values"
+        if not average_flips:  # the backbone is faster with all of them together
+            inputs, kind = self.model.get_feature_map(inputs), "feature_map"
+        for image, place in zip(inputs.split(1), index if isinstance(index, list) else [index]):
             prediction = self.model.predict(
-                feature_map=feature_map,
+                **{kind: image},
                 class_attributes=self._class_rows(lists[place], unnamed_attributes),
                 seen=torch.tensor(self._names_and_seen(lists[place])[1]),
                 **options,

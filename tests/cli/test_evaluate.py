@@ -95,6 +95,20 @@ def test_evaluation_from_images(run, birds, tmp_path, capsys):
         run(tmp_path / "model", tmp_path / "model")
 
 
+def test_evaluation_of_images_and_their_mirror_images(run, birds, tmp_path):
+    model, processor = make_model(birds, tmp_path / "model")
+    run(tmp_path / "model", tmp_path / "out", "--average_flips")
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    images = [PixelValueDataset(birds.splits[split], processor) for split in ("test_seen", "test_unseen")]
+    labels = np.concatenate([split.labels for split in images])
+    pixel_values = torch.stack([item["pixel_values"] for split in images for item in split])
+    with torch.no_grad():
+        logits = sum(model(pixel_values=values).logits for values in (pixel_values, pixel_values.flip(-1))) / 2
+    expected = gzsl_metrics(logits.numpy(), labels, birds.seen_class_ids)
+    assert {name: results["test"][name] for name in expected} == pytest.approx(expected)
+    assert results["settings"]["average_flips"]
+
+
 def test_evaluation_from_feature_maps(run, birds, tmp_path):
     backbone = ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"))
     backbone.save_pretrained(tmp_path / "backbone")
@@ -179,6 +193,8 @@ def test_errors_before_long_work(run, birds, tmp_path, monkeypatch):
         run(tmp_path / "chooser", tmp_path / "file")
     with pytest.raises(CommandFailed, match="--batch_size is 0"):
         run(tmp_path / "chooser", tmp_path / "out", "--batch_size", "0")
+    with pytest.raises(CommandFailed, match="--average_flips is of images: leave --feature_maps out"):
+        run(tmp_path / "chooser", tmp_path / "out", "--average_flips", "--feature_maps", "store")
     assert not (tmp_path / "out").exists()
 
 

@@ -118,6 +118,14 @@ def test_cub_cards_bind_to_the_terms_of_the_data():
     assert "base_model" not in render_model_card(results(), "cub").data.to_dict()
 
 
+def test_the_card_says_whether_the_backbone_was_trained_along():
+    tuned = results()
+    tuned["settings"]["freeze_backbone"] = False
+    for given, text in ((results(), "v2_1.0_224), kept frozen."), (tuned, "and was trained along with the experts.")):
+        card = render_model_card(given, "cub", base_model="google/mobilenet_v2_1.0_224").text
+        assert text in card and card.count("kept frozen") == (given is not tuned)
+
+
 @pytest.mark.parametrize("backbone, base_model", [("org/resnet", "org/resnet"), ("resnet", None)])
 def test_the_backbone_of_the_results_is_the_base_model_if_it_is_an_id(backbone, base_model):
     card = render_model_card(results(settings={"backbone": backbone}), "cub")

@@ -28,12 +28,19 @@ def main(arguments: list[str]):
         "edited after training (default: the model's, and what differs is said)",
     )
     parser.add_argument("--feature_maps", help="read a store of `dedn features` instead of images")
+    parser.add_argument(
+        "--average_flips",
+        action="store_true",
+        help="the mean over each image and its mirror image, for twice the time",
+    )
     parser.add_argument("--output_dir", required=True, help="folder for results.json and figures")
     parser.add_argument("--batch_size", type=int, default=100, help="images in the model at once (default: 100)")
     parser.add_argument("--device", default="cpu", help="where the model runs, such as cuda (default: cpu)")
     args = parser.parse_args(arguments)
     if args.batch_size < 1:
         parser.error(f"--batch_size is {args.batch_size}; at least one image is needed")
+    if args.average_flips and args.feature_maps:
+        parser.error("--average_flips is of images: leave --feature_maps out")
     check_model(args.model)
 
     from datasets import concatenate_datasets
@@ -97,7 +104,7 @@ def main(arguments: list[str]):
     else:
         processor = CLIPImageProcessorPil.from_pretrained(args.model)
         examples = {split: PixelValueDataset(dataset.splits[split], processor) for split in TEST_SPLITS}
-    report = evaluate_model(model, dataset, examples, args.batch_size, processor)
+    report = evaluate_model(model, dataset, examples, args.batch_size, processor, args.average_flips)
 
     trained = cached_file(args.model, "results.json", _raise_exceptions_for_missing_entries=False)
     training = read_json(trained) if trained else {}
@@ -110,7 +117,8 @@ def main(arguments: list[str]):
         "class_attributes": {"of": args.class_attributes or "model", "differing_classes": len(differing)},
         # Where several seeds were run, the first one's model is on top.
         "seeds": training.get("seeds", [])[:1],
-        "settings": {key: getattr(config, key) for key in ("region_mix", "coarse_mix", "calibration", "class_bias")},
+        "settings": {key: getattr(config, key) for key in ("region_mix", "coarse_mix", "calibration", "class_bias")}
+        | ({"average_flips": True} if args.average_flips else {}),
     }
     report.write(args.output_dir, description)
     print(f"\n{args.model} on {dataset.name}, {len(report.correct)} test images, per cent")

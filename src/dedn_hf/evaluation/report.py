@@ -194,7 +194,11 @@ class Predictions:
 
 
 def predict_examples(
-    model: DednModel, examples: Dataset, batch_size: int = 100, localisation: AttributeLocalisation | None = None
+    model: DednModel,
+    examples: Dataset,
+    batch_size: int = 100,
+    localisation: AttributeLocalisation | None = None,
+    average_flips: bool = False,
 ) -> Predictions:
     """
     Reads each example once, with the model in evaluation mode.
@@ -208,6 +212,8 @@ def predict_examples(
             Examples in the model at once.
         localisation ([`AttributeLocalisation`], *optional*):
             Of these N examples: it is given their region attention.
+        average_flips (`bool`, *optional*, defaults to `False`):
+            See [`DednModel.predict`].
 
     Returns:
         [`Predictions`], with the labels of the examples.
@@ -218,7 +224,9 @@ def predict_examples(
         for batch in DataLoader(examples, batch_size=batch_size):
             labels = batch.pop("labels")
             inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
-            prediction = model.predict(**inputs, output_attentions=localisation is not None)
+            prediction = model.predict(
+                **inputs, output_attentions=localisation is not None, average_flips=average_flips
+            )
             scores = (prediction.logits, prediction.attribute_scores, prediction.expert_scores, labels)
             scores = [tensor.cpu().numpy() for tensor in scores]
             if kept is None:
@@ -566,6 +574,7 @@ def evaluate_model(
     examples: Mapping[str, Dataset],
     batch_size: int = 100,
     image_processor=None,
+    average_flips: bool = False,
 ) -> EvaluationReport:
     """
     Evaluates a model on the test images of a data set, each of which is read once. Classes are what the model's own
@@ -584,6 +593,8 @@ def evaluate_model(
         image_processor (`CLIPImageProcessor`, *optional*):
             What the images go through, or went through before their feature maps were made. With it, and part points
             in the data set, the report has `localisation`.
+        average_flips (`bool`, *optional*, defaults to `False`):
+            See [`DednModel.predict`].
 
     Returns:
         [`EvaluationReport`].
@@ -603,7 +614,7 @@ def evaluate_model(
         has_attribute = attributes_of_classes(class_attributes)[place[np.asarray(images["label"])]]
         localisation = AttributeLocalisation.of_images(dataset, images, has_attribute, image_processor, model.config)
     inputs = ConcatDataset([examples[split] for split in TEST_SPLITS])
-    predictions = predict_examples(model, inputs, batch_size, localisation)
+    predictions = predict_examples(model, inputs, batch_size, localisation, average_flips)
     predictions.labels = place[predictions.labels]
     return EvaluationReport(model.config, class_attributes, predictions, localisation, image_attributes)
 

@@ -25,11 +25,11 @@ METRICS = {
 }
 
 _BACKBONES = {
-    "timm/tf_efficientnet_lite2.in1k": "EfficientNet-Lite2 (Tan and Le), trained on ImageNet by Google and kept "
-    "frozen, 4.9 million parameters. The weights are under Apache-2.0, converted to the layout of transformers' "
+    "timm/tf_efficientnet_lite2.in1k": "EfficientNet-Lite2 (Tan and Le), trained on ImageNet by Google, 4.9 "
+    "million parameters. The weights are under Apache-2.0, converted to the layout of transformers' "
     "`EfficientNetModel`, and give what those of the repository named as base model give. It is a smaller backbone "
     "than the ResNet-101 of the literature.",
-    "google/mobilenet_v2_1.0_224": "MobileNetV2 1.0, trained on ImageNet by Google and kept frozen. The weights were "
+    "google/mobilenet_v2_1.0_224": "MobileNetV2 1.0, trained on ImageNet by Google. The weights were "
     "converted from Google's quantised release, so they are not bit for bit those of the repository named as base "
     "model. They are under Apache-2.0. It is a much weaker backbone than the ResNet-101 of the literature: compare no "
     "figure here with published ones.",
@@ -55,7 +55,7 @@ def render_model_card(
         repo_id (`str`, *optional*, defaults to `"your-namespace/dedn-<dataset>"`):
             The repository that the examples load from. [`push_to_hub`] puts the real one in the default's place.
         base_model (`str`, *optional*):
-            Repository id of the frozen backbone. By default what the results name as backbone, if it is such an id.
+            Repository id of the backbone. By default what the results name as backbone, if it is such an id.
         sections (`str`, *optional*):
             Further sections in Markdown, headings among them, that are put before "Limits".
 
@@ -102,7 +102,8 @@ def render_model_card(
         repo_id=repo_id,
         dataset=dataset,
         data=data,
-        backbone=base_model and (base_model, _BACKBONES.get(base_model, "Kept frozen; see its own card.")),
+        backbone=base_model and (base_model, _BACKBONES.get(base_model, "See its own card.")),
+        frozen=results is None or results["settings"].get("freeze_backbone", True),
         results=results,
         split=split,
         rows=[(part, format_figures(results, part, METRICS)) for part in parts],
