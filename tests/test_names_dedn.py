@@ -2,7 +2,7 @@
 
 import pytest
 
-from dedn_hf.names_dedn import NameMatcher, describe_attribute, readable_attribute, readable_classes
+from dedn_hf.names_dedn import NameMatcher, describe_attribute, question_about, readable_attribute, readable_classes
 
 OFFICIAL = [
     *("001.Black_footed_Albatross", "024.Red_faced_Cormorant", "023.Brandt_Cormorant", "047.American_Goldfinch"),
@@ -115,3 +115,9 @@ def test_what_is_less_than_usual_in_words():
     assert describe_attribute("has_breast_color::pink", is_less=True, score=0.02) == "no pink breast"
     assert describe_attribute("has_breast_color::pink", is_less=True, score=0.4) == "less pink breast"
     assert describe_attribute("has_primary_color::red", is_less=True) == "primary color: not red"
+
+
+def test_questions_about_attributes():
+    assert question_about("has_wing_color::blue") == "Is the wing color blue?"
+    assert question_about("has_bill_length::shorter_than_head") == "Is the bill length shorter than head?"
+    assert question_about("red_wing") == "Does it have this: red wing?"

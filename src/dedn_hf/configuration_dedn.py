@@ -78,6 +78,9 @@ class DednConfig(PretrainedConfig):
             c: share of region attention in the attribute scores in evaluation mode; 1−c is channel attention's.
         coarse_mix (`float`, *optional*, defaults to 0.9):
             e: share of the coarse expert in the logits; 1−e is the fine expert's.
+        score_scale (`float`, *optional*, defaults to 1.0):
+            What the logits are multiplied with before the softmax that gives a label's score, so that it is as often
+            right as it says: an inverse temperature, which changes no order. The `validated` protocol fits it.
         kwargs (*optional*):
             As in [`PretrainedConfig`], among them `id2label` and `label2id`, which name the K classes.
 
@@ -141,6 +144,7 @@ class DednConfig(PretrainedConfig):
         alignment_weight=0.001,
         region_mix=0.8,
         coarse_mix=0.9,
+        score_scale=1.0,
         **kwargs,
     ):
         _check_spelling(kwargs)
@@ -164,6 +168,7 @@ class DednConfig(PretrainedConfig):
         self.alignment_weight = alignment_weight
         self.region_mix = region_mix
         self.coarse_mix = coarse_mix
+        self.score_scale = score_scale
 
         names = {name: kwargs.pop(name, None) for name in ("id2label", "label2id", "num_labels")}
         # Not by the base class, which refuses it for any attention but its own.
@@ -307,6 +312,9 @@ class DednConfig(PretrainedConfig):
             setattr(self, name, _read_number(name, getattr(self, name)))
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` is a share and must lie in [0, 1], but it is {getattr(self, name)}.")
+        self.score_scale = _read_number("score_scale", self.score_scale)
+        if self.score_scale <= 0:
+            raise ValueError(f"`score_scale` must be above 0, but it is {self.score_scale}.")
         for name in ("freeze_backbone", "freeze_batch_norm", "normalize_features"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"`{name}` must be True or False, but it is {getattr(self, name)!r}.")

@@ -865,9 +865,7 @@ class DednModel(DednPreTrainedModel):
             logits = logits - setback * seen.to(logits)
 
         attribute_scores = output.attribute_scores.float()
-        class_rows = F.normalize(class_attributes.to(self.class_attributes).float(), dim=-1)
         best = logits.sort(dim=-1, descending=True, stable=True).indices[:, :2]
-        difference = class_rows[best[:, 0]] - class_rows[best[:, -1]]
 
         attentions = None
         if output.attentions is not None:
@@ -879,10 +877,28 @@ class DednModel(DednPreTrainedModel):
             logits=logits,
             attribute_scores=attribute_scores,
             attribute_probabilities=self.attribute_probabilities(attribute_scores),
-            contributions=difference * (attribute_scores - self.attribute_levels.float()) * self._tells(),
+            contributions=self.contributions(
+                attribute_scores, class_attributes[best[:, 0]], class_attributes[best[:, -1]]
+            ),
             expert_scores=output.expert_scores.float(),
             attentions=attentions,
         )
+
+    def contributions(self, attribute_scores: torch.Tensor, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """
+        What each attribute adds to the difference of the scores of two classes, see [`DednPrediction`].
+
+        Args:
+            attribute_scores (`torch.Tensor` of shape `(B, A)`):
+                Of the images.
+            first (`torch.Tensor` of shape `(B, A)`), second (`torch.Tensor` of shape `(B, A)`):
+                Rows of class attributes of the class that each image is taken for, and of the one that it is not.
+
+        Returns:
+            `torch.Tensor` of shape `(B, A)`.
+        """
+        first, second = (F.normalize(rows.to(self.class_attributes).float(), dim=-1) for rows in (first, second))
+        return (first - second) * (attribute_scores - self.attribute_levels.float()) * self._tells()
 
     def _folded(self, device: torch.device) -> list[torch.Tensor]:
         """

@@ -87,6 +87,15 @@ def describe_attribute(name: str, is_less: bool = False, score: float = 0.0) -> 
     return f"{'no' if score < 0.25 else 'less'} {words}"
 
 
+def question_about(name: str) -> str:
+    """
+    What to ask a person about an attribute: of `has_wing_color::blue` "Is the wing color blue?", of a name of another
+    form "Does it have this: red wing?".
+    """
+    what, colon, value = readable_attribute(name).partition(": ")
+    return f"Is the {what} {value}?" if colon else f"Does it have this: {what}?"
+
+
 def _words(name: str) -> str:
     match = re.fullmatch(r"has_(?:(?P<part>\w+)_)?(?P<quality>color|pattern|shape|length|size)::(?P<value>.+)", name)
     if match is None:
@@ -182,4 +191,12 @@ class NameMatcher:
         return [list(names) for names in dict.fromkeys(tuple(names) for names in groups if len(names) > 1)]
 
 
-__all__ = ["NameMatcher", "describe_attribute", "loosen", "normalize", "readable_attribute", "readable_classes"]
+__all__ = [
+    "NameMatcher",
+    "describe_attribute",
+    "loosen",
+    "normalize",
+    "question_about",
+    "readable_attribute",
+    "readable_classes",
+]

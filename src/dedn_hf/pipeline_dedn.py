@@ -22,8 +22,9 @@ from torch.utils.data import Dataset, IterableDataset
 from transformers import Pipeline
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+from .answers_dedn import answer_log_likelihoods, information_gains
 from .images_dedn import attention_in_image, crop_in_image, load_any_image
-from .names_dedn import NameMatcher, describe_attribute, readable_attribute
+from .names_dedn import NameMatcher, describe_attribute, question_about, readable_attribute
 
 PARAMETERS = (
     "candidate_labels",
@@ -34,11 +35,21 @@ PARAMETERS = (
     "top_k",
     "top_attributes",
     "attributes_by",
+    "observed",
+    "ask",
     "threshold",
     "timeout",
 )
 # The others have no `None`: it is as if they were not given.
-PARAMETERS_WITH_NONE = {"candidate_labels", "calibration", "attention", "top_k", "top_attributes", "timeout"}
+PARAMETERS_WITH_NONE = {
+    "candidate_labels",
+    "calibration",
+    "attention",
+    "top_k",
+    "top_attributes",
+    "observed",
+    "timeout",
+}
 # A larger γ would leave float32 no digits for the class scores.
 LARGEST_CALIBRATION = 10_000
 NOT_GIVEN = object()
@@ -53,7 +64,7 @@ class LabelResult(TypedDict):
         label (`str`):
             Its name.
         score (`float`):
-            Its share of the softmax over all candidates, after calibration.
+            Its share of the softmax over all candidates, after calibration and by the model's `score_scale`.
         seen (`bool`):
             Whether the model was trained on images of this class.
     """
@@ -77,6 +88,8 @@ class AttributeResult(TypedDict):
         contribution (`float`):
             What it adds to the difference of the class scores of the first candidate and the runner-up; below 0 where
             it speaks for the runner-up.
+        observed (`float`, only where a person answered):
+            The answer, from 0 to 1; what it adds is in the contribution, too.
         attention (`list[list[float]]` or `np.ndarray`, only when asked for):
             With `attention="grid"` rows of the model's grid, from top to bottom: each region's share of the attention.
             With `attention="image"` a float32 array of shape `(height, width)` of the upright image: each pixel's
@@ -87,13 +100,35 @@ class AttributeResult(TypedDict):
     group: str
     score: float
     contribution: float
+    observed: NotRequired[float]
     attention: NotRequired[list[list[float]] | np.ndarray]
+
+
+class QuestionResult(TypedDict):
+    """
+    A question that a person may answer next.
+
+    Args:
+        attribute (`str`):
+            The attribute, as `config.attribute_names` has it.
+        group (`str`):
+            The group that it is of.
+        question (`str`):
+            The question in words, to be answered by yes or no.
+        gain (`float`):
+            How many bits of the uncertainty among the candidates an answer is expected to take away.
+    """
+
+    attribute: str
+    group: str
+    question: str
+    gain: float
 
 
 class ImageResult(TypedDict):
     """
     What the pipeline says of an image: plain Python, which goes to JSON as it is but for `attention="image"`. The keys
-    depend on nothing but `attention`.
+    depend on nothing but `attention`, `observed` and `ask`.
 
     Args:
         labels (`list[LabelResult]`):
@@ -104,11 +139,17 @@ class ImageResult(TypedDict):
         crop (`list[float]`, only with `attention="grid"`):
             Left, top, right and bottom of what the grid lies on, in pixels of the upright image; beyond its edges
             where the image is padded.
+        observed (`dict[str, float | None]`, only with `observed`):
+            Attribute, as `config.attribute_names` has it → answer, from 0 to 1, or `None` for one that was not known.
+        ask (`list[QuestionResult]`, only with `ask`):
+            What to ask next, best first: nothing that was answered, and nothing that would tell nothing.
     """
 
     labels: list[LabelResult]
     attributes: list[AttributeResult]
     crop: NotRequired[list[float]]
+    observed: NotRequired[dict[str, float | None]]
+    ask: NotRequired[list[QuestionResult]]
 
 
 class ZeroShotAttributeClassificationPipeline(Pipeline):
@@ -129,9 +170,9 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
 
     What the scores mean:
 
-    - a label's score is the softmax over the candidates of their class scores after calibration (see `calibration` in
-      [`DednConfig`]), so that the scores of all candidates sum to 1. It says which of the candidates fits best, not
-      whether any of them fits: a single candidate always has 1.
+    - a label's score is the softmax over the candidates of their class scores after calibration (see `calibration` and
+      `score_scale` in [`DednConfig`]), so that the scores of all candidates sum to 1. It says which of the candidates
+      fits best, not whether any of them fits: a single candidate always has 1.
     - an attribute's score is an estimate, from 0 to 1, of how strongly the class of the image has the attribute, see
       [`DednModel.attribute_probabilities`]. It does not depend on the candidates. For CUB, where the strength of an
       attribute is the share of annotators who saw it, it estimates that share.
@@ -218,6 +259,12 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 What chooses and sorts the attributes: `"contribution"` for what sets the first candidate apart from
                 the runner-up, by its amount; `"score"` for what the image shows most, and so where there is a single
                 candidate.
+            observed (`dict[str, bool | float | None]`, *optional*):
+                What a person says of the image, or of all of them: attribute → `True`, `False`, a strength from 0 to 1
+                or `None` for what is not known. Labels and contributions follow, see
+                [`~ZeroShotAttributeClassificationPipeline.rescore`].
+            ask (`int`, *optional*, defaults to 0):
+                How many questions are returned at most that a person should answer next.
             threshold (`float`, *optional*, defaults to 0.0):
                 The lowest score with which a label is returned. Scores are not changed by what is left out.
             batch_size (`int`, *optional*, defaults to 1):
@@ -295,7 +342,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
     def in_words(self, attribute: AttributeResult) -> str:
         """
         An attribute of a result in words that say whether the image has more or less of it than usual, such as "pink
-        breast" or "no pink breast".
+        breast" or "no pink breast"; or what a person answered, as "pink breast (observed)".
 
         Args:
             attribute ([`AttributeResult`]):
@@ -305,6 +352,9 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             `str`.
         """
         index = self.model.config.attribute_names.index(attribute["label"])
+        answer = attribute.get("observed")
+        if answer is not None:
+            return f"{describe_attribute(attribute['label'], answer < 0.5, answer)} (observed)"
         usual = self.model.attribute_probabilities(self.model.attribute_levels)[index].item()
         return describe_attribute(attribute["label"], attribute["score"] < usual, attribute["score"])
 
@@ -320,11 +370,19 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             return {name: parameters[name] for name in names if name in parameters}
 
         forward = given("candidate_labels", "unnamed_attributes", "calibration", "attention", "average_flips")
-        return given("timeout"), forward, given("top_k", "top_attributes", "attributes_by", "threshold")
+        return (
+            given("timeout"),
+            forward,
+            given("top_k", "top_attributes", "attributes_by", "observed", "ask", "threshold"),
+        )
 
     def _read_parameter(self, name: str, value):
         if name in ("top_k", "top_attributes"):
             return _integer(name, value, 0, ", or None for all")
+        if name == "ask":
+            return _integer(name, value, 0)
+        if name == "observed":
+            return self._read_answers(value)
         if name == "candidate_labels":
             return self._read_candidates(value)
         if name == "average_flips":
@@ -391,12 +449,19 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 self._class_rows(candidates, unnamed_attributes)
             forward |= {"lists": candidate_labels, "unnamed_attributes": unnamed_attributes}
             names, seen = map(list, zip(*map(self._names_and_seen, candidate_labels)))
+
+            def rows_of(index):
+                return self._class_rows(candidate_labels[index], unnamed_attributes)
         else:
             names, seen = self._names_and_seen(candidate_labels)
             rows = self._class_rows(candidate_labels, unnamed_attributes)
             if candidate_labels is not None:
                 forward |= {"class_attributes": rows, "seen": torch.tensor(seen)}
-        return forward, {"names": names, "seen": seen, "attention": attention}
+
+            def rows_of(index):
+                return rows
+
+        return forward, {"names": names, "seen": seen, "rows_of": rows_of, "attention": attention}
 
     def _read_candidates(self, candidate_labels) -> dict[str, Any] | list[dict[str, Any]]:
         """
@@ -460,7 +525,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         else:
             entries = list(description)
 
-        found = [self._find_attribute(name, attribute) for attribute in entries]
+        found = [self._find_attribute(f"Class {name!r} is described by", attribute) for attribute in entries]
         if not entries:
             raise ValueError(f"The description of class {name!r} names no attribute. Name at least one.")
         if (twice := _first_repeated(entries)) is not None:
@@ -482,7 +547,31 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 )
         return strengths
 
-    def _find_attribute(self, name: str, attribute) -> str:
+    def _read_answers(self, observed) -> dict[str, float | None]:
+        """Answers by the model's names of attributes: from 0 to 1, or `None`."""
+        if not isinstance(observed, Mapping):
+            raise ValueError(
+                "`observed` must be a dict of attributes with True, False, a strength or None, but it is "
+                f"{observed!r}: give `{{attribute: True}}`."
+            )
+        answers = {}
+        for written, answer in observed.items():
+            attribute = self._find_attribute("`observed` has", written)
+            if attribute in answers:
+                raise ValueError(f"`observed` has {attribute!r} more than once: answer it once.")
+            if isinstance(answer, (bool, np.bool_)):
+                answer = float(answer)
+            elif answer is not None:
+                answer = _number(answer)
+                if not 0 <= answer <= 1:
+                    raise ValueError(
+                        f"`observed` answers {written!r} with {observed[written]!r}, but an answer is True, False, a "
+                        "strength from 0 to 1, or None for what is not known."
+                    )
+            answers[attribute] = answer
+        return answers
+
+    def _find_attribute(self, complaint: str, attribute) -> str:
         names = self.model.config.attribute_names
         if attribute in names:
             return attribute
@@ -495,7 +584,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             problem = f"which may be {_or(may_be)}"
         else:
             problem = f"which is no attribute of the model; {_closest(attribute, map(readable_attribute, names))}"
-        raise ValueError(f"Class {name!r} is described by {attribute!r}, {problem}.")
+        raise ValueError(f"{complaint} {attribute!r}, {problem}.")
 
     def _find_class(self, name: str) -> str:
         """The model's name of a class."""
@@ -636,36 +725,46 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         model_outputs,
         names,
         seen,
+        rows_of,
         attention=None,
         top_k=5,
         top_attributes=10,
         attributes_by="contribution",
+        observed=None,
+        ask=0,
         threshold=0.0,
     ) -> ImageResult:
-        config, size = self.model.config, model_outputs["size"]
+        config, size, index = self.model.config, model_outputs["size"], None
         if "index" in model_outputs:
-            names, seen = names[model_outputs["index"]], seen[model_outputs["index"]]
+            index = model_outputs["index"]
+            names, seen = names[index], seen[index]
+        logits, contributions = model_outputs["logits"][0], model_outputs["contribution"][0]
+        rows = rows_of(index).cpu() if observed or ask else None
+        if observed:
+            evidence = self._evidence(rows, observed)
+            logits = logits + evidence.sum(dim=-1)
+            contributions = self._contributions(model_outputs["attribute_score"][0], rows, evidence, logits)
         # By class scores, of which a softmax makes many the same.
-        order = model_outputs["logits"][0].argsort(descending=True, stable=True)
-        scores = model_outputs["logits"][0].softmax(dim=-1)[order]
+        order = logits.argsort(descending=True, stable=True)
+        scores = (config.score_scale * logits).softmax(dim=-1)
         labels = [
             {"label": names[index], "score": score, "seen": seen[index]}
-            for score, index in zip(scores[:top_k].tolist(), order[:top_k].tolist())
+            for score, index in zip(scores[order[:top_k]].tolist(), order[:top_k].tolist())
             if score >= threshold
         ]
-        by = attributes_by if len(names) > 1 else "score"
-        order = model_outputs[by][0].abs().argsort(descending=True, stable=True)[:top_attributes]
-        scores, contributions = (model_outputs[name][0][order].tolist() for name in ("score", "contribution"))
+        by = contributions if attributes_by == "contribution" and len(names) > 1 else model_outputs["score"][0]
+        order = by.abs().argsort(descending=True, stable=True)[:top_attributes]
         attributes = [
-            {
-                "label": config.attribute_names[index],
-                "group": self.group_of_attribute[index],
-                "score": score,
-                "contribution": contribution,
-            }
-            for index, score, contribution in zip(order.tolist(), scores, contributions)
+            self._attribute_result(index, score, contribution, observed)
+            for index, score, contribution in zip(
+                order.tolist(), model_outputs["score"][0][order].tolist(), contributions[order].tolist()
+            )
         ]
         result = {"labels": labels, "attributes": attributes}
+        if observed is not None:
+            result["observed"] = dict(observed)
+        if ask:
+            result["ask"] = self._questions(scores, rows, observed or {}, ask)
         if attention is not None:
             maps = model_outputs["attention"][0][order]
             if attention == "grid":
@@ -676,6 +775,128 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             for attribute, attention_map in zip(attributes, maps):
                 attribute["attention"] = attention_map
         return result
+
+    def rescore(
+        self,
+        result: ImageResult,
+        observed: Mapping[str, bool | float | None],
+        ask: int = 0,
+        candidate_labels: Any = None,
+        unnamed_attributes: str = "mean",
+    ) -> ImageResult:
+        """
+        A result after a person's answers, without the image: what the call would have given that had these `observed`.
+
+        An answer is weighed by how likely it is in each class, which is the class's strength of the attribute, kept
+        between 0.1 and 0.9, since people err; what the image says of the attribute still counts beside it.
+
+        Args:
+            result ([`ImageResult`]):
+                Of one image, with all labels (`top_k=None`), answered before or not. Of its attributes those that it
+                has are sorted anew.
+            observed (`dict[str, bool | float | None]`):
+                All that is answered by now, as in a call: earlier answers that are not among it are taken back.
+            ask (`int`, *optional*, defaults to 0):
+                As in a call.
+            candidate_labels, unnamed_attributes:
+                Those of the call that gave the result.
+
+        Returns:
+            [`ImageResult`]: another one.
+
+        Raises:
+            ValueError: If the result lacks labels or has others than these candidates, or answers are not as they
+                should be.
+        """
+        config = self.model.config
+        observed, ask = self._read_answers(observed), _integer("ask", ask, 0)
+        candidates = None if candidate_labels is None else self._read_candidates(candidate_labels)
+        if isinstance(candidates, list):
+            raise ValueError("`rescore` is for one image: give the candidates of that one.")
+        names, seen = self._names_and_seen(candidates)
+        scores = {entry["label"]: entry["score"] for entry in result["labels"]}
+        if set(scores) != set(names):
+            more = [name for name in scores if name not in names]
+            what = f"{more[0]!r}, which is none of the candidates" if more else f"{len(scores)} of {len(names)} labels"
+            raise ValueError(
+                f"The result has {what}: call with `top_k=None` and no `threshold`, and give `rescore` the "
+                "`candidate_labels` of the call."
+            )
+        rows = self._class_rows(candidates, unnamed_attributes).cpu()
+        # Up to one number that is the same for all, which a softmax does not see.
+        logits = torch.tensor([scores[name] for name in names], dtype=torch.float64).clamp(min=1e-300).log()
+        logits = logits / config.score_scale
+        logits = logits - self._evidence(rows, result.get("observed") or {}).sum(dim=-1)
+        evidence = self._evidence(rows, observed)
+        logits = logits + evidence.sum(dim=-1)
+        probabilities = (config.score_scale * logits).softmax(dim=-1)
+        order = probabilities.argsort(descending=True, stable=True).tolist()
+
+        slope, offset = self.model.attribute_calibration.float().cpu()
+        shown = torch.full_like(slope, math.nan)
+        index_of = {name: index for index, name in enumerate(config.attribute_names)}
+        for entry in result["attributes"]:
+            shown[index_of[entry["label"]]] = entry["score"]
+        # What tells nothing has no slope, and no contribution.
+        shown = torch.where(slope > 0, (shown.logit(eps=1e-6) - offset) / slope, 0)
+        contributions = self._contributions(shown, rows, evidence, logits)
+        attributes = []
+        for entry in result["attributes"]:
+            index = index_of[entry["label"]]
+            kept = {name: entry[name] for name in ("attention",) if name in entry}
+            again = self._attribute_result(index, entry["score"], contributions[index].item(), observed)
+            attributes.append(again | kept)
+        if len(names) > 1:
+            attributes.sort(key=lambda entry: -abs(entry["contribution"]))
+        rescored = {key: value for key, value in result.items() if key != "ask"} | {
+            "labels": [{"label": names[i], "score": probabilities[i].item(), "seen": seen[i]} for i in order],
+            "attributes": attributes,
+            "observed": observed,
+        }
+        return rescored | ({"ask": self._questions(probabilities.float(), rows, observed, ask)} if ask else {})
+
+    def _strengths(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows of the class-attribute matrix, on the scale of its largest entry."""
+        return rows.clamp(min=0) / self.model.class_attributes.max().clamp(min=1e-12).to(rows)
+
+    def _evidence(self, rows: torch.Tensor, observed: Mapping[str, float | None]) -> torch.Tensor:
+        """`(K, A)`: what each answer adds to the class scores of the candidates."""
+        names = self.model.config.attribute_names
+        answers = {names.index(name): answer for name, answer in observed.items() if answer is not None}
+        return answer_log_likelihoods(self._strengths(rows), answers) / self.model.config.score_scale
+
+    def _contributions(self, attribute_scores, rows, evidence, logits) -> torch.Tensor:
+        """What attributes and answers add to the difference of the two best candidates, `(A,)`."""
+        best = logits.argsort(descending=True, stable=True)
+        first, second = best[0], best[min(1, len(best) - 1)]
+        attribute_scores = attribute_scores.to(self.model.class_attributes.device)
+        of_image = self.model.contributions(attribute_scores, rows[first], rows[second]).cpu()
+        return of_image + evidence[first] - evidence[second]
+
+    def _attribute_result(self, index: int, score: float, contribution: float, observed) -> AttributeResult:
+        name = self.model.config.attribute_names[index]
+        result = {
+            "label": name,
+            "group": self.group_of_attribute[index],
+            "score": score,
+            "contribution": contribution,
+        }
+        answer = (observed or {}).get(name)
+        return result if answer is None else result | {"observed": answer}
+
+    def _questions(self, probabilities, rows, observed, most: int) -> list[QuestionResult]:
+        gains, names = information_gains(probabilities, self._strengths(rows)), self.model.config.attribute_names
+        order = [i for i in gains.argsort(descending=True, stable=True).tolist() if names[i] not in observed]
+        return [
+            {
+                "attribute": names[index],
+                "group": self.group_of_attribute[index],
+                "question": question_about(names[index]),
+                "gain": gains[index].item(),
+            }
+            for index in order[:most]
+            if gains[index] > 1e-6
+        ]
 
 
 def _do_without_threads_if_forked():
@@ -705,6 +926,7 @@ def _columns(prediction) -> dict[str, torch.Tensor]:
     columns = {
         "logits": prediction.logits,
         "score": prediction.attribute_probabilities,
+        "attribute_score": prediction.attribute_scores,
         "contribution": prediction.contributions,
     }
     if prediction.attentions is not None:

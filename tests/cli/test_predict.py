@@ -440,3 +440,42 @@ def test_killed_run_goes_on(photos):
 
 def test_default_model_is_the_one_that_travels_with_the_package():
     assert dedn_hf.cli.predict.parse_arguments(["a.png"]).model == str(DEFAULT_MODEL)
+
+
+def test_answers_of_a_person_and_what_to_ask_next(photos, classifier, capsys):
+    observed = {"wing colour: blue": True, "has_bill_shape::hooked_seabird": False, "has_size::small_(5_-_9_in)": 0.25}
+    answers = [f"--observed={name}={word}" for name, word in zip(observed, ("yes", "No", "0.25"))]
+    assert run("photos/0.png", "--ask", 2, "--attributes", 312, *answers) == 0
+    printed = capsys.readouterr().out
+    expected = classifier("photos/0.png", observed=observed, ask=2, top_attributes=None)
+    assert f"{100 * expected['labels'][0]['score']:5.1f} %" in printed
+    assert expected["labels"] != classifier("photos/0.png")["labels"]
+    for question in expected["ask"]:
+        assert f"ask: {question['question']} ({question['gain']:.2g} bits)" in printed
+    assert "blue wing (observed)" in printed and "bill shape: not hooked seabird (observed)" in printed
+    assert printed.count("(observed)") == 3
+    assert run("photos/0.png", "--output", "birds.csv", *answers) == 0
+    assert float(read_csv("birds.csv")[0]["score"]) == pytest.approx(expected["labels"][0]["score"], abs=2e-6)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--observed", "blue wing"], "'blue wing' is no attribute with yes, no or a strength, as 'blue wing=yes'"),
+        (["--observed", "blue wing=2"], "'blue wing=2' is no attribute with yes, no or a strength"),
+        (["--observed", "=yes"], "'=yes' is no attribute with yes, no or a strength"),
+        (
+            ["--observed", "blue wing=yes", "--observed", "blue wing=no"],
+            "--observed answers 'blue wing' more than once",
+        ),
+        (["--observed", "blue wings of a plane=yes"], "`observed` has 'blue wings of a plane', which is no attribute"),
+        (["--ask", "2", "--output", "birds.csv"], "--ask is for somebody to answer: leave --output out"),
+    ],
+)
+def test_answers_that_cannot_be_taken(photos, capsys, arguments, message):
+    try:
+        status = run("photos/0.png", *arguments)
+    except SystemExit as stop:
+        status = stop.code
+    assert status == 2 and message in capsys.readouterr().err
+    assert not Path("birds.csv").exists()

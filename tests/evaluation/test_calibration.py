@@ -10,6 +10,7 @@ from dedn_hf.evaluation import (
     mix_expert_scores,
     seen_unseen_curve,
 )
+from dedn_hf.evaluation.calibration import fit_score_scale
 from dedn_hf.evaluation.metrics import harmonic_mean
 
 # Classes 0 and 1 are seen, 2 and 3 unseen.
@@ -291,3 +292,22 @@ def test_expert_errors_name_what_is_wrong():
     scores[7, 1, 0, 3] = np.nan
     with pytest.raises(ValueError, match=r"1 of 40 rows .* row 7"):
         choose_mixes(scores, class_attributes, labels, seen)
+
+
+def test_the_scale_of_scores_is_the_one_that_the_labels_were_drawn_with():
+    random = np.random.default_rng(0)
+    logits = random.normal(size=(20_000, 6))
+    for scale in (0.3, 1.0, 4.0):
+        shares = np.exp(scale * logits)
+        shares /= shares.sum(axis=1, keepdims=True)
+        labels = (shares.cumsum(axis=1) > random.random((len(shares), 1))).argmax(axis=1)
+        assert fit_score_scale(logits + 100, labels) == pytest.approx(scale, rel=0.05)
+    assert fit_score_scale(np.eye(3), [0, 1, 2]) > 100
+
+
+def test_classes_count_alike_in_the_scale_of_scores():
+    logits = np.array([[2.0, 0.0], [2.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    labels = [0, 0, 1, 1]
+    assert fit_score_scale(logits, labels) == pytest.approx(
+        fit_score_scale(np.repeat(logits, [2, 2, 1, 1], axis=0), np.repeat(labels, [2, 2, 1, 1])), rel=1e-4
+    )

@@ -3,6 +3,7 @@ Names what photos show: in a table to read, or in a file with a row for each ima
 
     dedn predict photos/
     dedn predict photos/ --output birds.csv --top_k 3 --attributes 5
+    dedn predict photo.jpg --ask 3 --observed "blue wing=yes" --observed "bill shape: hooked=no"
     find . -name "*.jpg" | dedn predict - --classes my_birds.csv --output birds.jsonl --resume
 
 A file has the columns image, label, score, seen and error, and with more labels label_2, score_2, seen_2 and so on.
@@ -58,6 +59,21 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         help="also N attributes, or all: in a table those that set the first label apart from the second, in a file "
         "the strongest",
     )
+    parser.add_argument(
+        "--observed",
+        action="append",
+        type=_answer,
+        default=[],
+        metavar="ATTRIBUTE=yes|no|0.5",
+        help="what you see in the images; labels follow (again for another attribute)",
+    )
+    parser.add_argument(
+        "--ask",
+        type=_at_least_one,
+        default=0,
+        metavar="N",
+        help="also N questions whose answers, given with --observed, would tell most",
+    )
     parser.add_argument("--output", metavar="OUT.csv|OUT.jsonl", help="a file instead of a table")
     parser.add_argument("--resume", action="store_true", help="go on with a file that was not finished")
     parser.add_argument(
@@ -70,6 +86,13 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     args = parser.parse_intermixed_args(arguments)
     if args.resume and args.output is None:
         parser.error("--resume goes on with a file: name it with --output")
+    if args.ask and args.output:
+        parser.error("--ask is for somebody to answer: leave --output out")
+    twice = [
+        attribute for attribute, count in Counter(attribute for attribute, _ in args.observed).items() if count > 1
+    ]
+    if twice:
+        parser.error(f"--observed answers {twice[0]!r} more than once")
     if args.attribute_scale is not None and args.classes is None:
         parser.error("--attribute_scale says how to read a table of classes: name it with --classes")
     if args.top_k is None:
@@ -107,6 +130,8 @@ def main(arguments: list[str]) -> int:
         top_k=args.top_k,
         top_attributes=num_attributes,
         attributes_by="score" if args.output else "contribution",
+        observed=dict(args.observed) or None,
+        ask=args.ask,
     )
     file, done, count, failed, width = None, Counter(), 0, 0, 0
     if args.output:
@@ -330,6 +355,7 @@ def print_answers(answers: Sequence[tuple[str, dict | str]], width: int, describ
                 kind = "because" if amount > 0 else "against it" if amount < 0 else "attributes"
                 reasons[kind].append(describe(attribute))
             lines += [f"{kind}: {', '.join(words)}" for kind, words in reasons.items() if words]
+            lines += [f"ask: {entry['question']} ({entry['gain']:.2g} bits)" for entry in answer.get("ask", [])]
         for line in lines:
             print(_printable(f"{path:{width}}  {line}"))
             path = ""
@@ -347,6 +373,18 @@ def _at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 on")
     return int(text)
+
+
+def _answer(text: str) -> tuple[str, bool | float]:
+    attribute, _, answer = text.rpartition("=")
+    words = {"yes": True, "no": False}
+    try:
+        answer = words[answer.strip().lower()] if answer.strip().lower() in words else float(answer)
+    except ValueError:
+        answer = None
+    if not attribute.strip() or answer is None or not 0 <= answer <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no attribute with yes, no or a strength, as 'blue wing=yes'")
+    return attribute.strip(), answer
 
 
 def _number_or_all(text: str) -> int | str:

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 
 from .metrics import check_gzsl_inputs, gzsl_metrics, harmonic_mean
 
@@ -62,13 +64,16 @@ class SelectedCalibration:
             e, the share of the coarse expert in the class scores.
         calibration (`float`):
             γ.
+        score_scale (`float`):
+            See [`fit_score_scale`].
         metrics (`dict[str, float]`):
-            T1, U, S and H with these three, per cent.
+            T1, U, S and H with the first three, per cent.
     """
 
     region_mix: float
     coarse_mix: float
     calibration: float
+    score_scale: float
     metrics: dict[str, float]
 
 
@@ -304,4 +309,30 @@ def choose_mixes(
 
     _, _, region_mix, coarse_mix, calibration, logits = best
     metrics = gzsl_metrics(logits, labels, seen_class_ids, calibration)
-    return SelectedCalibration(float(region_mix), float(coarse_mix), calibration, metrics)
+    score_scale = fit_score_scale(logits - calibration * is_seen, labels)
+    return SelectedCalibration(float(region_mix), float(coarse_mix), calibration, score_scale, metrics)
+
+
+def fit_score_scale(logits: np.ndarray, labels: Sequence[int]) -> float:
+    """
+    What logits are to be multiplied with so that their softmax says how often it is right: the scale with the highest
+    likelihood of the true classes, all of which count alike (temperature scaling of Guo et al., "On Calibration of
+    Modern Neural Networks", ICML 2017, arXiv 1706.04599).
+
+    Args:
+        logits (`np.ndarray` of shape `(N, K)`):
+            Class scores, after calibration.
+        labels (`Sequence[int]` of length `N`):
+            True class of each image.
+
+    Returns:
+        `float`: from 0.001 to 1,000.
+    """
+    labels = np.asarray(labels)
+    differences = logits - logits[np.arange(len(labels)), labels][:, None]
+    weights = 1 / np.bincount(labels)[labels]
+
+    def loss(log_scale: float) -> float:
+        return np.average(logsumexp(np.exp(log_scale) * differences, axis=1), weights=weights)
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(1e-3), np.log(1e3)), method="bounded").x))

@@ -415,7 +415,8 @@ class EvaluationReport:
             - `experts`: for `coarse`, `fine` and `mixed` expert and in it `region`, `channel` and `mixed` attention:
               T1, U, S and H at the model's γ, AUSUC, and `best_H` with the γ that is best in hindsight.
             - `seen_unseen_auroc`: see [`seen_unseen_auroc`].
-            - `expected_calibration_error`: of the label scores, the softmax over the model's logits, its γ among them.
+            - `expected_calibration_error`: of the label scores, the softmax over the model's logits, by its γ
+              and `score_scale`.
             - `reliability`: the curve of which that is the distance, see [`~metrics.reliability_bins`]: a dict for
               each bin that is not empty, from the lowest.
             - `attribute_ranking`: see [`attribute_ranking`], of the mixed attribute scores; an image has what its
@@ -442,7 +443,7 @@ class EvaluationReport:
         logits, _, is_seen = check_gzsl_inputs(predictions.logits, labels, seen)
         predicted = logits.argmax(axis=1)
         self.accuracies = per_class_accuracy(predicted, labels, len(self.class_names))
-        self.confidences = softmax(logits, axis=1).max(axis=1)
+        self.confidences = softmax(config.score_scale * logits, axis=1).max(axis=1)
         self.correct = predicted == labels
 
         # Before calibration, for every γ.

@@ -73,6 +73,9 @@ _RECORDED_SETTINGS = (
     "word_vector_size",
 )
 
+# Settings of the model that are chosen on validation classes.
+_CHOSEN = ("region_mix", "coarse_mix", "calibration", "score_scale")
+
 
 class _StopAfterEpoch(TrainerCallback):
     def __init__(self, epoch: int):
@@ -329,7 +332,7 @@ class _Run:
         def choose(prediction):
             # Beside the logits, `expert_scores` alone is kept.
             choice = choose_mixes(prediction.predictions[-1], class_attributes, prediction.label_ids, seen)
-            mixes = {name: getattr(choice, name) for name in ("region_mix", "coarse_mix", "calibration")}
+            mixes = {name: getattr(choice, name) for name in _CHOSEN}
             return choice.metrics | mixes
 
         chooser = self._trainer(
@@ -342,7 +345,8 @@ class _Run:
         )
         self._train(chooser, keep="expert_scores")
         best = _best_epoch(chooser.state.log_history)
-        chosen = {name: best[f"eval_{name}"] for name in ("region_mix", "coarse_mix", "calibration")}
+        # A run that an earlier version began has no scale.
+        chosen = {name: best[f"eval_{name}"] for name in _CHOSEN if f"eval_{name}" in best}
         figures = {
             # Whole epochs, also where `max_steps` ends training within one.
             "chosen": {"epochs": math.ceil(best["epoch"]), **chosen},
