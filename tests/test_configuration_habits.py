@@ -357,7 +357,7 @@ def test_classes_that_cannot_be(tiny_model, names, rows, message):
         ),
         *(
             ({name: value}, rf"`{name}` must be a finite number, but it is {re.escape(repr(value))}")
-            for name in ("class_bias", "calibration", "target_margin", "seen_margin", "alignment_weight", "coarse_mix")
+            for name in ("class_bias", "calibration", "target_margin", "alignment_weight", "coarse_mix", "score_scale")
             for value in (float("nan"), float("inf"), "1", True)
         ),
     ],

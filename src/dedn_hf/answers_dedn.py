@@ -38,13 +38,13 @@ def information_gains(probabilities: torch.Tensor, strengths: torch.Tensor) -> t
     information of answer and class.
 
     Args:
-        probabilities (`torch.Tensor` of shape `(K,)`):
+        probabilities (`torch.Tensor` of shape `(…, K)`):
             Of each candidate, as far as is known.
         strengths (`torch.Tensor` of shape `(K, A)`):
             As in [`answer_log_likelihoods`].
 
     Returns:
-        `torch.Tensor` of shape `(A,)`, 0 or more.
+        `torch.Tensor` of shape `(…, A)`, 0 or more.
     """
     chance = strengths.clamp(LEAST_CHANCE, 1 - LEAST_CHANCE)
     return (_entropy(probabilities @ chance) - probabilities @ _entropy(chance)).clamp(min=0)

@@ -92,9 +92,9 @@ def test_choice_is_that_of_the_validation_images(validated):
     best = max(evaluations, key=lambda entry: entry["eval_H"])
     assert len(evaluations) == 3 and results["chosen"]["epochs"] == best["epoch"]
     assert results["validation"] == {name: best[f"eval_{name}"] for name in FIGURES}
-    config = AutoModel.from_pretrained(folder, local_files_only=True).config
-    for name in ("region_mix", "coarse_mix", "calibration"):
-        assert getattr(config, name) == results["chosen"][name] == best[f"eval_{name}"]
+    configs = [AutoModel.from_pretrained(path, local_files_only=True).config for path in (folder, folder / "choose")]
+    for name in ("region_mix", "coarse_mix", "calibration", "score_scale"):
+        assert all(getattr(config, name) == results["chosen"][name] == best[f"eval_{name}"] for config in configs)
     assert max(entry["epoch"] for entry in log["final"]) == results["chosen"]["epochs"]
 
 

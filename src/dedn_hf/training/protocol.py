@@ -26,7 +26,7 @@ from ..configuration_dedn import DednConfig
 from ..data import GzslDataset
 from ..evaluation import ausuc, choose_mixes, gzsl_metrics, seen_unseen_curve
 from ..evaluation.attribute_calibration import fit_attribute_calibration
-from ..files import clear_faults, only_run_in, write_json
+from ..files import clear_faults, only_run_in, read_json, write_json
 from ..modeling_dedn import DednModel
 from ..precision import check_bf16
 from ..results import provenance
@@ -345,11 +345,9 @@ class _Run:
         )
         self._train(chooser, keep="expert_scores")
         best = _best_epoch(chooser.state.log_history)
-        # A run that an earlier version began has no scale.
-        chosen = {name: best[f"eval_{name}"] for name in _CHOSEN if f"eval_{name}" in best}
         figures = {
             # Whole epochs, also where `max_steps` ends training within one.
-            "chosen": {"epochs": math.ceil(best["epoch"]), **chosen},
+            "chosen": {"epochs": math.ceil(best["epoch"]), **_chosen_settings(best)},
             "validation": {name: best[f"eval_{name}"] for name in ("T1", "U", "S", "H")},
         }
         return figures, chooser.state.log_history
@@ -481,22 +479,28 @@ class _Run:
 
     def _keep_choice(self, history: list[dict]):
         """
-        Keeps in `choose/` the model that has not seen the validation classes, of its best epoch: what fine-tuning may
-        begin with where it chooses on these classes again.
+        Keeps in `choose/` the model that has not seen the validation classes, of its best epoch, with what was chosen:
+        what fine-tuning may begin with where it chooses on these classes again.
         """
         best = _best_epoch(history)
         temporary, folder = self.folder / "unfinished" / "choice", self.folder / "choose"
         for old in (temporary, folder):
             shutil.rmtree(old, ignore_errors=True)
         temporary.mkdir()
-        for name in ("config.json", "model.safetensors"):
-            shutil.copy2(self.folder / "unfinished" / "choose" / f"checkpoint-{best['step']}" / name, temporary)
+        checkpoint = self.folder / "unfinished" / "choose" / f"checkpoint-{best['step']}"
+        write_json(temporary / "config.json", read_json(checkpoint / "config.json") | _chosen_settings(best))
+        shutil.copy2(checkpoint / "model.safetensors", temporary)
         os.replace(temporary, folder)
 
 
 def _ignored_but(trainer: DednTrainer, kept: str | None) -> list[str]:
     """`ignore_keys` with which one more output is predicted than the logits."""
     return [name for name in trainer.model.config.keys_to_ignore_at_inference if name != kept]
+
+
+def _chosen_settings(best: dict) -> dict[str, float]:
+    """Of the log of the best epoch. That of a run that an earlier version began has no scale."""
+    return {name: best[f"eval_{name}"] for name in _CHOSEN if f"eval_{name}" in best}
 
 
 def _best_epoch(history: list[dict]) -> dict:

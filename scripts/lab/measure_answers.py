@@ -1,0 +1,177 @@
+"""
+Measures what a person's answers are worth, as in interventions on concept bottlenecks (Koh et al., ICML 2020):
+accuracy over the number of answers, one attribute an answer, yes or no by whether its class has half of it or more, all
+of them right or some wrong. Asked is what `ask` says, one property after the other, or at random.
+
+    python scripts/lab/measure_answers.py --model outputs/synthetic_birds --dataset synthetic_birds --output_dir OUT
+    python scripts/lab/measure_answers.py --model MODEL --dataset cub --data_dir DATA --feature_maps STORE \
+        --output_dir OUT
+
+Of a model that has not seen the validation classes, `choose/` of a run, it takes the validation images. Writes
+answers.json and answers.png, and prints the table.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from dedn_hf import DednModel
+from dedn_hf.answers_dedn import answer_log_likelihoods, information_gains
+from dedn_hf.data import load_gzsl_dataset
+from dedn_hf.evaluation import gzsl_metrics
+from dedn_hf.evaluation.metrics import per_class_accuracy
+from dedn_hf.evaluation.plots import save_figure
+from dedn_hf.evaluation.report import predict_examples
+from dedn_hf.files import write_json
+from dedn_hf.recipes import read_recipe
+from dedn_hf.results import provenance
+from dedn_hf.training.inputs import prepare_inputs
+
+COUNTS = (0, 1, 2, 4, 8, 16)
+CHOICES = ("ask", "property", "random")
+
+
+def answer_curve(
+    logits: np.ndarray,
+    labels: np.ndarray,
+    strengths: np.ndarray,
+    choice: str,
+    properties: Sequence[str],
+    wrong: float = 0.0,
+    counts: Sequence[int] = COUNTS,
+    seed: int = 0,
+) -> list[np.ndarray]:
+    """
+    Class scores after so many answers.
+
+    Args:
+        logits (`np.ndarray` of shape `(N, K)`):
+            Of images, times the model's `score_scale`.
+        labels (`np.ndarray` of shape `(N,)`):
+            Their classes.
+        strengths (`np.ndarray` of shape `(K, A)`):
+            Of attributes in the classes, from 0 to 1; those from ½ on are answered by yes.
+        choice (`str`):
+            What is asked: `"ask"` for what is expected to tell most, `"property"` for all attributes of a property in
+            turn, the properties at random, or `"random"`.
+        properties (`Sequence[str]` of length `A`):
+            What each attribute is a value of.
+        wrong (`float`, *optional*, defaults to 0):
+            Share of answers that are the wrong way round, at random.
+        counts (`Sequence[int]`, *optional*, defaults to 0, 1, 2, 4, 8, 16):
+            Numbers of answers.
+        seed (`int`, *optional*, defaults to 0):
+            Seed of the random numbers.
+
+    Returns:
+        `list[np.ndarray]` of shape `(N, K)`: logarithms of the classes' shares, for each of the counts.
+    """
+    random, strengths = np.random.default_rng(seed), torch.from_numpy(np.asarray(strengths, np.float32))
+    num_images, num_attributes = len(labels), strengths.shape[1]
+    everything = range(num_attributes)
+    no, yes = (answer_log_likelihoods(strengths, dict.fromkeys(everything, answer)) for answer in (0.0, 1.0))
+    log_shares = torch.from_numpy(np.asarray(logits, np.float32)).log_softmax(dim=-1)
+    truth = strengths[torch.from_numpy(labels)] >= 0.5
+    truth ^= torch.from_numpy(random.random(truth.shape) < wrong)
+    order = np.stack([_draw_order(random, choice, properties) for _ in range(num_images)])
+    rows, asked = torch.arange(num_images), torch.zeros(num_images, num_attributes, dtype=torch.bool)
+    curve = []
+    for number in range(max(counts) + 1):
+        if number in counts:
+            curve.append(log_shares.numpy())
+        if choice == "ask":
+            gains = information_gains(log_shares.exp(), strengths)
+            chosen = gains.masked_fill(asked, -1).argmax(dim=-1)
+        else:
+            chosen = torch.from_numpy(order[:, number % num_attributes])
+        asked[rows, chosen] = True
+        answers = truth[rows, chosen][:, None]
+        log_shares = (log_shares + torch.where(answers, yes.T[chosen], no.T[chosen])).log_softmax(dim=-1)
+    return curve
+
+
+def _draw_order(random: np.random.Generator, choice: str, properties: Sequence[str]) -> np.ndarray:
+    if choice != "property":
+        return random.permutation(len(properties))
+    names, of_attribute = np.unique(np.asarray(properties), return_inverse=True)
+    return np.argsort(random.permutation(len(names))[of_attribute], kind="stable")
+
+
+def main(arguments: list[str] | None = None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder or Hub id of a model")
+    parser.add_argument("--dataset", required=True, help="what it was trained for")
+    parser.add_argument("--data_dir", help="folder of the data set's files")
+    parser.add_argument("--feature_maps", help="read a store of `dedn features` instead of images")
+    parser.add_argument("--output_dir", required=True, help="folder for answers.json and answers.png")
+    args = parser.parse_args(arguments)
+
+    model = DednModel.from_pretrained(args.model).eval()
+    config = model.config
+    dataset = load_gzsl_dataset(args.dataset, args.data_dir, word_vectors="random")
+    is_final = config.num_labels == len(dataset.class_names)
+    splits = ("test_unseen", "test_seen") if is_final else ("validation_unseen", "validation_seen")
+    inputs = prepare_inputs(dataset, args.feature_maps, config=read_recipe(args.dataset).model)
+    predictions = [predict_examples(model, inputs.make(dataset.splits[split])) for split in splits]
+    logits = config.score_scale * np.concatenate([prediction.logits for prediction in predictions])
+    labels = np.concatenate([prediction.labels for prediction in predictions])
+    labels = np.array([config.label2id[dataset.class_names[label]] for label in labels])
+    strengths = model.class_attributes.float().clamp(min=0).numpy()
+    strengths /= strengths.max()
+    properties = [name.partition("::")[0] for name in config.attribute_names]
+    if len(set(properties)) == len(properties):
+        of_index = {index: group for group, indices in config.attribute_groups.items() for index in indices}
+        properties = [of_index[index] for index in range(len(properties))]
+
+    seen = list(config.seen_class_ids)
+    unseen = np.setdiff1d(np.arange(config.num_labels), seen)
+    of_unseen = np.isin(labels, unseen)
+    curves = {}
+    for wrong in (0.0, 0.1):
+        for choice in CHOICES:
+            options = {"choice": choice, "properties": properties, "wrong": wrong}
+            among_unseen = answer_curve(
+                logits[of_unseen][:, unseen], np.searchsorted(unseen, labels[of_unseen]), strengths[unseen], **options
+            )
+            everywhere = answer_curve(logits, labels, strengths, **options)
+            curves[f"{choice}, {wrong:.0%} wrong"] = {
+                "T1": [_mean_accuracy(unseen[shares.argmax(axis=1)], labels[of_unseen]) for shares in among_unseen],
+                "H": [gzsl_metrics(shares, labels, seen)["H"] for shares in everywhere],
+            }
+    results = {"model": Path(args.model).name, "dataset": dataset.name, "splits": splits, "answers": COUNTS}
+    write_json(Path(args.output_dir, "answers.json"), {**results, "curves": curves, **provenance()})
+    plot_curves(curves, Path(args.output_dir, "answers.png"))
+    print(f"{len(labels)} images of {', '.join(splits)}, per cent, after 0, 1, 2, … answers")
+    print(f"{'asked':24}{'':4}" + "".join(f"{count:>7}" for count in COUNTS))
+    for name, figures in curves.items():
+        for metric, values in figures.items():
+            print(f"{name:24}{metric:4}" + "".join(f"{value:>7.1f}" for value in values))
+
+
+def _mean_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
+    return float(np.nanmean(per_class_accuracy(predicted, labels, max(predicted.max(), labels.max()) + 1)))
+
+
+def plot_curves(curves: dict[str, dict[str, list[float]]], path: Path):
+    """Accuracy over the number of answers, into a PNG file: T1 and H side by side, wrong answers dashed."""
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    colors = dict(zip(CHOICES, ("#1f5a94", "#d95f02", "0.5")))
+    for axes, metric in zip(figure.subplots(1, 2, sharey=True), ("T1", "H")):
+        for name, figures in curves.items():
+            choice, wrong = name.split(", ")
+            axes.plot(
+                COUNTS, figures[metric], "-" if wrong.startswith("0") else "--", color=colors[choice], label=name
+            )
+        axes.set(xlabel="answers", title=metric, xticks=COUNTS)
+        axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.axes[0].set_ylabel("per cent")
+    save_figure(figure, path)
+
+
+if __name__ == "__main__":
+    main()
