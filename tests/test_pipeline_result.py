@@ -23,15 +23,17 @@ def classifier():
 
 
 def check_as_documented(result, attention=None):
-    assert list(result) == [key for key in ImageResult.__annotations__ if key != "crop" or attention == "grid"]
+    on_request = {"observed", "ask"} if attention == "grid" else {"crop", "observed", "ask"}
+    assert list(result) == [key for key in ImageResult.__annotations__ if key not in on_request]
     assert type(result) is dict and type(result["labels"]) is list and type(result["attributes"]) is list
     for part, documented in (("labels", LabelResult), ("attributes", AttributeResult)):
-        keys = [key for key in documented.__annotations__ if key != "attention" or attention is not None]
+        on_request = {"observed"} if attention is not None else {"observed", "attention"}
+        keys = [key for key in documented.__annotations__ if key not in on_request]
         for entry in result[part]:
             assert type(entry) is dict and list(entry) == keys
-            for key, kind in documented.__annotations__.items():
+            for key in keys:
                 if key != "attention":
-                    assert type(entry[key]) is kind
+                    assert type(entry[key]) is documented.__annotations__[key]
     scores = [label["score"] for label in result["labels"]]
     assert scores == sorted(scores, reverse=True)
     if attention == "grid":
