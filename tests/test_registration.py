@@ -70,7 +70,7 @@ def test_whichever_module_is_imported_first(module):
 def test_a_saved_model_takes_its_code_along(tmp_path):
     run(f"import dedn_hf; dedn_hf.DednModel.from_pretrained({FOLDER}).save_pretrained({str(tmp_path)!r})")
     saved = {file.name for file in tmp_path.glob("*.py")}
-    names = ("configuration", "attentive_pooling", "backbone", "images", "modeling", "names", "pipeline")
+    names = ("answers", "configuration", "attentive_pooling", "backbone", "images", "modeling", "names", "pipeline")
     assert saved == {f"{name}_dedn.py" for name in names}
 
 

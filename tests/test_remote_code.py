@@ -38,6 +38,7 @@ TASK = "zero-shot-attribute-classification"
 REPO_ID = "org/dedn-tiny.birds"
 PACKAGE = Path(dedn_hf.__file__).parent
 CODE_FILES = (
+    "answers_dedn.py",
     "attentive_pooling_dedn.py",
     "backbone_dedn.py",
     "configuration_dedn.py",
@@ -357,7 +358,7 @@ def test_code_files_need_torch_and_what_transformers_needs_only(file):
     # Older transformers look one level deep: what a model or a pipeline needs, its own file names.
     expected = {
         "modeling_dedn.py": set(CODE_FILES) - {file},
-        "pipeline_dedn.py": {"images_dedn.py", "names_dedn.py"},
+        "pipeline_dedn.py": {"answers_dedn.py", "images_dedn.py", "names_dedn.py"},
         "configuration_dedn.py": {"names_dedn.py"},
     }
     assert relative == expected.get(file, set())

@@ -1,7 +1,7 @@
 """
 Measures what a person's answers are worth, as in interventions on concept bottlenecks (Koh et al., ICML 2020):
-accuracy over the number of answers, one attribute an answer, yes or no by whether its class has half of it or more, all
-of them right or some wrong. Asked is what `ask` says, one property after the other, or at random.
+accuracy over the number of answers, one attribute an answer, yes or no by whether its class has half of it or more,
+all of them right or some wrong. Asked is what `ask` says, one property after the other, or at random.
 
     python scripts/lab/measure_answers.py --model outputs/synthetic_birds --dataset synthetic_birds --output_dir OUT
     python scripts/lab/measure_answers.py --model MODEL --dataset cub --data_dir DATA --feature_maps STORE \

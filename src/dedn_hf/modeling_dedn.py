@@ -32,6 +32,7 @@ from .names_dedn import NameMatcher
 if TYPE_CHECKING:
     # A saved model takes along the files that this one imports: the pipeline too, and again when it is saved anew,
     # and what that imports in turn, which older transformers would not find.
+    from .answers_dedn import information_gains  # noqa: F401
     from .images_dedn import load_any_image  # noqa: F401
     from .pipeline_dedn import ZeroShotAttributeClassificationPipeline  # noqa: F401
 
@@ -864,7 +865,10 @@ class DednModel(DednPreTrainedModel):
         if seen is not None:
             logits = logits - setback * seen.to(logits)
 
-        attribute_scores = output.attribute_scores.float()
+        attribute_scores, class_rows = (
+            output.attribute_scores.float(),
+            class_attributes.to(self.class_attributes).float(),
+        )
         best = logits.sort(dim=-1, descending=True, stable=True).indices[:, :2]
 
         attentions = None
@@ -877,9 +881,7 @@ class DednModel(DednPreTrainedModel):
             logits=logits,
             attribute_scores=attribute_scores,
             attribute_probabilities=self.attribute_probabilities(attribute_scores),
-            contributions=self.contributions(
-                attribute_scores, class_attributes[best[:, 0]], class_attributes[best[:, -1]]
-            ),
+            contributions=self.contributions(attribute_scores, class_rows[best[:, 0]], class_rows[best[:, -1]]),
             expert_scores=output.expert_scores.float(),
             attentions=attentions,
         )
@@ -890,14 +892,14 @@ class DednModel(DednPreTrainedModel):
 
         Args:
             attribute_scores (`torch.Tensor` of shape `(B, A)`):
-                Of the images.
+                Of the images; float32, as all three.
             first (`torch.Tensor` of shape `(B, A)`), second (`torch.Tensor` of shape `(B, A)`):
                 Rows of class attributes of the class that each image is taken for, and of the one that it is not.
 
         Returns:
             `torch.Tensor` of shape `(B, A)`.
         """
-        first, second = (F.normalize(rows.to(self.class_attributes).float(), dim=-1) for rows in (first, second))
+        first, second = (F.normalize(rows, dim=-1) for rows in (first, second))
         return (first - second) * (attribute_scores - self.attribute_levels.float()) * self._tells()
 
     def _folded(self, device: torch.device) -> list[torch.Tensor]:

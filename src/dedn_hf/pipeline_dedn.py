@@ -869,8 +869,8 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         """What attributes and answers add to the difference of the two best candidates, `(A,)`."""
         best = logits.argsort(descending=True, stable=True)
         first, second = best[0], best[min(1, len(best) - 1)]
-        attribute_scores = attribute_scores.to(self.model.class_attributes.device)
-        of_image = self.model.contributions(attribute_scores, rows[first], rows[second]).cpu()
+        values = (attribute_scores, rows[first], rows[second])
+        of_image = self.model.contributions(*(value.to(self.model.class_attributes.device) for value in values)).cpu()
         return of_image + evidence[first] - evidence[second]
 
     def _attribute_result(self, index: int, score: float, contribution: float, observed) -> AttributeResult:

@@ -24,6 +24,7 @@ from model_folder import TOKEN, make_model_folder  # noqa: E402
 
 NEEDED = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
 NEEDED |= {
+    "answers_dedn.py",
     "configuration_dedn.py",
     "images_dedn.py",
     "attentive_pooling_dedn.py",
