@@ -77,7 +77,8 @@ def answer_curve(
     log_shares = torch.from_numpy(np.asarray(logits, np.float32)).log_softmax(dim=-1)
     truth = strengths[torch.from_numpy(labels)] >= 0.5
     truth ^= torch.from_numpy(random.random(truth.shape) < wrong)
-    order = np.stack([_draw_order(random, choice, properties) for _ in range(num_images)])
+    if choice != "ask":
+        order = np.stack([_draw_order(random, choice, properties) for _ in range(num_images)])
     rows, asked = torch.arange(num_images), torch.zeros(num_images, num_attributes, dtype=torch.bool)
     curve = []
     for number in range(max(counts) + 1):
@@ -120,8 +121,7 @@ def main(arguments: list[str] | None = None):
     logits = config.score_scale * np.concatenate([prediction.logits for prediction in predictions])
     labels = np.concatenate([prediction.labels for prediction in predictions])
     labels = np.array([config.label2id[dataset.class_names[label]] for label in labels])
-    strengths = model.class_attributes.float().clamp(min=0).numpy()
-    strengths /= strengths.max()
+    strengths = model.strengths(model.class_attributes.float()).numpy()
     properties = [name.partition("::")[0] for name in config.attribute_names]
     if len(set(properties)) == len(properties):
         of_index = {index: group for group, indices in config.attribute_groups.items() for index in indices}

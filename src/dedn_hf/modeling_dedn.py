@@ -616,6 +616,19 @@ class DednModel(DednPreTrainedModel):
         slope, offset = self.attribute_calibration.float()
         return (slope * attribute_scores.float() + offset).sigmoid()
 
+    def strengths(self, class_attributes: torch.Tensor) -> torch.Tensor:
+        """
+        Rows of class attributes on the scale of the model's own matrix divided by its largest entry, as shares.
+
+        Args:
+            class_attributes (`torch.Tensor` of shape `(K', A)`):
+                The rows, on the scale of the model's matrix.
+
+        Returns:
+            `torch.Tensor` of shape `(K', A)`, 0 or more.
+        """
+        return class_attributes.clamp(min=0) / self.class_attributes.max().clamp(min=1e-12).to(class_attributes)
+
     def _find_attribute_levels(self):
         """
         The score of each attribute where an image has as much of it as usual, by its calibration: that of its mean
@@ -623,8 +636,7 @@ class DednModel(DednPreTrainedModel):
         of it and one had none.
         """
         slope, offset = self.attribute_calibration.float()
-        strengths = self.class_attributes.float().clamp(min=0)
-        strengths = strengths / strengths.max().clamp(min=1e-12)
+        strengths = self.strengths(self.class_attributes.float())
         seen = self.seen_classes.float() if self.seen_classes.any() else torch.ones_like(strengths[:, 0])
         usual = (seen @ strengths + 1) / (seen.sum() + 2)
         levels = torch.where(self._tells(), (usual.logit() - offset) / slope, 0)

@@ -855,15 +855,11 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         }
         return rescored | ({"ask": self._questions(probabilities.float(), rows, observed, ask)} if ask else {})
 
-    def _strengths(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows of the class-attribute matrix, on the scale of its largest entry."""
-        return rows.clamp(min=0) / self.model.class_attributes.max().clamp(min=1e-12).to(rows)
-
     def _evidence(self, rows: torch.Tensor, observed: Mapping[str, float | None]) -> torch.Tensor:
         """`(K, A)`: what each answer adds to the class scores of the candidates."""
         names = self.model.config.attribute_names
         answers = {names.index(name): answer for name, answer in observed.items() if answer is not None}
-        return answer_log_likelihoods(self._strengths(rows), answers) / self.model.config.score_scale
+        return answer_log_likelihoods(self.model.strengths(rows), answers) / self.model.config.score_scale
 
     def _contributions(self, attribute_scores, rows, evidence, logits) -> torch.Tensor:
         """What attributes and answers add to the difference of the two best candidates, `(A,)`."""
@@ -885,7 +881,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         return result if answer is None else result | {"observed": answer}
 
     def _questions(self, probabilities, rows, observed, most: int) -> list[QuestionResult]:
-        gains, names = information_gains(probabilities, self._strengths(rows)), self.model.config.attribute_names
+        gains, names = information_gains(probabilities, self.model.strengths(rows)), self.model.config.attribute_names
         order = [i for i in gains.argsort(descending=True, stable=True).tolist() if names[i] not in observed]
         return [
             {

@@ -135,7 +135,8 @@ def main(arguments: list[str]):
             print(f"skipped: {image['path']}: {image['reason']}")
         size = sum(shard["bytes"] for shard in store.metadata["shards"])
         skipped = f", {len(store.skipped)} images skipped" if store.skipped else ""
-        views = f", and {len(store.views)} more of parts of the images, as large" if store.views else ""
+        num_views = len(store.views)
+        views = f", and {num_views} more of parts of the images, as large" if num_views else ""
         print(f"{store.path}: {len(store)} feature maps of shape {store.shape}, {size / 1e9:.2f} GB{views}{skipped}")
         if args.from_hdf5:
             print(describe_rows(store.metadata["hdf5"]))
