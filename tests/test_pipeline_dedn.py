@@ -10,7 +10,7 @@ from tiny_pipeline import BACKBONE, TASK, check_same, make_image, make_model, ma
 from transformers import ConvNextImageProcessorPil, ViTImageProcessorPil, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-from dedn_hf import DednModel, ZeroShotAttributeClassificationPipeline
+from dedn_hf import DednModel, ZeroShotAttributeClassificationPipeline, candidates_dedn
 from dedn_hf.images_dedn import attention_in_image, load_any_image
 
 NAMES = ["jay", "wren", "owl", "swift", "crow"]
@@ -263,8 +263,8 @@ def test_classes_that_the_model_is_given_later(classifier, image):
 
 def test_rows_are_prepared_once_per_call(classifier, monkeypatch):
     calls = []
-    prepare = classifier._class_row
-    monkeypatch.setattr(classifier, "_class_row", lambda *args: calls.append(args[0]) or prepare(*args))
+    prepare = candidates_dedn._class_row
+    monkeypatch.setattr(candidates_dedn, "_class_row", lambda *args: calls.append(args[1]) or prepare(*args))
     classifier([make_image(seed) for seed in range(5)], {"one": ["attribute 1"], "two": ["attribute 2"]})
     assert calls == ["one", "two"]
     classifier(make_image(), {"one": ["attribute 1"]})

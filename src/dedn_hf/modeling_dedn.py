@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     # A saved model takes along the files that this one imports: the pipeline too, and again when it is saved anew,
     # and what that imports in turn, which older transformers would not find.
     from .answers_dedn import information_gains  # noqa: F401
+    from .candidates_dedn import read_candidates  # noqa: F401
     from .images_dedn import load_any_image  # noqa: F401
     from .pipeline_dedn import ZeroShotAttributeClassificationPipeline  # noqa: F401
 

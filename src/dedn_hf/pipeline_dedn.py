@@ -1,15 +1,10 @@
 """Pipeline that names an image's class, also one that is described on the spot, and its attributes."""
 
 import contextlib
-import difflib
-import functools
 import importlib
 import math
-import numbers
 import os
-import re
 import sys
-import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
@@ -23,8 +18,17 @@ from transformers import Pipeline
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
 from .answers_dedn import answer_log_likelihoods, information_gains
+from .candidates_dedn import (
+    as_integer,
+    as_number,
+    class_rows,
+    closest_names,
+    names_and_seen,
+    read_answers,
+    read_candidates,
+)
 from .images_dedn import attention_in_image, crop_in_image, load_any_image
-from .names_dedn import NameMatcher, describe_attribute, question_about, readable_attribute
+from .names_dedn import describe_attribute, question_about
 
 PARAMETERS = (
     "candidate_labels",
@@ -378,13 +382,13 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
 
     def _read_parameter(self, name: str, value):
         if name in ("top_k", "top_attributes"):
-            return _integer(name, value, 0, ", or None for all")
+            return as_integer(name, value, 0, ", or None for all")
         if name == "ask":
-            return _integer(name, value, 0)
+            return as_integer(name, value, 0)
         if name == "observed":
-            return self._read_answers(value)
+            return read_answers(self.model.config, value)
         if name == "candidate_labels":
-            return self._read_candidates(value)
+            return read_candidates(self.model.config, value)
         if name == "average_flips":
             if not isinstance(value, (bool, np.bool_)):
                 raise ValueError(f"`average_flips` must be True or False, but it is {value!r}.")
@@ -399,7 +403,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             if not isinstance(value, str) or value not in (first, second):
                 raise ValueError(f"`{name}` must be {first!r} or {second!r}, but it is {value!r}.")
             return value
-        number = _number(value)
+        number = as_number(value)
         if name == "threshold" and not 0 <= number <= 1:
             raise ValueError(f"`threshold` is for scores from 0 to 1, but it is {value!r}.")
         if name == "calibration" and not abs(number) <= LARGEST_CALIBRATION:
@@ -446,15 +450,17 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                     "many images, or one list of names or one dict for all."
                 )
             for candidates in candidate_labels:
-                self._class_rows(candidates, unnamed_attributes)
+                class_rows(self.model, candidates, unnamed_attributes)
             forward |= {"lists": candidate_labels, "unnamed_attributes": unnamed_attributes}
-            names, seen = map(list, zip(*map(self._names_and_seen, candidate_labels)))
+            names, seen = map(
+                list, zip(*(names_and_seen(self.model.config, candidates) for candidates in candidate_labels))
+            )
 
             def rows_of(index):
-                return self._class_rows(candidate_labels[index], unnamed_attributes)
+                return class_rows(self.model, candidate_labels[index], unnamed_attributes)
         else:
-            names, seen = self._names_and_seen(candidate_labels)
-            rows = self._class_rows(candidate_labels, unnamed_attributes)
+            names, seen = names_and_seen(self.model.config, candidate_labels)
+            rows = class_rows(self.model, candidate_labels, unnamed_attributes)
             if candidate_labels is not None:
                 forward |= {"class_attributes": rows, "seen": torch.tensor(seen)}
 
@@ -462,209 +468,6 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 return rows
 
         return forward, {"names": names, "seen": seen, "rows_of": rows_of, "attention": attention}
-
-    def _read_candidates(self, candidate_labels) -> dict[str, Any] | list[dict[str, Any]]:
-        """
-        Candidates by name, each with `None`, strengths of attributes by name, or a list of numbers as its description;
-        or a list of them, one for each image.
-        """
-        if isinstance(candidate_labels, Mapping):
-            descriptions = list(candidate_labels.items())
-        elif isinstance(candidate_labels, str):
-            descriptions = [(candidate_labels, None)] if candidate_labels else []
-        elif not isinstance(candidate_labels, Iterable):
-            raise ValueError(
-                "`candidate_labels` must be names of classes or, by name, their descriptions, but it is "
-                f"{candidate_labels!r}. Give a list or a dict."
-            )
-        else:
-            entries = list(candidate_labels)
-            are_lists = [isinstance(entry, Iterable) and not isinstance(entry, (str, bytes)) for entry in entries]
-            if entries and all(are_lists):
-                found = [self._read_candidates(entry) for entry in entries]
-                if any(isinstance(candidates, list) for candidates in found):
-                    raise ValueError("`candidate_labels` is a list of lists of lists. Give one list for each image.")
-                return found
-            if any(are_lists):
-                raise ValueError(
-                    "`candidate_labels` has both names and lists. Give names for all images, or a list of names or a "
-                    "dict for each image."
-                )
-            descriptions = [(name, None) for name in entries]
-        if not descriptions:
-            raise ValueError("`candidate_labels` is empty. Name one class at least, or leave it out for all classes.")
-        for name, _ in descriptions:
-            if not isinstance(name, str) or not name.strip():
-                known = ", ".join(repr(known) for known in list(self.model.config.label2id)[:3])
-                raise ValueError(f"`candidate_labels` has {name!r}, which is no name of a class, such as {known}.")
-        # Some systems store `é` as two characters.
-        twice = _first_repeated(unicodedata.normalize("NFC", name).strip() for name, _ in descriptions)
-        if twice is not None:
-            raise ValueError(f"`candidate_labels` has {twice!r} more than once. Name each class once.")
-        return {str(name): self._read_description(name, description) for name, description in descriptions}
-
-    def _read_description(self, name: str, description) -> dict[str, float] | list[float] | None:
-        if description is None:
-            return None
-        if isinstance(description, str):
-            description = [description]
-        if not isinstance(description, Mapping) and hasattr(description, "keys"):  # a row of a pandas table
-            by_key = dict(description)
-            description = by_key if all(isinstance(key, str) for key in by_key) else list(by_key.values())
-        if not isinstance(description, Mapping):
-            if isinstance(description, (bytes, bytearray)) or not isinstance(description, Iterable):
-                raise ValueError(
-                    f"The description of class {name!r} must be attributes, strengths of attributes or a row of "
-                    f"numbers, but it is {description!r}. Give a list or a dict."
-                )
-            if isinstance(description, (torch.Tensor, np.ndarray)):
-                description = description.tolist()
-            entries = list(description) if isinstance(description, Iterable) else [description]
-            if not all(isinstance(entry, str) for entry in entries):
-                return self._read_row(name, entries)
-        else:
-            entries = list(description)
-
-        found = [self._find_attribute(f"Class {name!r} is described by", attribute) for attribute in entries]
-        if not entries:
-            raise ValueError(f"The description of class {name!r} names no attribute. Name at least one.")
-        if (twice := _first_repeated(entries)) is not None:
-            raise ValueError(f"The description of class {name!r} has {twice!r} more than once. Name it once.")
-        if (twice := _first_repeated(found)) is not None:
-            written = " and ".join(repr(entry) for entry, other in zip(entries, found) if other == twice)
-            raise ValueError(
-                f"The description of class {name!r} has {written}, which are one attribute: name it once."
-            )
-        if not isinstance(description, Mapping):
-            return dict.fromkeys(found, 1.0)
-        strengths = {attribute: _number(strength) for attribute, strength in zip(found, description.values())}
-        for attribute, (written, given) in zip(found, description.items()):
-            if not 0 <= strengths[attribute] <= 1:
-                raise ValueError(
-                    f"Attribute {written!r} of class {name!r} has strength {given!r}, but "
-                    "strengths are numbers from 0 to 1, as strong as in any class of the model. Values on the "
-                    "matrix's own scale can be given as a row of all attributes."
-                )
-        return strengths
-
-    def _read_answers(self, observed) -> dict[str, float | None]:
-        """Answers by the model's names of attributes: from 0 to 1, or `None`."""
-        if not isinstance(observed, Mapping):
-            raise ValueError(
-                "`observed` must be a dict of attributes with True, False, a strength or None, but it is "
-                f"{observed!r}: give `{{attribute: True}}`."
-            )
-        answers = {}
-        for written, answer in observed.items():
-            attribute = self._find_attribute("`observed` has", written)
-            if attribute in answers:
-                raise ValueError(f"`observed` has {attribute!r} more than once: answer it once.")
-            if isinstance(answer, (bool, np.bool_)):
-                answer = float(answer)
-            elif answer is not None:
-                answer = _number(answer)
-                if not 0 <= answer <= 1:
-                    raise ValueError(
-                        f"`observed` answers {written!r} with {observed[written]!r}, but an answer is True, False, a "
-                        "strength from 0 to 1, or None for what is not known."
-                    )
-            answers[attribute] = answer
-        return answers
-
-    def _find_attribute(self, complaint: str, attribute) -> str:
-        names = self.model.config.attribute_names
-        if attribute in names:
-            return attribute
-        matcher = _matcher(tuple(names))
-        found = matcher.find(attribute) if isinstance(attribute, str) else None
-        if found is not None:
-            return found
-        may_be = matcher.find_like(attribute) if isinstance(attribute, str) else []
-        if may_be:
-            problem = f"which may be {_or(may_be)}"
-        else:
-            problem = f"which is no attribute of the model; {_closest(attribute, map(readable_attribute, names))}"
-        raise ValueError(f"{complaint} {attribute!r}, {problem}.")
-
-    def _find_class(self, name: str) -> str:
-        """The model's name of a class."""
-        label2id = self.model.config.label2id
-        if name in label2id:
-            return name
-        matcher = _matcher(tuple(label2id))
-        found, may_be = matcher.find(name), matcher.find_like(name)
-        if found is None and may_be:
-            raise ValueError(f"Class {name!r} may be {_or(may_be)}. Write it as one of them.")
-        if found is None:
-            raise ValueError(
-                f"The model has no class {name!r}; {_closest(name, label2id)}. To add a class, describe it: "
-                f"`candidate_labels={{{name!r}: [attributes it has]}}`."
-            )
-        return found
-
-    def _read_row(self, name: str, entries: list) -> list[float]:
-        num_attributes = len(self.model.config.attribute_names)
-        row = [_number(entry) for entry in entries]
-        wrong = [entry for entry, number in zip(entries, row) if not math.isfinite(number)]
-        if wrong or len(row) != num_attributes:
-            found = f"it has {wrong[0]!r}" if wrong else f"it has {len(row)}"
-            raise ValueError(
-                f"The row of class {name!r} must be {num_attributes} finite numbers, one for each of the model's "
-                f"attributes (`config.attribute_names`), but {found}."
-            )
-        return row
-
-    def _names_and_seen(self, candidates: dict[str, Any] | None) -> tuple[list[str], list[bool]]:
-        config = self.model.config
-        id2label, label2id, seen_ids = config.id2label, config.label2id, set(config.seen_class_ids)
-        if candidates is None:
-            indices = range(len(id2label))
-            return [id2label[index] for index in indices], [index in seen_ids for index in indices]
-        found = {name: self._find_class(name) for name, description in candidates.items() if description is None}
-        if (twice := _first_repeated(found.values())) is not None:
-            written = " and ".join(repr(name) for name, other in found.items() if other == twice)
-            raise ValueError(f"`candidate_labels` has {written}, which are one class. Name each class once.")
-        trained = _matcher(tuple(config.trained_class_names))
-        seen = [
-            label2id[found[name]] in seen_ids if description is None else name in trained
-            for name, description in candidates.items()
-        ]
-        return list(candidates), seen
-
-    def _class_rows(self, candidates: dict[str, Any] | None, unnamed_attributes: str) -> torch.Tensor:
-        """A row of the class-attribute matrix for each candidate, on the scale of the model's own matrix."""
-        known = rows = self.model.class_attributes.float()
-        if candidates is not None:
-            strongest = known.amax(dim=0)
-            unnamed = torch.zeros_like(strongest)
-            if unnamed_attributes == "mean":
-                seen = self.model.seen_classes
-                unnamed = (known[seen] if seen.any() else known).mean(dim=0)
-            rows = torch.stack(
-                [self._class_row(name, candidates[name], known, strongest, unnamed) for name in candidates]
-            )
-        has_some = (rows > 0).any(dim=1).tolist()
-        if not all(has_some):
-            name = self._names_and_seen(candidates)[0][has_some.index(False)]
-            raise ValueError(
-                f"Class {name!r} has no attribute above 0, so that it has no score of its own. Describe it by what it "
-                "has in `candidate_labels`, or give the model its rows with `model.set_classes`."
-            )
-        return rows
-
-    def _class_row(self, name: str, description, known, strongest, unnamed) -> torch.Tensor:
-        config = self.model.config
-        if description is None:
-            return known[config.label2id[self._find_class(name)]]
-        if isinstance(description, list):
-            return known.new_tensor(description)
-        index_of = {attribute: index for index, attribute in enumerate(config.attribute_names)}
-        named = torch.tensor([index_of[attribute] for attribute in description], device=known.device)
-        strengths = known.new_tensor(list(description.values()))
-        if not ((strengths > 0) & (strongest[named] > 0)).any():
-            nothing = "no class of the model has what it names" if strengths.any() else "all its strengths are 0"
-            raise ValueError(f"Class {name!r} is described by nothing: {nothing}. Name an attribute that it has.")
-        return unnamed.index_put((named,), strengths * strongest[named])
 
     def preprocess(self, image, timeout=None):
         index = None
@@ -712,8 +515,8 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         for image, place in zip(inputs.split(1), index if isinstance(index, list) else [index]):
             prediction = self.model.predict(
                 **{kind: image},
-                class_attributes=self._class_rows(lists[place], unnamed_attributes),
-                seen=torch.tensor(self._names_and_seen(lists[place])[1]),
+                class_attributes=class_rows(self.model, lists[place], unnamed_attributes),
+                seen=torch.tensor(names_and_seen(self.model.config, lists[place])[1]),
                 **options,
             )
             columns.append({name: value[0] for name, value in _columns(prediction).items()})
@@ -809,11 +612,11 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 should be.
         """
         config = self.model.config
-        observed, ask = self._read_answers(observed), _integer("ask", ask, 0)
-        candidates = None if candidate_labels is None else self._read_candidates(candidate_labels)
+        observed, ask = read_answers(self.model.config, observed), as_integer("ask", ask, 0)
+        candidates = None if candidate_labels is None else read_candidates(self.model.config, candidate_labels)
         if isinstance(candidates, list):
             raise ValueError("`rescore` is for one image: give the candidates of that one.")
-        names, seen = self._names_and_seen(candidates)
+        names, seen = names_and_seen(self.model.config, candidates)
         scores = {entry["label"]: entry["score"] for entry in result["labels"]}
         if set(scores) != set(names):
             more = [name for name in scores if name not in names]
@@ -822,7 +625,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 f"The result has {what}: call with `top_k=None` and no `threshold`, and give `rescore` the "
                 "`candidate_labels` of the call."
             )
-        rows = self._class_rows(candidates, unnamed_attributes).cpu()
+        rows = class_rows(self.model, candidates, unnamed_attributes).cpu()
         # Up to one number that is the same for all, which a softmax does not see.
         logits = torch.tensor([scores[name] for name in names], dtype=torch.float64).clamp(min=1e-300).log()
         logits = logits / config.score_scale
@@ -1014,13 +817,13 @@ def _check_names(parameters: Iterable[str]):
                 "the model's grid."
             )
         if name not in names:
-            raise TypeError(f"The pipeline has no parameter {name!r}; {_closest(name, names)}.")
+            raise TypeError(f"The pipeline has no parameter {name!r}; {closest_names(name, names)}.")
 
 
 def _check_loading(parameters: dict):
     for name, least in (("batch_size", 1), ("num_workers", 0)):
         if parameters.get(name) is not None:
-            parameters[name] = _integer(name, parameters[name], least)
+            parameters[name] = as_integer(name, parameters[name], least)
 
 
 def _check_devices(model):
@@ -1032,49 +835,6 @@ def _check_devices(model):
                 "The model's parameters are offloaded, and it does not say where it computes: load it by "
                 "`from_pretrained(device_map=…)`, and let the first entry of the map be a device and not 'disk'."
             )
-
-
-def _first_repeated(names: Iterable[str]) -> str | None:
-    met = set()
-    for name in names:
-        if name in met:
-            return name
-        met.add(name)
-    return None
-
-
-@functools.lru_cache(maxsize=16)
-def _matcher(names: tuple[str, ...]) -> NameMatcher:
-    return NameMatcher(names)
-
-
-def _or(names: Sequence[str]) -> str:
-    return " or ".join(map(repr, names))
-
-
-def _number(value) -> float:
-    """A number of any library as Python's, and NaN for what is none, such as truth values and text."""
-    if isinstance(value, (np.ndarray, np.generic, torch.Tensor)) and value.ndim == 0:
-        value = value.item()
-    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
-
-
-def _integer(name: str, value, least: int, or_else: str = "") -> int:
-    number = _number(value)
-    if not (number >= least and number.is_integer()):
-        raise ValueError(f"`{name}` must be a whole number from {least} on{or_else}, but it is {value!r}.")
-    return int(number)
-
-
-def _closest(name: str, names) -> str:
-    """The names that are most alike, whatever the order of their words."""
-
-    def words(text):
-        return " ".join(sorted(re.findall(r"[^\W_]+", str(text).lower())))
-
-    by_words = {words(candidate): candidate for candidate in names}
-    closest = difflib.get_close_matches(words(name), by_words, n=3, cutoff=0.3) or list(by_words)[:3]
-    return "the closest are " + ", ".join(repr(by_words[match]) for match in closest)
 
 
 __all__ = ["ZeroShotAttributeClassificationPipeline"]

@@ -29,6 +29,7 @@ NEEDED |= {
     "images_dedn.py",
     "attentive_pooling_dedn.py",
     "backbone_dedn.py",
+    "candidates_dedn.py",
     "modeling_dedn.py",
     "names_dedn.py",
     "pipeline_dedn.py",

@@ -1,0 +1,270 @@
+"""
+What people write about classes and attributes, as a model understands it: candidates by name or described by
+attributes, answers about an image, and the rows of class attributes that they make.
+"""
+
+import difflib
+import functools
+import math
+import numbers
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from .names_dedn import NameMatcher, readable_attribute
+
+
+def read_candidates(config: PreTrainedConfig, candidate_labels) -> dict[str, Any] | list[dict[str, Any]]:
+    """
+    Candidates by name, each with `None`, strengths of attributes by name, or a list of numbers as its description;
+    or a list of them, one for each image.
+    """
+    if isinstance(candidate_labels, Mapping):
+        descriptions = list(candidate_labels.items())
+    elif isinstance(candidate_labels, str):
+        descriptions = [(candidate_labels, None)] if candidate_labels else []
+    elif not isinstance(candidate_labels, Iterable):
+        raise ValueError(
+            "`candidate_labels` must be names of classes or, by name, their descriptions, but it is "
+            f"{candidate_labels!r}. Give a list or a dict."
+        )
+    else:
+        entries = list(candidate_labels)
+        are_lists = [isinstance(entry, Iterable) and not isinstance(entry, (str, bytes)) for entry in entries]
+        if entries and all(are_lists):
+            found = [read_candidates(config, entry) for entry in entries]
+            if any(isinstance(candidates, list) for candidates in found):
+                raise ValueError("`candidate_labels` is a list of lists of lists. Give one list for each image.")
+            return found
+        if any(are_lists):
+            raise ValueError(
+                "`candidate_labels` has both names and lists. Give names for all images, or a list of names or a "
+                "dict for each image."
+            )
+        descriptions = [(name, None) for name in entries]
+    if not descriptions:
+        raise ValueError("`candidate_labels` is empty. Name one class at least, or leave it out for all classes.")
+    for name, _ in descriptions:
+        if not isinstance(name, str) or not name.strip():
+            known = ", ".join(repr(known) for known in list(config.label2id)[:3])
+            raise ValueError(f"`candidate_labels` has {name!r}, which is no name of a class, such as {known}.")
+    # Some systems store `é` as two characters.
+    twice = _first_repeated(unicodedata.normalize("NFC", name).strip() for name, _ in descriptions)
+    if twice is not None:
+        raise ValueError(f"`candidate_labels` has {twice!r} more than once. Name each class once.")
+    return {str(name): _read_description(config, name, description) for name, description in descriptions}
+
+
+def _read_description(config: PreTrainedConfig, name: str, description) -> dict[str, float] | list[float] | None:
+    if description is None:
+        return None
+    if isinstance(description, str):
+        description = [description]
+    if not isinstance(description, Mapping) and hasattr(description, "keys"):  # a row of a pandas table
+        by_key = dict(description)
+        description = by_key if all(isinstance(key, str) for key in by_key) else list(by_key.values())
+    if not isinstance(description, Mapping):
+        if isinstance(description, (bytes, bytearray)) or not isinstance(description, Iterable):
+            raise ValueError(
+                f"The description of class {name!r} must be attributes, strengths of attributes or a row of "
+                f"numbers, but it is {description!r}. Give a list or a dict."
+            )
+        if isinstance(description, (torch.Tensor, np.ndarray)):
+            description = description.tolist()
+        entries = list(description) if isinstance(description, Iterable) else [description]
+        if not all(isinstance(entry, str) for entry in entries):
+            return _read_row(config, name, entries)
+    else:
+        entries = list(description)
+
+    found = [_find_attribute(config, f"Class {name!r} is described by", attribute) for attribute in entries]
+    if not entries:
+        raise ValueError(f"The description of class {name!r} names no attribute. Name at least one.")
+    if (twice := _first_repeated(entries)) is not None:
+        raise ValueError(f"The description of class {name!r} has {twice!r} more than once. Name it once.")
+    if (twice := _first_repeated(found)) is not None:
+        written = " and ".join(repr(entry) for entry, other in zip(entries, found) if other == twice)
+        raise ValueError(f"The description of class {name!r} has {written}, which are one attribute: name it once.")
+    if not isinstance(description, Mapping):
+        return dict.fromkeys(found, 1.0)
+    strengths = {attribute: as_number(strength) for attribute, strength in zip(found, description.values())}
+    for attribute, (written, given) in zip(found, description.items()):
+        if not 0 <= strengths[attribute] <= 1:
+            raise ValueError(
+                f"Attribute {written!r} of class {name!r} has strength {given!r}, but "
+                "strengths are numbers from 0 to 1, as strong as in any class of the model. Values on the "
+                "matrix's own scale can be given as a row of all attributes."
+            )
+    return strengths
+
+
+def read_answers(config: PreTrainedConfig, observed) -> dict[str, float | None]:
+    """Answers by the model's names of attributes: from 0 to 1, or `None`."""
+    if not isinstance(observed, Mapping):
+        raise ValueError(
+            "`observed` must be a dict of attributes with True, False, a strength or None, but it is "
+            f"{observed!r}: give `{{attribute: True}}`."
+        )
+    answers = {}
+    for written, answer in observed.items():
+        attribute = _find_attribute(config, "`observed` has", written)
+        if attribute in answers:
+            raise ValueError(f"`observed` has {attribute!r} more than once: answer it once.")
+        if isinstance(answer, (bool, np.bool_)):
+            answer = float(answer)
+        elif answer is not None:
+            answer = as_number(answer)
+            if not 0 <= answer <= 1:
+                raise ValueError(
+                    f"`observed` answers {written!r} with {observed[written]!r}, but an answer is True, False, a "
+                    "strength from 0 to 1, or None for what is not known."
+                )
+        answers[attribute] = answer
+    return answers
+
+
+def _find_attribute(config: PreTrainedConfig, complaint: str, attribute) -> str:
+    names = config.attribute_names
+    if attribute in names:
+        return attribute
+    matcher = _matcher(tuple(names))
+    found = matcher.find(attribute) if isinstance(attribute, str) else None
+    if found is not None:
+        return found
+    may_be = matcher.find_like(attribute) if isinstance(attribute, str) else []
+    if may_be:
+        problem = f"which may be {_or(may_be)}"
+    else:
+        problem = f"which is no attribute of the model; {closest_names(attribute, map(readable_attribute, names))}"
+    raise ValueError(f"{complaint} {attribute!r}, {problem}.")
+
+
+def _find_class(config: PreTrainedConfig, name: str) -> str:
+    """The model's name of a class."""
+    label2id = config.label2id
+    if name in label2id:
+        return name
+    matcher = _matcher(tuple(label2id))
+    found, may_be = matcher.find(name), matcher.find_like(name)
+    if found is None and may_be:
+        raise ValueError(f"Class {name!r} may be {_or(may_be)}. Write it as one of them.")
+    if found is None:
+        raise ValueError(
+            f"The model has no class {name!r}; {closest_names(name, label2id)}. To add a class, describe it: "
+            f"`candidate_labels={{{name!r}: [attributes it has]}}`."
+        )
+    return found
+
+
+def _read_row(config: PreTrainedConfig, name: str, entries: list) -> list[float]:
+    num_attributes = len(config.attribute_names)
+    row = [as_number(entry) for entry in entries]
+    wrong = [entry for entry, number in zip(entries, row) if not math.isfinite(number)]
+    if wrong or len(row) != num_attributes:
+        found = f"it has {wrong[0]!r}" if wrong else f"it has {len(row)}"
+        raise ValueError(
+            f"The row of class {name!r} must be {num_attributes} finite numbers, one for each of the model's "
+            f"attributes (`config.attribute_names`), but {found}."
+        )
+    return row
+
+
+def names_and_seen(config: PreTrainedConfig, candidates: dict[str, Any] | None) -> tuple[list[str], list[bool]]:
+    id2label, label2id, seen_ids = config.id2label, config.label2id, set(config.seen_class_ids)
+    if candidates is None:
+        indices = range(len(id2label))
+        return [id2label[index] for index in indices], [index in seen_ids for index in indices]
+    found = {name: _find_class(config, name) for name, description in candidates.items() if description is None}
+    if (twice := _first_repeated(found.values())) is not None:
+        written = " and ".join(repr(name) for name, other in found.items() if other == twice)
+        raise ValueError(f"`candidate_labels` has {written}, which are one class. Name each class once.")
+    trained = _matcher(tuple(config.trained_class_names))
+    seen = [
+        label2id[found[name]] in seen_ids if description is None else name in trained
+        for name, description in candidates.items()
+    ]
+    return list(candidates), seen
+
+
+def class_rows(model: PreTrainedModel, candidates: dict[str, Any] | None, unnamed_attributes: str) -> torch.Tensor:
+    """A row of the class-attribute matrix for each candidate, on the scale of the model's own matrix."""
+    known = rows = model.class_attributes.float()
+    if candidates is not None:
+        strongest = known.amax(dim=0)
+        unnamed = torch.zeros_like(strongest)
+        if unnamed_attributes == "mean":
+            seen = model.seen_classes
+            unnamed = (known[seen] if seen.any() else known).mean(dim=0)
+        rows = torch.stack(
+            [_class_row(model.config, name, candidates[name], known, strongest, unnamed) for name in candidates]
+        )
+    has_some = (rows > 0).any(dim=1).tolist()
+    if not all(has_some):
+        name = names_and_seen(model.config, candidates)[0][has_some.index(False)]
+        raise ValueError(
+            f"Class {name!r} has no attribute above 0, so that it has no score of its own. Describe it by what it "
+            "has in `candidate_labels`, or give the model its rows with `model.set_classes`."
+        )
+    return rows
+
+
+def _class_row(config: PreTrainedConfig, name: str, description, known, strongest, unnamed) -> torch.Tensor:
+    if description is None:
+        return known[config.label2id[_find_class(config, name)]]
+    if isinstance(description, list):
+        return known.new_tensor(description)
+    index_of = {attribute: index for index, attribute in enumerate(config.attribute_names)}
+    named = torch.tensor([index_of[attribute] for attribute in description], device=known.device)
+    strengths = known.new_tensor(list(description.values()))
+    if not ((strengths > 0) & (strongest[named] > 0)).any():
+        nothing = "no class of the model has what it names" if strengths.any() else "all its strengths are 0"
+        raise ValueError(f"Class {name!r} is described by nothing: {nothing}. Name an attribute that it has.")
+    return unnamed.index_put((named,), strengths * strongest[named])
+
+
+def _first_repeated(names: Iterable[str]) -> str | None:
+    met = set()
+    for name in names:
+        if name in met:
+            return name
+        met.add(name)
+    return None
+
+
+@functools.lru_cache(maxsize=16)
+def _matcher(names: tuple[str, ...]) -> NameMatcher:
+    return NameMatcher(names)
+
+
+def _or(names: Sequence[str]) -> str:
+    return " or ".join(map(repr, names))
+
+
+def as_number(value) -> float:
+    """A number of any library as Python's, and NaN for what is none, such as truth values and text."""
+    if isinstance(value, (np.ndarray, np.generic, torch.Tensor)) and value.ndim == 0:
+        value = value.item()
+    return float(value) if isinstance(value, numbers.Real) and not isinstance(value, bool) else math.nan
+
+
+def as_integer(name: str, value, least: int, or_else: str = "") -> int:
+    number = as_number(value)
+    if not (number >= least and number.is_integer()):
+        raise ValueError(f"`{name}` must be a whole number from {least} on{or_else}, but it is {value!r}.")
+    return int(number)
+
+
+def closest_names(name: str, names) -> str:
+    """The names that are most alike, whatever the order of their words."""
+
+    def words(text):
+        return " ".join(sorted(re.findall(r"[^\W_]+", str(text).lower())))
+
+    by_words = {words(candidate): candidate for candidate in names}
+    closest = difflib.get_close_matches(words(name), by_words, n=3, cutoff=0.3) or list(by_words)[:3]
+    return "the closest are " + ", ".join(repr(by_words[match]) for match in closest)
