@@ -47,7 +47,7 @@ def scores_of(result):
 def test_result(classifier, image):
     assert isinstance(classifier, ZeroShotAttributeClassificationPipeline)
     result = classifier(image)
-    assert set(result) == {"labels", "attributes"}
+    assert set(result) == {"labels", "fit", "attributes"}
     assert len(result["labels"]) == 5 and len(result["attributes"]) == 7
     for entry in result["labels"]:
         assert set(entry) == {"label", "score", "seen"} and isinstance(entry["score"], float)
@@ -143,11 +143,11 @@ def test_an_attribute_in_words(classifier, image):
 def test_number_of_entries(classifier, image):
     full = classifier(image, top_k=100, top_attributes=100)
     part = classifier(image, top_k=2, top_attributes=3)
-    assert part == {"labels": full["labels"][:2], "attributes": full["attributes"][:3]}
-    assert classifier(image, top_k=0, top_attributes=0) == {"labels": [], "attributes": []}
+    assert part == {"labels": full["labels"][:2], "fit": None, "attributes": full["attributes"][:3]}
+    assert classifier(image, top_k=0, top_attributes=0) == {"labels": [], "fit": None, "attributes": []}
     middle = full["labels"][2]["score"]
     above = classifier(image, threshold=middle)
-    assert above == {"labels": full["labels"][:3], "attributes": full["attributes"]}
+    assert above == {"labels": full["labels"][:3], "fit": None, "attributes": full["attributes"]}
 
 
 def test_defaults_of_numbers(processor, image):

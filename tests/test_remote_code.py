@@ -42,6 +42,7 @@ CODE_FILES = (
     "attentive_pooling_dedn.py",
     "backbone_dedn.py",
     "candidates_dedn.py",
+    "class_fit_dedn.py",
     "configuration_dedn.py",
     "images_dedn.py",
     "modeling_dedn.py",

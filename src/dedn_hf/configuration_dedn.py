@@ -81,6 +81,9 @@ class DednConfig(PretrainedConfig):
         score_scale (`float`, *optional*, defaults to 1.0):
             What the logits are multiplied with before the softmax that gives a label's score, so that it is as often
             right as it says: an inverse temperature, which changes no order. The `validated` protocol fits it.
+        class_fit_size (`list[int]`, *optional*):
+            Numbers of trained classes and of directions of the model's [`ClassFit`], which says how well a class
+            explains an image; `None` is a model without. The `validated` protocol fits it.
         kwargs (*optional*):
             As in [`PretrainedConfig`], among them `id2label` and `label2id`, which name the K classes.
 
@@ -145,6 +148,7 @@ class DednConfig(PretrainedConfig):
         region_mix=0.8,
         coarse_mix=0.9,
         score_scale=1.0,
+        class_fit_size=None,
         **kwargs,
     ):
         _check_spelling(kwargs)
@@ -169,6 +173,7 @@ class DednConfig(PretrainedConfig):
         self.region_mix = region_mix
         self.coarse_mix = coarse_mix
         self.score_scale = score_scale
+        self.class_fit_size = class_fit_size
 
         names = {name: kwargs.pop(name, None) for name in ("id2label", "label2id", "num_labels")}
         # Not by the base class, which refuses it for any attention but its own.
@@ -315,6 +320,13 @@ class DednConfig(PretrainedConfig):
         self.score_scale = _read_number("score_scale", self.score_scale)
         if self.score_scale <= 0:
             raise ValueError(f"`score_scale` must be above 0, but it is {self.score_scale}.")
+        if self.class_fit_size is not None:
+            self.class_fit_size = _read_ids("class_fit_size", self.class_fit_size, unique=False)
+            if len(self.class_fit_size) != 2 or min(self.class_fit_size) < 1:
+                raise ValueError(
+                    "`class_fit_size` must be the number of trained classes and that of directions, but it is "
+                    f"{self.class_fit_size}."
+                )
         for name in ("freeze_backbone", "freeze_batch_norm", "normalize_features"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"`{name}` must be True or False, but it is {getattr(self, name)!r}.")

@@ -26,6 +26,7 @@ from transformers.utils import ModelOutput
 
 from .attentive_pooling_dedn import attention_weights, attentive_pooling, eager_pooling
 from .backbone_dedn import backbone_class, backbone_feature_map
+from .class_fit_dedn import ClassFit, ClassTargets
 from .configuration_dedn import DednConfig
 from .names_dedn import NameMatcher
 
@@ -312,6 +313,9 @@ class DednPreTrainedModel(PreTrainedModel):
             identity = torch.tensor([[1.0], [0.0]])
             init.copy_(module.attribute_calibration, identity.expand_as(module.attribute_calibration))
             init.zeros_(module.attribute_levels)
+        elif isinstance(module, ClassFit):
+            for buffer in module.buffers():
+                init.zeros_(buffer)
 
     @staticmethod
     def _init_matrix(linear: nn.Linear):
@@ -354,6 +358,9 @@ class DednModel(DednPreTrainedModel):
         self.register_buffer("attribute_calibration", torch.empty(2, num_attributes))
         # By the classes that it was calibrated with, whichever it is given later.
         self.register_buffer("attribute_levels", torch.empty(num_attributes))
+        self.class_fit = None
+        if config.class_fit_size is not None:
+            self.class_fit = ClassFit(num_attributes, *config.class_fit_size)
         self._kept = None
         self.post_init()
         self._classes_changed()
@@ -629,6 +636,63 @@ class DednModel(DednPreTrainedModel):
             `torch.Tensor` of shape `(K', A)`, 0 or more.
         """
         return class_attributes.clamp(min=0) / self.class_attributes.max().clamp(min=1e-12).to(class_attributes)
+
+    def set_class_fit(self, buffers: dict | None):
+        """
+        Stores what says how well a class explains an image, see [`ClassFit`].
+
+        Args:
+            buffers (`dict[str, torch.Tensor | np.ndarray]`, *optional*):
+                The buffers of a [`ClassFit`] by name; its trained classes are the first of
+                `config.trained_class_names`. `None` takes it away.
+        """
+        self.class_fit, self.config.class_fit_size = None, None
+        if buffers is not None:
+            buffers = {name: torch.as_tensor(values) for name, values in buffers.items()}
+            self.config.class_fit_size = list(buffers["means"].shape)
+            self.class_fit = ClassFit(len(self.config.attribute_names), *self.config.class_fit_size)
+            self.class_fit.load_state_dict(buffers)
+            self.class_fit.to(self.class_attributes)
+
+    def class_targets(
+        self, class_attributes: torch.Tensor | None = None, names: list[str] | None = None
+    ) -> ClassTargets | None:
+        """
+        What [`~DednModel.class_probabilities`] needs to know of candidates, once for many images.
+
+        Args:
+            class_attributes (`torch.Tensor` of shape `(K', A)`, *optional*, defaults to the model's own classes):
+                Rows of the candidates.
+            names (`list[str]`, *optional*):
+                Their names: one that is of `config.trained_class_names` goes by its images.
+
+        Returns:
+            [`ClassTargets`], or `None` of a model that was not taught what fits.
+        """
+        if self.class_fit is None or not self.class_fit.coefficients.any():
+            return None
+        if class_attributes is None:
+            class_attributes, names = self.class_attributes, list(self.config.id2label.values())
+        known = self.config.trained_class_names[: self.config.class_fit_size[0]]
+        matcher, index_of = NameMatcher(known), {name: index for index, name in enumerate(known)}
+        trained = [index_of.get(matcher.find(name)) for name in names]
+        return self.class_fit.targets(self.strengths(class_attributes), trained)
+
+    def class_probabilities(self, attribute_scores: torch.Tensor, targets: ClassTargets) -> torch.Tensor:
+        """
+        How well each candidate explains each image, whichever candidates there are beside it.
+
+        Args:
+            attribute_scores (`torch.Tensor` of shape `(B, A)`):
+                As in [`DednOutput`].
+            targets ([`ClassTargets`]):
+                Of the candidates.
+
+        Returns:
+            `torch.Tensor` of shape `(B, K')`, from 0 to 1: how probable it is that the image is of this class, where
+            it is as likely to be of none that is known.
+        """
+        return self.class_fit(attribute_scores, targets)
 
     def _find_attribute_levels(self):
         """

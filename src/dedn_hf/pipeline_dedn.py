@@ -41,6 +41,7 @@ PARAMETERS = (
     "attributes_by",
     "observed",
     "ask",
+    "none_of_these",
     "threshold",
     "timeout",
 )
@@ -56,6 +57,8 @@ PARAMETERS_WITH_NONE = {
 }
 # A larger γ would leave float32 no digits for the class scores.
 LARGEST_CALIBRATION = 10_000
+# The label of the row that `none_of_these` adds.
+NONE_OF_THESE = "none of these"
 NOT_GIVEN = object()
 _process = os.getpid()
 
@@ -137,6 +140,10 @@ class ImageResult(TypedDict):
     Args:
         labels (`list[LabelResult]`):
             The best `top_k` candidates by descending score.
+        fit (`float`, *optional*):
+            From 0 to 1, how well the candidate that explains the image best does so: how probable it is that the image
+            shows one of them, if as many images do as do not. It is that of the image, and answers do not change it.
+            `None` of a model that was not taught it.
         attributes (`list[AttributeResult]`):
             The first `top_attributes`: by default those that set the first candidate apart from the runner-up most,
             see `attributes_by`.
@@ -150,6 +157,7 @@ class ImageResult(TypedDict):
     """
 
     labels: list[LabelResult]
+    fit: float | None
     attributes: list[AttributeResult]
     crop: NotRequired[list[float]]
     observed: NotRequired[dict[str, float | None]]
@@ -176,7 +184,8 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
 
     - a label's score is the softmax over the candidates of their class scores after calibration (see `calibration` and
       `score_scale` in [`DednConfig`]), so that the scores of all candidates sum to 1. It says which of the candidates
-      fits best, not whether any of them fits: a single candidate always has 1.
+      fits best, not whether any of them fits: a single candidate always has 1. Whether any does is what `fit` says,
+      see [`ClassFit`].
     - an attribute's score is an estimate, from 0 to 1, of how strongly the class of the image has the attribute, see
       [`DednModel.attribute_probabilities`]. It does not depend on the candidates. For CUB, where the strength of an
       attribute is the share of annotators who saw it, it estimates that share.
@@ -269,6 +278,9 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 [`~ZeroShotAttributeClassificationPipeline.rescore`].
             ask (`int`, *optional*, defaults to 0):
                 How many questions are returned at most that a person should answer next.
+            none_of_these (`bool`, *optional*, defaults to `False`):
+                Whether the labels have a row `"none of these"` with the score 1 − `fit`; the others are multiplied by
+                `fit`, so that all of them still sum to 1.
             threshold (`float`, *optional*, defaults to 0.0):
                 The lowest score with which a label is returned. Scores are not changed by what is left out.
             batch_size (`int`, *optional*, defaults to 1):
@@ -377,7 +389,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         return (
             given("timeout"),
             forward,
-            given("top_k", "top_attributes", "attributes_by", "observed", "ask", "threshold"),
+            given("top_k", "top_attributes", "attributes_by", "observed", "ask", "none_of_these", "threshold"),
         )
 
     def _read_parameter(self, name: str, value):
@@ -389,9 +401,14 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             return read_answers(self.model.config, value)
         if name == "candidate_labels":
             return read_candidates(self.model.config, value)
-        if name == "average_flips":
+        if name in ("average_flips", "none_of_these"):
             if not isinstance(value, (bool, np.bool_)):
-                raise ValueError(f"`average_flips` must be True or False, but it is {value!r}.")
+                raise ValueError(f"`{name}` must be True or False, but it is {value!r}.")
+            if name == "none_of_these" and value and self.model.class_targets() is None:
+                raise ValueError(
+                    "This model was not taught how well a class explains an image, so that it cannot say "
+                    "`none_of_these`: train it anew by the protocol `validated`."
+                )
             return bool(value)
         choices = {
             "unnamed_attributes": ("mean", "zero"),
@@ -458,16 +475,25 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
 
             def rows_of(index):
                 return class_rows(self.model, candidate_labels[index], unnamed_attributes)
+
+            def targets_of(index):
+                return self.model.class_targets(rows_of(index), names[index])
         else:
             names, seen = names_and_seen(self.model.config, candidate_labels)
             rows = class_rows(self.model, candidate_labels, unnamed_attributes)
             if candidate_labels is not None:
                 forward |= {"class_attributes": rows, "seen": torch.tensor(seen)}
 
+            targets = self.model.class_targets(rows, names)
+
             def rows_of(index):
                 return rows
 
-        return forward, {"names": names, "seen": seen, "rows_of": rows_of, "attention": attention}
+            def targets_of(index):
+                return targets
+
+        candidates = {"names": names, "seen": seen, "rows_of": rows_of, "targets_of": targets_of}
+        return forward, candidates | {"attention": attention}
 
     def preprocess(self, image, timeout=None):
         index = None
@@ -529,12 +555,14 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         names,
         seen,
         rows_of,
+        targets_of,
         attention=None,
         top_k=5,
         top_attributes=10,
         attributes_by="contribution",
         observed=None,
         ask=0,
+        none_of_these=False,
         threshold=0.0,
     ) -> ImageResult:
         config, size, index = self.model.config, model_outputs["size"], None
@@ -547,14 +575,13 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             evidence = self._evidence(rows, observed)
             logits = logits + evidence.sum(dim=-1)
             contributions = self._contributions(model_outputs["attribute_score"][0], rows, evidence, logits)
-        # By class scores, of which a softmax makes many the same.
-        order = logits.argsort(descending=True, stable=True)
+        fit, targets = None, targets_of(index)
+        if targets is not None:
+            scores = model_outputs["attribute_score"].to(targets.means.device)
+            fit = self.model.class_probabilities(scores, targets).max().item()
         scores = (config.score_scale * logits).softmax(dim=-1)
-        labels = [
-            {"label": names[index], "score": score, "seen": seen[index]}
-            for score, index in zip(scores[order[:top_k]].tolist(), order[:top_k].tolist())
-            if score >= threshold
-        ]
+        labels = self._labels(scores, logits, names, seen, fit if none_of_these else None)
+        labels = [entry for entry in labels[:top_k] if entry["score"] >= threshold]
         by = contributions if attributes_by == "contribution" and len(names) > 1 else model_outputs["score"][0]
         order = by.abs().argsort(descending=True, stable=True)[:top_attributes]
         attributes = [
@@ -563,7 +590,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 order.tolist(), model_outputs["score"][0][order].tolist(), contributions[order].tolist()
             )
         ]
-        result = {"labels": labels, "attributes": attributes}
+        result = {"labels": labels, "fit": fit, "attributes": attributes}
         if observed is not None:
             result["observed"] = dict(observed)
         if ask:
@@ -618,6 +645,9 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             raise ValueError("`rescore` is for one image: give the candidates of that one.")
         names, seen = names_and_seen(self.model.config, candidates)
         scores = {entry["label"]: entry["score"] for entry in result["labels"]}
+        none_of_these = NONE_OF_THESE in scores and NONE_OF_THESE not in names
+        if none_of_these:
+            del scores[NONE_OF_THESE]
         if set(scores) != set(names):
             more = [name for name in scores if name not in names]
             what = f"{more[0]!r}, which is none of the candidates" if more else f"{len(scores)} of {len(names)} labels"
@@ -633,7 +663,6 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         evidence = self._evidence(rows, observed)
         logits = logits + evidence.sum(dim=-1)
         probabilities = (config.score_scale * logits).softmax(dim=-1)
-        order = probabilities.argsort(descending=True, stable=True).tolist()
 
         slope, offset = self.model.attribute_calibration.float().cpu()
         shown = torch.full_like(slope, math.nan)
@@ -652,11 +681,30 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         if len(names) > 1:
             attributes.sort(key=lambda entry: -abs(entry["contribution"]))
         rescored = {key: value for key, value in result.items() if key != "ask"} | {
-            "labels": [{"label": names[i], "score": probabilities[i].item(), "seen": seen[i]} for i in order],
+            "labels": self._labels(probabilities, logits, names, seen, result["fit"] if none_of_these else None),
             "attributes": attributes,
             "observed": observed,
         }
         return rescored | ({"ask": self._questions(probabilities.float(), rows, observed, ask)} if ask else {})
+
+    def _labels(self, scores, logits, names, seen, fit: float | None) -> list[LabelResult]:
+        """All candidates, best first; with `fit` that nothing of them does, too."""
+        # By class scores, of which a softmax makes many the same.
+        order = logits.argsort(descending=True, stable=True)
+        labels = [
+            {"label": names[index], "score": score, "seen": seen[index]}
+            for index, score in zip(order.tolist(), scores[order].tolist())
+        ]
+        if fit is None:
+            return labels
+        if NONE_OF_THESE in names:
+            raise ValueError(
+                f"A candidate has the name {NONE_OF_THESE!r}, which is that of the row that `none_of_these` adds: "
+                "give it another."
+            )
+        none = {"label": NONE_OF_THESE, "score": 1 - fit, "seen": False}
+        labels = [entry | {"score": fit * entry["score"]} for entry in labels]
+        return sorted([*labels, none], key=lambda entry: -entry["score"])
 
     def _evidence(self, rows: torch.Tensor, observed: Mapping[str, float | None]) -> torch.Tensor:
         """`(K, A)`: what each answer adds to the class scores of the candidates."""

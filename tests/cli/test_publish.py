@@ -30,6 +30,7 @@ NEEDED |= {
     "attentive_pooling_dedn.py",
     "backbone_dedn.py",
     "candidates_dedn.py",
+    "class_fit_dedn.py",
     "modeling_dedn.py",
     "names_dedn.py",
     "pipeline_dedn.py",

@@ -18,6 +18,7 @@ from tiny_training import (
 )
 from transformers import AutoModel, Trainer
 
+from dedn_hf import DednModel
 from dedn_hf.evaluation import choose_mixes, gzsl_metrics
 from dedn_hf.training import DednTrainer, protocol
 from dedn_hf.training.protocol import build_model, run_protocol
@@ -110,6 +111,23 @@ def test_saved_model_has_the_figures_of_the_results(validated):
         logits = model(feature_map=maps).logits.numpy()
     figures = gzsl_metrics(logits, examples.labels, dataset.seen_class_ids)
     assert figures == pytest.approx({name: results["test"][name] for name in FIGURES})
+
+
+def test_what_fits_is_of_training_images_and_judged_by_validation_images(validated):
+    folder = validated[0]
+    chosen, final = (DednModel.from_pretrained(path, local_files_only=True) for path in (folder / "choose", folder))
+    # The model of the first stage has not seen the validation classes.
+    assert chosen.config.class_fit_size == [6, 5] and final.config.class_fit_size == [8, 7]
+    torch.testing.assert_close(chosen.class_fit.coefficients, final.class_fit.coefficients)
+    assert final.class_targets() is not None
+    dataset = make_tiny_dataset()
+    examples = TinyFeatureMaps(dataset.splits["trainval"], dataset.class_attributes)
+    maps = torch.stack([item["feature_map"] for item in examples.__getitems__(list(range(len(examples))))])
+    scores = final.predict(feature_map=maps.float()).attribute_scores
+    z = (scores - final.class_fit.centre) @ final.class_fit.projection
+    for index, name in enumerate(final.config.trained_class_names):
+        images = examples.labels == dataset.class_names.index(name)
+        torch.testing.assert_close(z[images].mean(dim=0), final.class_fit.means[index], atol=1e-3, rtol=1e-3)
 
 
 def test_test_images_are_read_once_and_last(validated):
@@ -257,15 +275,17 @@ def test_checkpoint_that_was_not_written_to_its_end_is_passed_over(validated, tm
 
 
 def test_nothing_half_written_among_the_results(tmp_path, monkeypatch):
+    save = DednModel.save_pretrained
+
     def killed(self, folder, **kwargs):
+        if Path(folder).name != "model":  # a checkpoint of training
+            return save(self, folder, **kwargs)
         Path(folder).mkdir(parents=True, exist_ok=True)
         (Path(folder) / "model.safetensors").write_bytes(b"half")
         raise Killed
 
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr("dedn_hf.DednModel.save_pretrained", killed)
-        # The checkpoints of training are not what this is about.
-        patch.setattr(Trainer, "_save_checkpoint", lambda self, model, trial: None)
         run(tmp_path / "out", num_train_epochs=1)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["unfinished"]
     run(tmp_path / "out", num_train_epochs=1)

@@ -19,13 +19,15 @@ from pathlib import Path
 
 import datasets
 import numpy as np
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
 from transformers import TrainerCallback, set_seed
 
 from ..configuration_dedn import DednConfig
 from ..data import GzslDataset
 from ..evaluation import ausuc, choose_mixes, gzsl_metrics, seen_unseen_curve
 from ..evaluation.attribute_calibration import fit_attribute_calibration
+from ..evaluation.class_fit import class_fit_statistics, fit_coefficients
 from ..files import clear_faults, only_run_in, read_json, write_json
 from ..modeling_dedn import DednModel
 from ..precision import check_bf16
@@ -313,17 +315,17 @@ class _Run:
     def run(self, protocol: str) -> dict:
         self.protocol = protocol
         if protocol == "validation":
-            figures, history = self._choose()
+            figures, history, class_fit = self._choose()
             if self.args.should_save:
-                self._keep_choice(history)
+                self._keep_choice(history, class_fit)
                 write_json(self.folder / "training_log.json", {"choose": history})
             return figures
         if protocol == "validated":
             return self._validated()
         return self._reference()
 
-    def _choose(self) -> tuple[dict, list[dict]]:
-        """What is best on validation classes, and the log of training."""
+    def _choose(self) -> tuple[dict, list[dict], dict | None]:
+        """What is best on validation classes, the log of training, and the class fit of the best epoch's model."""
         dataset = self.dataset
         class_ids = sorted(dataset.seen_class_ids)
         model = self._model(class_ids, dataset.validation_class_ids)
@@ -350,10 +352,46 @@ class _Run:
             "chosen": {"epochs": math.ceil(best["epoch"]), **_chosen_settings(best)},
             "validation": {name: best[f"eval_{name}"] for name in ("T1", "U", "S", "H")},
         }
-        return figures, chooser.state.log_history
+        file = Path(chooser.args.output_dir) / "class_fit.safetensors"
+        # Of a run that was interrupted after it.
+        class_fit = from_main(lambda: load_file(file) if file.is_file() else None)
+        if class_fit is None:
+            class_fit = self._fit_classes(chooser, best)
+            if self.args.should_save and class_fit is not None:
+                save_file(class_fit, file.with_suffix(".tmp"))
+                os.replace(file.with_suffix(".tmp"), file)
+        return figures, chooser.state.log_history, class_fit
+
+    def _fit_classes(self, chooser: DednTrainer, best: dict) -> dict | None:
+        """
+        How well classes explain images, by training images of the best epoch's model and by validation images: those
+        of validation classes are strangers among the seen ones, and those of seen classes among the others.
+        """
+        checkpoint = Path(chooser.args.output_dir) / f"checkpoint-{best['step']}"
+        model = chooser.accelerator.unwrap_model(chooser.model)
+        model.load_state_dict(load_file(checkpoint / "model.safetensors"))
+        for name, value in _chosen_settings(best).items():
+            setattr(model.config, name, value)
+        class_ids = sorted(self.dataset.seen_class_ids)
+        buffers = _class_statistics(model, *self._attribute_scores(chooser, ["train"], class_ids))
+        if buffers is None:
+            return None
+        model.set_class_fit(buffers | {"coefficients": torch.zeros(2, 2)})
+        scores, labels = self._attribute_scores(chooser, ["validation_seen", "validation_unseen"], class_ids)
+        strengths, seen = model.strengths(model.class_attributes), model.seen_classes.cpu().numpy()
+        names, fit = model.config.id2label, model.class_fit
+        coefficients = []
+        for is_candidate in (seen, ~seen):
+            ids = np.flatnonzero(is_candidate).tolist()
+            trained = [model.config.trained_class_names.index(names[i]) if seen[i] else None for i in ids]
+            means = fit.targets(strengths[ids], trained).means
+            distances = fit.distances(torch.as_tensor(scores).to(means), means).amax(dim=1).cpu().numpy()
+            coefficients.append(fit_coefficients(distances, is_candidate[labels]))
+        model.set_class_fit(None)
+        return buffers | {"coefficients": torch.tensor(np.stack(coefficients))}
 
     def _validated(self) -> dict:
-        figures, history = self._choose()
+        figures, history, class_fit = self._choose()
         chosen = dict(figures["chosen"])
         epochs = chosen.pop("epochs")
         trainer = self._trainer(
@@ -365,9 +403,14 @@ class _Run:
         self._train(trainer, last_epoch=epochs)
         for name, value in chosen.items():
             setattr(trainer.model.config, name, value)
-        self._calibrate_attributes(trainer)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        scores, labels = self._attribute_scores(trainer, ["trainval"], self.all_class_ids)
+        self._calibrate_attributes(model, scores, labels)
+        buffers = None if class_fit is None else _class_statistics(model, scores, labels)
+        if buffers is not None:
+            model.set_class_fit(buffers | {"coefficients": class_fit["coefficients"]})
         test = self._test(trainer)
-        self._save(trainer, choose=history, final=trainer.state.log_history)
+        self._save(trainer, class_fit, choose=history, final=trainer.state.log_history)
         return figures | {"test": test}
 
     def _reference(self) -> dict:
@@ -380,7 +423,8 @@ class _Run:
             load_best_model_at_end=True,
         )
         self._train(trainer)
-        self._calibrate_attributes(trainer)
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        self._calibrate_attributes(model, *self._attribute_scores(trainer, ["trainval"], self.all_class_ids))
         test = self._test(trainer)
         self._save(trainer, final=trainer.state.log_history)
         epochs = math.ceil(_best_epoch(trainer.state.log_history)["epoch"])
@@ -448,20 +492,25 @@ class _Run:
             metrics["AUSUC"] = ausuc(seen_unseen_curve(logits, labels, seen))
         return {"AUSUC": None} | {name: None if math.isnan(value) else value for name, value in metrics.items()}
 
-    def _calibrate_attributes(self, trainer: DednTrainer):
-        """Fits what makes attribute scores readable, on the training images."""
-        # `test_dataset` is what Trainer.predict calls any data set; this one is trained on.
+    def _attribute_scores(self, trainer: DednTrainer, splits: list[str], class_ids) -> tuple[np.ndarray, np.ndarray]:
+        """Attribute scores of images that are no test images, and their classes' places in `class_ids`."""
+        # Those of the stage that chooses are of other outputs.
+        trainer.compute_metrics = None
+        # `test_dataset` is what Trainer.predict calls any data set.
         prediction = trainer.predict(
-            self._examples(["trainval"], self.all_class_ids),
+            self._examples(splits, class_ids),
             ignore_keys=_ignored_but(trainer, "attribute_scores"),
-            metric_key_prefix="trainval",
+            metric_key_prefix=splits[0],
         )
+        return prediction.predictions[1], prediction.label_ids
+
+    def _calibrate_attributes(self, model: DednModel, scores: np.ndarray, labels: np.ndarray):
+        """Fits what makes attribute scores readable, on the training images."""
         strengths = self.dataset.class_attributes.clip(min=0)
         strengths = strengths / strengths.max()
-        calibration = fit_attribute_calibration(prediction.predictions[1], strengths[prediction.label_ids])
-        trainer.accelerator.unwrap_model(trainer.model).set_attribute_calibration(calibration)
+        model.set_attribute_calibration(fit_attribute_calibration(scores, strengths[labels]))
 
-    def _save(self, trainer: DednTrainer, **histories):
+    def _save(self, trainer: DednTrainer, class_fit: dict | None = None, **histories):
         if not self.args.should_save:
             return
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -474,10 +523,10 @@ class _Run:
             self.inputs.image_processor.save_pretrained(temporary)
         write_json(temporary / "training_log.json", histories)
         if "choose" in histories:
-            self._keep_choice(histories["choose"])
+            self._keep_choice(histories["choose"], class_fit)
         move_files(temporary, self.folder)
 
-    def _keep_choice(self, history: list[dict]):
+    def _keep_choice(self, history: list[dict], class_fit: dict | None):
         """
         Keeps in `choose/` the model that has not seen the validation classes, of its best epoch, with what was chosen:
         what fine-tuning may begin with where it chooses on these classes again.
@@ -488,9 +537,23 @@ class _Run:
             shutil.rmtree(old, ignore_errors=True)
         temporary.mkdir()
         checkpoint = self.folder / "unfinished" / "choose" / f"checkpoint-{best['step']}"
-        write_json(temporary / "config.json", read_json(checkpoint / "config.json") | _chosen_settings(best))
-        shutil.copy2(checkpoint / "model.safetensors", temporary)
+        config, state = read_json(checkpoint / "config.json"), load_file(checkpoint / "model.safetensors")
+        if class_fit is not None:
+            config["class_fit_size"] = list(class_fit["means"].shape)
+            state |= {f"class_fit.{name}": values for name, values in class_fit.items()}
+        write_json(temporary / "config.json", config | _chosen_settings(best))
+        save_file(state, temporary / "model.safetensors", metadata={"format": "pt"})
         os.replace(temporary, folder)
+
+
+def _class_statistics(model: DednModel, scores: np.ndarray, labels: np.ndarray) -> dict | None:
+    """See [`class_fit_statistics`]; `labels` are ids of the model's classes."""
+    ids = [model.config.label2id[name] for name in model.config.trained_class_names]
+    place = np.full(model.config.num_labels, -1)
+    place[ids] = range(len(ids))
+    strengths = model.strengths(model.class_attributes.float().cpu())[ids]
+    buffers = class_fit_statistics(scores, place[labels], strengths)
+    return buffers and {name: torch.tensor(values) for name, values in buffers.items()}
 
 
 def _ignored_but(trainer: DednTrainer, kept: str | None) -> list[str]:
