@@ -1,6 +1,7 @@
 """Whether any of the candidates explains an image: `fit`, and `none_of_these`."""
 
 import json
+import math
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def teach(model):
             "means": torch.randn(num_trained, 2),
             "from_strengths": torch.randn(num_attributes, 2) / 3,
             "offset": torch.zeros(2),
-            "coefficients": torch.tensor([[0.1, 0.5], [0.05, -0.5]]),
+            "coefficients": torch.tensor([[0.1, 0.5, -0.2], [0.05, -0.5, -0.1]]),
         }
     )
 
@@ -46,7 +47,8 @@ def expected_fit(classifier, image, rows, trained):
     best = 0.0
     for row, index in zip(rows / model.class_attributes.max(), trained):
         mean = row @ fit.from_strengths + fit.offset if index is None else fit.means[index]
-        slope, offset = fit.coefficients[int(index is None)]
+        slope, offset, by_number = fit.coefficients[int(index is None)]
+        offset = offset + by_number * math.log(len(rows))
         distance = ((z**2 / (1 + fit.variances)).sum() - ((z - mean) ** 2).sum()) / 2
         best = max(best, torch.sigmoid(slope * distance + offset).item())
     return best
@@ -70,10 +72,14 @@ def test_fit_is_that_of_the_best_of_the_candidates(classifier):
         assert classifier(image, {"another": row[0].tolist()})["fit"] == pytest.approx(fit, rel=1e-4)
 
 
-def test_more_candidates_fit_no_worse(classifier):
+def test_the_same_fit_is_worth_less_among_many(classifier):
+    """Beside candidates that fit less: only their number counts."""
     image, names = make_image(1), list(classifier.model.config.id2label.values())
-    fits = [classifier(image, names[:number])["fit"] for number in range(1, len(names) + 1)]
-    assert fits == sorted(fits) and fits[-1] == pytest.approx(max(classifier(image, [name])["fit"] for name in names))
+    fits = {name: classifier(image, [name])["fit"] for name in names}
+    best, *others = sorted(names, key=fits.get, reverse=True)
+    logits = [math.log(fit / (1 - fit)) for fit in (classifier(image, [best, *others[:n]])["fit"] for n in range(3))]
+    assert logits[0] > logits[1] > logits[2]
+    assert (logits[0] - logits[1]) / math.log(2) == pytest.approx((logits[0] - logits[2]) / math.log(3), rel=1e-3)
 
 
 def test_none_of_these_is_a_row_and_all_sum_to_one(classifier):

@@ -1,5 +1,6 @@
 """How well a class explains an image, whichever classes there are beside it: what is behind `fit` of a result."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -14,8 +15,8 @@ class ClassTargets(NamedTuple):
     Args:
         means (`torch.Tensor` of shape `(K, d)`):
             Of each candidate.
-        coefficients (`torch.Tensor` of shape `(K, 2)`):
-            Slope and offset of each candidate's logistic curve.
+        coefficients (`torch.Tensor` of shape `(K, 3)`):
+            a, b and c of each candidate's logistic curve.
     """
 
     means: torch.Tensor
@@ -29,9 +30,10 @@ class ClassFit(nn.Module):
 
     Scores are projected to the d directions in which the trained classes differ most for how much images of a class
     differ; there the images of a class are spread with variance 1 around its mean m, and all images around 0 with
-    variance 1 + λ. The distance is r = ½(Σ z²/(1 + λ) − Σ (z − m)²), and the probability σ(a·r + b). The mean of a
-    class that the model was trained on is that of its images; that of any other follows from its strengths, which is
-    less sure and has an a and b of its own. Where they are 0, as in a new model, nothing is known.
+    variance 1 + λ. The distance is r = ½(Σ z²/(1 + λ) − Σ (z − m)²), and the probability σ(a·r + b + c·ln K), since
+    the more candidates there are, the better one fits by chance. The mean of a class that the model was trained on is
+    that of its images; that of any other follows from its strengths, which is less sure and has a, b and c of its own.
+    Where they are 0, as in a new model, nothing is known.
 
     Args:
         num_attributes (`int`):
@@ -51,8 +53,8 @@ class ClassFit(nn.Module):
         # m = strengths · from_strengths + offset
         self.register_buffer("from_strengths", torch.zeros(num_attributes, num_directions))
         self.register_buffer("offset", torch.zeros(num_directions))
-        # a and b, of a trained class and of another
-        self.register_buffer("coefficients", torch.zeros(2, 2))
+        # a, b and c, of a trained class and of another
+        self.register_buffer("coefficients", torch.zeros(2, 3))
 
     def targets(self, strengths: torch.Tensor, trained: Sequence[int | None]) -> ClassTargets:
         """
@@ -79,7 +81,8 @@ class ClassFit(nn.Module):
 
     def forward(self, attribute_scores: torch.Tensor, targets: ClassTargets) -> torch.Tensor:
         """The probability that each candidate explains each image, `(B, K)`; `attribute_scores` is `(B, A)`."""
-        slope, offset = targets.coefficients.T
+        slope, offset, by_number = targets.coefficients.T
+        offset = offset + by_number * math.log(len(targets.means))
         return (slope * self.distances(attribute_scores, targets.means) + offset).sigmoid()
 
 

@@ -680,7 +680,8 @@ class DednModel(DednPreTrainedModel):
 
     def class_probabilities(self, attribute_scores: torch.Tensor, targets: ClassTargets) -> torch.Tensor:
         """
-        How well each candidate explains each image, whichever candidates there are beside it.
+        How well each candidate explains each image, by itself: it goes by how many candidates there are, and not by
+        which.
 
         Args:
             attribute_scores (`torch.Tensor` of shape `(B, A)`):

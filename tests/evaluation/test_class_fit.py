@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from dedn_hf.class_fit_dedn import ClassFit
+from dedn_hf.evaluation import class_fit
 from dedn_hf.evaluation.class_fit import class_fit_statistics, fit_coefficients
 
 NUM_CLASSES, NUM_ATTRIBUTES, NUM_IMAGES = 30, 12, 20
@@ -26,7 +27,7 @@ def world():
 def make_fit(statistics) -> ClassFit:
     buffers = {name: torch.tensor(values) for name, values in statistics.items()}
     fit = ClassFit(NUM_ATTRIBUTES, *buffers["means"].shape)
-    fit.load_state_dict(buffers | {"coefficients": torch.tensor([[1.0, 0.0], [1.0, 0.0]])})
+    fit.load_state_dict(buffers | {"coefficients": torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])})
     return fit
 
 
@@ -66,20 +67,21 @@ def test_own_images_fit_and_others_do_not(world, statistics, trained):
     fit = make_fit(statistics)
     targets = fit.targets(torch.tensor(strengths[ids]), ids.tolist() if trained else [None] * 10)
     own, others = draw(ids)[0], draw(np.arange(10, NUM_CLASSES))[0]
-    best = [fit.distances(torch.tensor(scores), targets.means).amax(dim=1).numpy() for scores in (own, others)]
+    distances = [fit.distances(torch.tensor(scores), targets.means).numpy() for scores in (own, others)]
+    best = [values.max(axis=1) for values in distances]
     assert np.median(best[0]) > np.quantile(best[1], 0.9)
-    is_own = np.repeat([True, False], [len(own), len(others)])
-    slope, offset = fit_coefficients(np.concatenate(best), is_own)
-    assert slope > 0
-    probabilities = [1 / (1 + np.exp(-(slope * r + offset))) for r in best]
+    candidate = np.concatenate([np.repeat(np.arange(10), NUM_IMAGES), np.full(len(others), -1)])
+    slope, offset, by_number = fit_coefficients(np.concatenate(distances), candidate)
+    assert slope > 0 and by_number < 0
+    probabilities = [1 / (1 + np.exp(-(slope * r + offset + by_number * np.log(10)))) for r in best]
     assert probabilities[0].mean() > 0.8 and probabilities[1].mean() < 0.2
 
 
 def test_trained_and_other_classes_have_coefficients_of_their_own(statistics, world):
     fit = make_fit(statistics)
-    fit.coefficients.copy_(torch.tensor([[1.0, 2.0], [3.0, 4.0]]))
+    fit.coefficients.copy_(torch.tensor([[1.0, 2.0, 0.0], [3.0, 4.0, 1.0]]))
     targets = fit.targets(torch.tensor(world[0][:3]), [None, 5, None])
-    assert targets.coefficients.tolist() == [[3, 4], [1, 2], [3, 4]]
+    assert targets.coefficients.tolist() == [[3, 4, 1], [1, 2, 0], [3, 4, 1]]
     torch.testing.assert_close(targets.means[1], fit.means[5])
     row = torch.tensor(world[0][2], dtype=torch.float32)
     torch.testing.assert_close(targets.means[2], row @ fit.from_strengths + fit.offset)
@@ -87,26 +89,47 @@ def test_trained_and_other_classes_have_coefficients_of_their_own(statistics, wo
 
 def test_coefficients_do_not_go_by_how_many_strangers_there_are():
     random = np.random.default_rng(0)
-    own, others = random.normal(1, 1, 500), random.normal(-1, 1, 500)
-    few = fit_coefficients(np.r_[own, others], np.arange(1000) < 500)
-    many = fit_coefficients(np.r_[own, np.repeat(others, 10)], np.arange(5500) < 500)
+    own, others = random.normal(1, 1, (500, 1)), random.normal(-1, 1, (500, 1))
+    few = fit_coefficients(np.r_[own, others], np.repeat([0, -1], 500))
+    many = fit_coefficients(np.r_[own, np.repeat(others, 10, axis=0)], np.repeat([0, -1], [500, 5000]))
     np.testing.assert_allclose(few, many, atol=0.1)
-    # The logarithm of the ratio of the two densities is 2 r.
-    np.testing.assert_allclose(few, [2, 0], atol=0.2)
+    # The logarithm of the ratio of the two densities is 2 r; of one candidate, there is nothing to learn of more.
+    np.testing.assert_allclose(few, [2, 0, 0], atol=0.2)
 
 
-@pytest.mark.parametrize(
-    ("distances", "is_acquaintance"),
-    [([1.0, 2.0], [True, True]), ([1.0, 2.0], [False, False])],
-    ids=["no strangers", "no acquaintances"],
-)
-def test_nothing_to_learn_from(distances, is_acquaintance):
-    assert fit_coefficients(distances, is_acquaintance).tolist() == [0, 0]
+@pytest.mark.parametrize("candidate", [[0, 1], [-1, -1]], ids=["no strangers", "no others"])
+def test_nothing_to_learn_from(candidate):
+    assert fit_coefficients([[1.0, 2.0], [2.0, 1.0]], candidate).tolist() == [0, 0, 0]
 
 
 def test_a_distance_that_runs_the_wrong_way_is_of_no_use():
-    slope, offset = fit_coefficients([0.0, 0.1, 1.0, 1.1], [True, True, False, False])
-    assert slope == 0 and offset == 0
+    assert fit_coefficients([[0.0], [0.1], [1.0], [1.1]], [0, 0, -1, -1]).tolist() == [0, 0, 0]
+
+
+def test_means_follow_from_strengths_by_the_ridge_that_foretells_best():
+    """By leaving one row out after the other, which the formula does not."""
+    random = np.random.default_rng(0)
+    inputs, outputs = random.normal(size=(12, 5)), random.normal(size=(12, 3))
+    outputs -= outputs.mean(axis=0)
+    centred = inputs - inputs.mean(axis=0)
+    unit = np.trace(centred @ centred.T) / len(inputs)
+
+    def solve(inputs, outputs, ridge):
+        x, y = inputs - inputs.mean(axis=0), outputs - outputs.mean(axis=0)
+        slopes = np.linalg.solve(x.T @ x + ridge * unit * np.eye(5), x.T @ y)
+        return slopes, outputs.mean(axis=0) - inputs.mean(axis=0) @ slopes
+
+    def error(ridge):
+        total = 0
+        for row in range(len(inputs)):
+            kept = np.arange(len(inputs)) != row
+            slopes, offset = solve(inputs[kept], outputs[kept], ridge)
+            total += np.square(outputs[row] - inputs[row] @ slopes - offset).sum()
+        return total
+
+    expected = solve(inputs, outputs, min(class_fit._RIDGES, key=error))
+    for actual, values in zip(class_fit._ridge(inputs, outputs), expected):
+        np.testing.assert_allclose(actual, values, rtol=1e-6, atol=1e-9)
 
 
 def test_too_little_for_statistics(world):

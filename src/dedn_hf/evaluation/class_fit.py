@@ -73,32 +73,51 @@ def _ridge(inputs: np.ndarray, outputs: np.ndarray) -> tuple[np.ndarray, np.ndar
     best = None
     for ridge in _RIDGES:
         inverse = np.linalg.inv(products + ridge * unit * np.eye(size))
-        hat = products @ inverse
+        # The mean is of the row that is left out, too.
+        hat = products @ inverse + 1 / size
         error = np.square((outputs - hat @ outputs) / (1 - np.diag(hat))[:, None]).sum()
         if best is None or error < best[0]:
             best = (error, inputs.T @ inverse @ outputs)
     return best[1], -centre @ best[1]
 
 
-def fit_coefficients(distances, is_acquaintance) -> np.ndarray:
+def fit_coefficients(distances, candidate) -> np.ndarray:
     """
-    Slope a and offset b of the probability that an image is of one of the candidates, given its highest r: the
-    likeliest logistic curve where strangers, whose class is none of the candidates, are as many as acquaintances.
+    Slope a, offset b and c of the probability σ(a·r + b + c·ln K) that an image is of one of K candidates, given the
+    highest r among them: the likeliest such curve over candidates that are drawn, from one to all of them, where
+    strangers, whose class is none of the candidates, are as many as the others.
 
     Args:
-        distances (`np.ndarray` of shape `(N,)`):
-            The highest r over the candidates, of images.
-        is_acquaintance (`np.ndarray` of shape `(N,)`):
-            Whether the image's class is among the candidates.
+        distances (`np.ndarray` of shape `(N, K)`):
+            r of images and candidates.
+        candidate (`np.ndarray` of shape `(N,)`):
+            Which candidate is the class of an image; −1 for none.
 
     Returns:
-        `np.ndarray` of shape `(2,)`: a, never negative, and b; both are 0, which says nothing, where there are no
-        strangers or no acquaintances.
+        `np.ndarray` of shape `(3,)`: a, never negative, b and c; all are 0, which says nothing, where there are no
+        strangers, no others, or r does not tell them apart.
     """
-    distances, is_acquaintance = np.asarray(distances, dtype=np.float64), np.asarray(is_acquaintance, dtype=bool)
-    if is_acquaintance.all() or not is_acquaintance.any():
-        return np.zeros(2, dtype=np.float32)
-    mean, std = distances.mean(), distances.std() or 1.0
-    curve = LogisticRegression(class_weight="balanced").fit((distances[:, None] - mean) / std, is_acquaintance)
-    slope = max(0.0, curve.coef_.item() / std)
-    return np.array([slope, curve.intercept_.item() - slope * mean if slope else 0.0], dtype=np.float32)
+    distances, candidate = np.asarray(distances, dtype=np.float64), np.asarray(candidate)
+    num_candidates, random = distances.shape[1], np.random.default_rng(0)
+    nothing = np.zeros(3, dtype=np.float32)
+    if (candidate >= 0).all() or (candidate < 0).all():
+        return nothing
+    inputs, truth, weights = [], [], []
+    for count in np.unique(np.geomspace(1, num_candidates, 6).round().astype(int)):
+        order = random.permutation(num_candidates)
+        parts = [order[start : start + count] for start in range(0, num_candidates - count + 1, count)]
+        highest = np.concatenate([distances[:, part].max(axis=1) for part in parts])
+        is_own = np.concatenate([np.isin(candidate, part) for part in parts])
+        inputs.append(np.stack([highest, np.full(len(highest), np.log(count))], axis=1))
+        truth.append(is_own)
+        weights.append(np.where(is_own, 1 / max(is_own.sum(), 1), 1 / max((~is_own).sum(), 1)))
+    inputs, truth, weights = np.concatenate(inputs), np.concatenate(truth), np.concatenate(weights)
+    mean, std = inputs.mean(axis=0), inputs.std(axis=0)
+    std[std <= 1e-9] = 1
+    weights *= len(weights) / weights.sum()
+    curve = LogisticRegression().fit((inputs - mean) / std, truth, sample_weight=weights)
+    slope, by_number = curve.coef_[0] / std
+    if slope <= 0:
+        return nothing
+    offset = curve.intercept_.item() - slope * mean[0] - by_number * mean[1]
+    return np.array([slope, offset, by_number], dtype=np.float32)

@@ -376,7 +376,7 @@ class _Run:
         buffers = _class_statistics(model, *self._attribute_scores(chooser, ["train"], class_ids))
         if buffers is None:
             return None
-        model.set_class_fit(buffers | {"coefficients": torch.zeros(2, 2)})
+        model.set_class_fit(buffers | {"coefficients": torch.zeros(2, 3)})
         scores, labels = self._attribute_scores(chooser, ["validation_seen", "validation_unseen"], class_ids)
         strengths, seen = model.strengths(model.class_attributes), model.seen_classes.cpu().numpy()
         names, fit = model.config.id2label, model.class_fit
@@ -385,8 +385,10 @@ class _Run:
             ids = np.flatnonzero(is_candidate).tolist()
             trained = [model.config.trained_class_names.index(names[i]) if seen[i] else None for i in ids]
             means = fit.targets(strengths[ids], trained).means
-            distances = fit.distances(torch.as_tensor(scores).to(means), means).amax(dim=1).cpu().numpy()
-            coefficients.append(fit_coefficients(distances, is_candidate[labels]))
+            distances = fit.distances(torch.as_tensor(scores).to(means), means).cpu().numpy()
+            candidate = np.full(len(seen), -1)
+            candidate[ids] = range(len(ids))
+            coefficients.append(fit_coefficients(distances, candidate[labels]))
         model.set_class_fit(None)
         return buffers | {"coefficients": torch.tensor(np.stack(coefficients))}
 
