@@ -132,7 +132,7 @@ def test_rows(classifier, row):
 
 def test_a_row_of_a_table_goes_by_the_names_of_its_columns(classifier):
     known = classifier.model.class_attributes
-    strength = (known[2] / known.amax(dim=0)).tolist()
+    strength = (known[2] / known.max()).tolist()
     table = pd.DataFrame([strength], index=["owl"], columns=classifier.model.config.attribute_names)
     described = table[table.columns[::-1]].loc["owl"]
     scores = [label["score"] for label in classifier(IMAGE, {"described": described, "owl": None})["labels"]]
@@ -157,17 +157,17 @@ def test_what_is_no_strength(unread, strength):
         ("", "'new' is described by '', which is no attribute"),
         ({3: 1}, "'new' is described by 3, which is no attribute"),
         (["0.5"] * 7, "'new' is described by '0.5', which is no attribute"),
-        ([NAMED, 0.5], "row of class 'new' must be 7 finite numbers.*it has 'attribute 1'"),
-        ([True] * 7, "row of class 'new' must be 7 finite numbers.*it has True"),
-        (np.ones(7, dtype=bool), "row of class 'new' must be 7 finite numbers.*it has True"),
-        ([None] * 7, "row of class 'new' must be 7 finite numbers.*it has None"),
-        ([0.5] * 6 + [float("inf")], "row of class 'new' must be 7 finite numbers.*it has inf"),
-        (np.ones((1, 7)), r"row of class 'new' must be 7 finite numbers.*it has \[1.0"),
-        (np.ones(6), "row of class 'new' must be 7 finite numbers.*it has 6"),
+        ([NAMED, 0.5], "row of class 'new' must be 7 strengths from 0 to 1.*it has 'attribute 1'"),
+        ([True] * 7, "row of class 'new' must be 7 strengths from 0 to 1.*it has True"),
+        (np.ones(7, dtype=bool), "row of class 'new' must be 7 strengths from 0 to 1.*it has True"),
+        ([None] * 7, "row of class 'new' must be 7 strengths from 0 to 1.*it has None"),
+        ([0.5] * 6 + [float("inf")], "row of class 'new' must be 7 strengths from 0 to 1.*it has inf"),
+        (np.ones((1, 7)), r"row of class 'new' must be 7 strengths from 0 to 1.*it has \[1.0"),
+        (np.ones(6), "row of class 'new' must be 7 strengths from 0 to 1.*it has 6"),
         (0.5, "description of class 'new' must be attributes, strengths .* but it is 0.5"),
         (True, "description of class 'new' must be attributes, strengths .* but it is True"),
         (b"red", "description of class 'new' must be attributes, strengths .* but it is b'red'"),
-        (torch.tensor(0.5), "row of class 'new' must be 7 finite numbers"),
+        (torch.tensor(0.5), "row of class 'new' must be 7 strengths from 0 to 1"),
     ],
 )
 def test_what_is_no_description(unread, description, message):
@@ -249,7 +249,7 @@ def test_a_list_of_candidates_for_each_image(classifier):
         ([IMAGE] * 2, [["jay"], []], "`candidate_labels` is empty"),
         ([IMAGE] * 2, [[["jay"]], [["owl"]]], "list of lists of lists"),
         ([IMAGE] * 2, [["jay"], ["owll"]], "no class 'owll'; the closest are 'owl'"),
-        ([IMAGE] * 2, [["jay"], {"new": [0] * 7}], "'new' has no attribute above 0"),
+        ([IMAGE] * 2, [["jay"], {"new": [0] * 7}], "'new' is described by nothing: all its strengths are 0"),
     ],
 )
 def test_lists_that_do_not_go_with_the_images(unread, images, candidates, message):

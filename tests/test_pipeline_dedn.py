@@ -208,11 +208,10 @@ def scores_of_rows(classifier, image, rows):
 
 def test_descriptions(classifier, image):
     known = classifier.model.class_attributes
-    strongest = known.amax(dim=0)
     mean = known[classifier.model.seen_classes].mean(dim=0)
     listed, weighted = mean.clone(), mean.clone()
-    listed[[1, 4]] = strongest[[1, 4]]
-    weighted[2], weighted[5] = 0.25 * strongest[2], 0.0
+    listed[[1, 4]] = known.max()
+    weighted[2], weighted[5] = 0.25 * known.max(), 0.0
     row = torch.rand(7)
     candidates = {
         "listed": ["attribute 1", "attribute 4"],
@@ -231,8 +230,7 @@ def test_descriptions(classifier, image):
 def test_unnamed_attributes_as_zero(classifier, image):
     known = classifier.model.class_attributes
     rows = torch.zeros(2, 7)
-    rows[0, 1] = known[:, 1].max()
-    rows[1, 2] = known[:, 2].max()
+    rows[0, 1] = rows[1, 2] = known.max()
     candidates = {"one": ["attribute 1"], "two": "attribute 2"}
     expected = scores_of_rows(classifier, image, list(rows))
     zero = scores_of(classifier(image, candidates, unnamed_attributes="zero"))
@@ -242,9 +240,9 @@ def test_unnamed_attributes_as_zero(classifier, image):
 
 def test_full_description_of_a_class_is_that_class(classifier, image):
     known = classifier.model.class_attributes
-    strength = (known[2] / known.amax(dim=0)).tolist()
-    description = {f"attribute {index}": value for index, value in enumerate(strength)}
-    for candidate in (description, known[2]):
+    strengths = classifier.model.strengths(known)[2].tolist()
+    description = {f"attribute {index}": value for index, value in enumerate(strengths)}
+    for candidate in (description, strengths):
         scores = scores_of(classifier(image, {"described": candidate, "owl": None, "crow": None}))
         assert scores["described"] == pytest.approx(scores["owl"], rel=1e-5)
 
@@ -393,8 +391,8 @@ def test_attention_with_an_image_processor_that_is_not_understood(image):
         ({"new": {"attribute 1": float("nan")}}, "strength nan"),
         ({"new": []}, "description of class 'new' names no attribute"),
         ({"new": {}}, "description of class 'new' names no attribute"),
-        ({"new": [0.5] * 6}, "row of class 'new' must be 7 finite numbers.*it has 6"),
-        ({"new": torch.full((7,), torch.nan)}, "row of class 'new' must be 7 finite numbers"),
+        ({"new": [0.5] * 6}, "row of class 'new' must be 7 strengths from 0 to 1.*it has 6"),
+        ({"new": torch.full((7,), torch.nan)}, "row of class 'new' must be 7 strengths from 0 to 1"),
         (["jay", "owl", "jay"], "'jay' more than once"),
         ([], "`candidate_labels` is empty"),
         ({}, "`candidate_labels` is empty"),
@@ -535,7 +533,7 @@ def test_attribute_calibration_that_is_not_as_it_should_be(tiny_model, calibrati
 
 def test_class_rows_need_no_normalisation(classifier, image):
     row = torch.rand(7)
-    scores = scores_of(classifier(image, {"row": row, "scaled": 100 * row, "owl": None}))
+    scores = scores_of(classifier(image, {"row": row, "scaled": 0.01 * row, "owl": None}))
     assert scores["row"] == pytest.approx(scores["scaled"])
     logits = run_model(classifier, image, class_attributes=F.normalize(row, dim=0)[None]).logits
     owl = run_model(classifier, image, class_attributes=classifier.model.class_attributes[2:3]).logits

@@ -69,7 +69,7 @@ def test_fit_is_that_of_the_best_of_the_candidates(classifier):
         assert classifier(image, [name])["fit"] == pytest.approx(fit, rel=1e-4)
         # By its description alone it is a class like any other.
         fit = expected_fit(classifier, image, row, [None])
-        assert classifier(image, {"another": row[0].tolist()})["fit"] == pytest.approx(fit, rel=1e-4)
+        assert classifier(image, {"another": model.strengths(row)[0]})["fit"] == pytest.approx(fit, rel=1e-4)
 
 
 def test_the_same_fit_is_worth_less_among_many(classifier):

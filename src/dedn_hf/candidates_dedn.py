@@ -9,7 +9,7 @@ import math
 import numbers
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,29 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from .names_dedn import NameMatcher, readable_attribute
 
+# What a class may be made of, beside attributes and their strengths.
+PARTS = ("images", "attributes")
+# A description in attributes counts like so many photos of the class, chosen on CUB's validation classes.
+DESCRIPTION_IN_PHOTOS = 3
 
-def read_candidates(config: PreTrainedConfig, candidate_labels) -> dict[str, Any] | list[dict[str, Any]]:
+
+def read_candidates(
+    config: PreTrainedConfig, candidate_labels, describe: Callable[[Any], tuple[dict[str, float], int]]
+) -> dict[str, dict[str, float] | None] | list[dict[str, dict[str, float] | None]]:
     """
-    Candidates by name, each with `None`, strengths of attributes by name, or a list of numbers as its description;
-    or a list of them, one for each image.
+    Candidates by name, each with `None` or strengths of attributes by name as its description; or a list of them, one
+    for each image.
+
+    Args:
+        config ([`DednConfig`]):
+            Of the model.
+        candidate_labels:
+            What the pipeline was given.
+        describe (`Callable`):
+            Images of a class → strengths of its attributes, and how many images they are.
+
+    Raises:
+        ValueError: If they are not as they should be; names the class and the closest of what it may be.
     """
     if isinstance(candidate_labels, Mapping):
         descriptions = list(candidate_labels.items())
@@ -37,7 +55,7 @@ def read_candidates(config: PreTrainedConfig, candidate_labels) -> dict[str, Any
         entries = list(candidate_labels)
         are_lists = [isinstance(entry, Iterable) and not isinstance(entry, (str, bytes)) for entry in entries]
         if entries and all(are_lists):
-            found = [read_candidates(config, entry) for entry in entries]
+            found = [read_candidates(config, entry, describe) for entry in entries]
             if any(isinstance(candidates, list) for candidates in found):
                 raise ValueError("`candidate_labels` is a list of lists of lists. Give one list for each image.")
             return found
@@ -57,10 +75,31 @@ def read_candidates(config: PreTrainedConfig, candidate_labels) -> dict[str, Any
     twice = _first_repeated(unicodedata.normalize("NFC", name).strip() for name, _ in descriptions)
     if twice is not None:
         raise ValueError(f"`candidate_labels` has {twice!r} more than once. Name each class once.")
-    return {str(name): _read_description(config, name, description) for name, description in descriptions}
+    return {str(name): _read_class(config, name, description, describe) for name, description in descriptions}
 
 
-def _read_description(config: PreTrainedConfig, name: str, description) -> dict[str, float] | list[float] | None:
+def _read_class(config: PreTrainedConfig, name: str, description, describe) -> dict[str, float] | None:
+    if not (isinstance(description, Mapping) and description and set(description) <= set(PARTS)):
+        return _read_description(config, name, description)
+    strengths = {}
+    if description.get("attributes") is not None:
+        strengths = _read_description(config, name, description["attributes"])
+    if description.get("images") is not None:
+        try:
+            in_images, number = describe(description["images"])
+        except ValueError as error:
+            raise ValueError(f"Class {name!r}: {error}") from error
+        share = number / (number + DESCRIPTION_IN_PHOTOS)
+        strengths = in_images | {
+            attribute: share * in_images[attribute] + (1 - share) * strength
+            for attribute, strength in strengths.items()
+        }
+    if not strengths:
+        raise ValueError(f"Class {name!r} is described by nothing: give it images, attributes, or both.")
+    return strengths
+
+
+def _read_description(config: PreTrainedConfig, name: str, description) -> dict[str, float] | None:
     if description is None:
         return None
     if isinstance(description, str):
@@ -97,8 +136,8 @@ def _read_description(config: PreTrainedConfig, name: str, description) -> dict[
         if not 0 <= strengths[attribute] <= 1:
             raise ValueError(
                 f"Attribute {written!r} of class {name!r} has strength {given!r}, but "
-                "strengths are numbers from 0 to 1, as strong as in any class of the model. Values on the "
-                "matrix's own scale can be given as a row of all attributes."
+                "strengths are numbers from 0 to 1, where 1 is the largest entry of the model's matrix of classes and "
+                "attributes: `model.strengths(rows)` brings rows of a matrix to this scale."
             )
     return strengths
 
@@ -161,17 +200,18 @@ def _find_class(config: PreTrainedConfig, name: str) -> str:
     return found
 
 
-def _read_row(config: PreTrainedConfig, name: str, entries: list) -> list[float]:
+def _read_row(config: PreTrainedConfig, name: str, entries: list) -> dict[str, float]:
     num_attributes = len(config.attribute_names)
     row = [as_number(entry) for entry in entries]
-    wrong = [entry for entry, number in zip(entries, row) if not math.isfinite(number)]
+    wrong = [entry for entry, number in zip(entries, row) if not 0 <= number <= 1]
     if wrong or len(row) != num_attributes:
         found = f"it has {wrong[0]!r}" if wrong else f"it has {len(row)}"
         raise ValueError(
-            f"The row of class {name!r} must be {num_attributes} finite numbers, one for each of the model's "
-            f"attributes (`config.attribute_names`), but {found}."
+            f"The row of class {name!r} must be {num_attributes} strengths from 0 to 1, one for each of the model's "
+            f"attributes (`config.attribute_names`), but {found}. `model.strengths(rows)` brings rows of a matrix to "
+            "this scale."
         )
-    return row
+    return dict(zip(config.attribute_names, row))
 
 
 def names_and_seen(config: PreTrainedConfig, candidates: dict[str, Any] | None) -> tuple[list[str], list[bool]]:
@@ -195,14 +235,11 @@ def class_rows(model: PreTrainedModel, candidates: dict[str, Any] | None, unname
     """A row of the class-attribute matrix for each candidate, on the scale of the model's own matrix."""
     known = rows = model.class_attributes.float()
     if candidates is not None:
-        strongest = known.amax(dim=0)
-        unnamed = torch.zeros_like(strongest)
+        unnamed = torch.zeros_like(known[0])
         if unnamed_attributes == "mean":
             seen = model.seen_classes
             unnamed = (known[seen] if seen.any() else known).mean(dim=0)
-        rows = torch.stack(
-            [_class_row(model.config, name, candidates[name], known, strongest, unnamed) for name in candidates]
-        )
+        rows = torch.stack([_class_row(model.config, name, candidates[name], known, unnamed) for name in candidates])
     has_some = (rows > 0).any(dim=1).tolist()
     if not all(has_some):
         name = names_and_seen(model.config, candidates)[0][has_some.index(False)]
@@ -213,18 +250,16 @@ def class_rows(model: PreTrainedModel, candidates: dict[str, Any] | None, unname
     return rows
 
 
-def _class_row(config: PreTrainedConfig, name: str, description, known, strongest, unnamed) -> torch.Tensor:
+def _class_row(config: PreTrainedConfig, name: str, description, known, unnamed) -> torch.Tensor:
     if description is None:
         return known[config.label2id[_find_class(config, name)]]
-    if isinstance(description, list):
-        return known.new_tensor(description)
     index_of = {attribute: index for index, attribute in enumerate(config.attribute_names)}
     named = torch.tensor([index_of[attribute] for attribute in description], device=known.device)
     strengths = known.new_tensor(list(description.values()))
-    if not ((strengths > 0) & (strongest[named] > 0)).any():
+    if not ((strengths > 0) & (known.amax(dim=0)[named] > 0)).any():
         nothing = "no class of the model has what it names" if strengths.any() else "all its strengths are 0"
         raise ValueError(f"Class {name!r} is described by nothing: {nothing}. Name an attribute that it has.")
-    return unnamed.index_put((named,), strengths * strongest[named])
+    return unnamed.index_put((named,), strengths * known.max())
 
 
 def _first_repeated(names: Iterable[str]) -> str | None:

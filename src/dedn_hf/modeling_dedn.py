@@ -259,8 +259,8 @@ class DednPreTrainedModel(PreTrainedModel):
     config_class = DednConfig
     base_model_prefix = "dedn"
     main_input_name = "pixel_values"
-    # Which models had not until version 0.2; they are found on loading.
-    _keys_to_ignore_on_load_missing = ["attribute_levels"]  # noqa: RUF012
+    # Which models had not until version 0.2: levels are found on loading, statistics stay 0.
+    _keys_to_ignore_on_load_missing = ["attribute_levels", "attribute_statistics"]  # noqa: RUF012
     input_modalities = ("image",)
     _no_split_modules = ["DednExpert"]  # noqa: RUF012
     # Else the Trainer takes the loss for one that is already divided by the accumulated batch's size.
@@ -313,6 +313,7 @@ class DednPreTrainedModel(PreTrainedModel):
             identity = torch.tensor([[1.0], [0.0]])
             init.copy_(module.attribute_calibration, identity.expand_as(module.attribute_calibration))
             init.zeros_(module.attribute_levels)
+            init.zeros_(module.attribute_statistics)
         elif isinstance(module, ClassFit):
             for buffer in module.buffers():
                 init.zeros_(buffer)
@@ -358,6 +359,8 @@ class DednModel(DednPreTrainedModel):
         self.register_buffer("attribute_calibration", torch.empty(2, num_attributes))
         # By the classes that it was calibrated with, whichever it is given later.
         self.register_buffer("attribute_levels", torch.empty(num_attributes))
+        # Mean and standard deviation of the scores of training images.
+        self.register_buffer("attribute_statistics", torch.empty(2, num_attributes))
         self.class_fit = None
         if config.class_fit_size is not None:
             self.class_fit = ClassFit(num_attributes, *config.class_fit_size)
@@ -413,7 +416,8 @@ class DednModel(DednPreTrainedModel):
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         if prefix + "class_attributes" in state_dict:
-            state_dict.setdefault(prefix + "attribute_levels", torch.zeros_like(self.attribute_levels))
+            for name in ("attribute_levels", "attribute_statistics"):
+                state_dict.setdefault(prefix + name, torch.zeros_like(getattr(self, name)))
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._classes_changed()
         self._complete()
@@ -584,16 +588,19 @@ class DednModel(DednPreTrainedModel):
         self.seen_classes = torch.tensor(seen, dtype=torch.bool, device=class_attributes.device)
         self._classes_changed()
 
-    def set_attribute_calibration(self, calibration):
+    def set_attribute_calibration(self, calibration, statistics=None):
         """
-        Stores what makes attribute scores readable, see [`~DednModel.attribute_probabilities`].
+        Stores what makes attribute scores readable, see [`~DednModel.attribute_probabilities`] and
+        [`~DednModel.strengths_in_images`].
 
         Args:
             calibration (`torch.Tensor` or `np.ndarray` of shape `(2, A)`):
                 Slopes a, none of them negative, and offsets b, as `fit_attribute_calibration` returns them.
+            statistics (`torch.Tensor` or `np.ndarray` of shape `(2, A)`, *optional*):
+                Mean and standard deviation of the scores of training images.
 
         Raises:
-            ValueError: If the shape is another, a number is not finite or a slope is negative.
+            ValueError: If a shape is another, a number is not finite, or a slope or standard deviation is negative.
         """
         calibration = torch.as_tensor(calibration).to(self.attribute_calibration)
         if calibration.shape != self.attribute_calibration.shape:
@@ -603,7 +610,13 @@ class DednModel(DednPreTrainedModel):
             )
         if not calibration.isfinite().all() or (calibration[0] < 0).any():
             raise ValueError("Slopes and offsets of a calibration must be finite, and no slope may be negative.")
-        self.attribute_calibration = calibration
+        statistics = torch.as_tensor(torch.zeros_like(calibration) if statistics is None else statistics)
+        if statistics.shape != calibration.shape or not statistics.isfinite().all() or (statistics[1] < 0).any():
+            raise ValueError(
+                "`statistics` must be a row of means and a row of standard deviations, finite and none of the latter "
+                f"negative, of shape {tuple(calibration.shape)}; its shape is {tuple(statistics.shape)}."
+            )
+        self.attribute_calibration, self.attribute_statistics = calibration, statistics.to(calibration)
         self._find_attribute_levels()
 
     def attribute_probabilities(self, attribute_scores: torch.Tensor) -> torch.Tensor:
@@ -636,6 +649,31 @@ class DednModel(DednPreTrainedModel):
             `torch.Tensor` of shape `(K', A)`, 0 or more.
         """
         return class_attributes.clamp(min=0) / self.class_attributes.max().clamp(min=1e-12).to(class_attributes)
+
+    def strengths_in_images(self, attribute_scores: torch.Tensor) -> torch.Tensor:
+        """
+        How strongly a class has each attribute, by some images of it: as many standard deviations above or below the
+        mean of the seen classes as the images' mean score is above or below that of training images.
+
+        Unlike the mean of [`~DednModel.attribute_probabilities`], which draws what one image is unsure of towards the
+        mean, it spreads as widely as classes do: as a description of a class it recognises more. A model without
+        these statistics goes by that mean.
+
+        Args:
+            attribute_scores (`torch.Tensor` of shape `(N, A)`):
+                Of N images of the class, as in [`DednOutput`].
+
+        Returns:
+            `torch.Tensor` of shape `(A,)`, from 0 to 1, as [`~DednModel.strengths`].
+        """
+        mean, std = self.attribute_statistics.float()
+        if not std.any():
+            return self.attribute_probabilities(attribute_scores).mean(dim=0)
+        known = self.strengths(self.class_attributes.float())
+        known = known[self.seen_classes] if self.seen_classes.any() else known
+        deviations = (attribute_scores.float().mean(dim=0) - mean) / std.clamp(min=1e-12)
+        deviations = torch.where(self._tells(), deviations, 0)
+        return (known.mean(dim=0) + deviations * known.std(dim=0, correction=0)).clamp(0, 1)
 
     def set_class_fit(self, buffers: dict | None):
         """

@@ -246,10 +246,14 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 attributes may be written in any usual way: "Brandt's Cormorant", "black-footed albatross", "wing
                 colour: blue", "blue wing". A result has a class's name as it is written here. A description is
 
-                - `{"attribute": strength}`, where 1 is the strength that the attribute has in the class of the model
-                  that has it most, and 0 is none;
+                - `{"attribute": strength}`, from 0 to 1, where 1 is the largest entry of the model's matrix of classes
+                  and attributes: the scale of all strengths, as in `observed` and in an attribute's score;
                 - a list of attributes that the class has, each with strength 1;
-                - a row of the class-attribute matrix, A numbers on the scale of the model's own matrix;
+                - A strengths, one for each of the model's attributes, as a row of `model.strengths(matrix)`;
+                - `{"images": [...]}` with images of the class, `{"attributes": ...}` with one of the above, or both:
+                  the images say of all attributes how strong they are, as
+                  [`~ZeroShotAttributeClassificationPipeline.describe`] does, and of those that are named too the
+                  description counts like three images;
                 - `None`, for a class that the model knows.
 
                 Rows are prepared once per call. A list of such lists and dicts has one for each image of a list.
@@ -355,6 +359,37 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
 
         return classify
 
+    def describe(self, images, batch_size: int = 8) -> dict[str, float]:
+        """
+        A class as the model sees it in some images of it: to be corrected by hand, and given as a description.
+
+        Args:
+            images:
+                An image of the class, or several, as in a call.
+            batch_size (`int`, *optional*, defaults to 8):
+                Images that go through the model together.
+
+        Returns:
+            `dict[str, float]`: attribute, as `config.attribute_names` has it → strength, from 0 to 1, see
+            [`~DednModel.strengths_in_images`].
+
+        Raises:
+            ValueError: If there is no image, or one cannot be read.
+        """
+        return self._describe(images, batch_size)[0]
+
+    def _describe(self, images, batch_size: int = 8) -> tuple[dict[str, float], int]:
+        images = list(images) if _are_several(images) else [images]
+        if not images:
+            raise ValueError("There are no images to describe it by: give one at least.")
+        scores = []
+        for start in range(0, len(images), as_integer("batch_size", batch_size, 1)):
+            batch = [_Numbered(start + place, image) for place, image in enumerate(images[start : start + batch_size])]
+            pixel_values = torch.cat([self.preprocess(image)["pixel_values"] for image in batch])
+            scores.append(self.model.predict(pixel_values.to(self.device)).attribute_scores.cpu())
+        strengths = self.model.strengths_in_images(torch.cat(scores).to(self.model.class_attributes.device))
+        return dict(zip(self.model.config.attribute_names, strengths.tolist())), len(images)
+
     def in_words(self, attribute: AttributeResult) -> str:
         """
         An attribute of a result in words that say whether the image has more or less of it than usual, such as "pink
@@ -400,7 +435,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         if name == "observed":
             return read_answers(self.model.config, value)
         if name == "candidate_labels":
-            return read_candidates(self.model.config, value)
+            return read_candidates(self.model.config, value, self._describe)
         if name in ("average_flips", "none_of_these"):
             if not isinstance(value, (bool, np.bool_)):
                 raise ValueError(f"`{name}` must be True or False, but it is {value!r}.")
@@ -640,7 +675,9 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         """
         config = self.model.config
         observed, ask = read_answers(self.model.config, observed), as_integer("ask", ask, 0)
-        candidates = None if candidate_labels is None else read_candidates(self.model.config, candidate_labels)
+        candidates = (
+            None if candidate_labels is None else read_candidates(self.model.config, candidate_labels, self._describe)
+        )
         if isinstance(candidates, list):
             raise ValueError("`rescore` is for one image: give the candidates of that one.")
         names, seen = names_and_seen(self.model.config, candidates)

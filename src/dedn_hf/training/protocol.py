@@ -510,7 +510,8 @@ class _Run:
         """Fits what makes attribute scores readable, on the training images."""
         strengths = self.dataset.class_attributes.clip(min=0)
         strengths = strengths / strengths.max()
-        model.set_attribute_calibration(fit_attribute_calibration(scores, strengths[labels]))
+        statistics = np.stack([scores.mean(axis=0), scores.std(axis=0)])
+        model.set_attribute_calibration(fit_attribute_calibration(scores, strengths[labels]), statistics)
 
     def _save(self, trainer: DednTrainer, class_fit: dict | None = None, **histories):
         if not self.args.should_save:
