@@ -293,7 +293,12 @@ def test_json_lines_of_another_run_are_left_as_they_are(photos, capsys):
 
 def test_output_is_checked_before_anything_is_loaded(photos, capsys, monkeypatch):
     monkeypatch.setattr(dedn_hf.cli.predict, "load_classifier", None)
-    check_refused(capsys, "birds.xlsx must end in .csv or .jsonl", "--output", "birds.xlsx")
+    check_refused(
+        capsys,
+        "birds.xlsx must end in .csv, .jsonl or .parquet, or in .json with a --format",
+        "--output",
+        "birds.xlsx",
+    )
     check_refused(capsys, "there is no folder nowhere", "--output", "nowhere/birds.csv")
     (photos.parent / "folder.csv").mkdir()
     check_refused(capsys, "folder.csv is a folder", "--output", "folder.csv")
