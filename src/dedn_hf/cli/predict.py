@@ -217,11 +217,18 @@ class Processes:
     """
 
     def __init__(self, device: str | None = None):
-        self.several, self.is_main, self.device = int(os.environ.get("WORLD_SIZE", "1")) > 1, True, device
+        num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+        self.several, self.is_main, self.device = num_processes > 1, True, device
         if self.several:
+            import torch
+
             from ..features.store_writer import start_processes
 
-            state = start_processes(cpu=device == "cpu")
+            state = start_processes(cpu=device == "cpu" or not torch.accelerator.is_available())
+            if state.num_processes != num_processes:
+                raise ValueError(
+                    f"{num_processes} processes were started that cannot share the work: try --device cpu"
+                )
             self.is_main = state.is_main_process
             if device in (None, state.device.type):
                 self.device = str(state.device)
