@@ -36,7 +36,7 @@ def run_script(
     command = [sys.executable, *(launcher if num_processes > 1 else []), str(script), *arguments]
     environment = os.environ | {
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parent),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(Path(__file__).parent), os.environ.get("PYTHONPATH")])),
         "GLOO_SOCKET_IFNAME": _LOOPBACK,
     }
     folder.mkdir(parents=True, exist_ok=True)

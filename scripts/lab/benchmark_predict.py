@@ -28,7 +28,7 @@ from transformers import AutoImageProcessor
 from dedn_hf import DednConfig, DednModel, ZeroShotAttributeClassificationPipeline
 from dedn_hf.backbone_dedn import backbone_feature_map, load_backbone
 from dedn_hf.cli import keep_freed_memory
-from dedn_hf.cli.predict import CPU_BATCH_SIZE, ImageSearch, load_classifier, predict, read_image
+from dedn_hf.cli.predict import CPU_BATCH_SIZE, ImageSearch, batches_to_do, load_classifier, predict, read_image
 from dedn_hf.files import write_json
 from dedn_hf.prediction_file import PredictionFile
 from dedn_hf.recipes import read_recipe
@@ -94,7 +94,7 @@ def run_benchmark(load: Callable, source: str, paths: list[str], batch_size: int
     classifier = load(source)
 
     def read():
-        for _ in predict(classifier, lambda inputs: inputs, paths, batch_size):
+        for _ in predict(classifier, lambda inputs: inputs, batches_to_do(paths, batch_size)):
             pass
 
     def predict_into_file():
@@ -102,7 +102,7 @@ def run_benchmark(load: Callable, source: str, paths: list[str], batch_size: int
         with tempfile.TemporaryDirectory() as folder:
             file = PredictionFile(os.path.join(folder, "predictions.csv"), 1, 0)
             with file.file:
-                for answers in predict(classifier, classify, paths, batch_size):
+                for answers in predict(classifier, classify, batches_to_do(paths, batch_size)):
                     file.write(answers)
 
     runs = []

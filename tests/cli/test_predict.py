@@ -6,16 +6,23 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
+from launching import launch_script, run_script
 from PIL import Image
 from transformers import pipeline
 
 import dedn_hf.cli.predict
+from dedn_hf import prediction_formats
 from dedn_hf.cli import main
 from dedn_hf.cli.predict import ImageSearch
+from dedn_hf.prediction_file import PredictionFile
 from dedn_hf.registration import DEFAULT_MODEL
 
 TASK = "zero-shot-attribute-classification"
@@ -98,6 +105,44 @@ def test_all_attributes_have_a_column_each(photos, classifier):
     assert list(row) == ["image", "label", "score", "seen", "error", *names]
     for attribute in classifier("photos/0.png", top_attributes=len(names))["attributes"]:
         assert float(row[attribute["label"]]) == pytest.approx(attribute["score"], abs=2e-6)
+
+
+def test_parquet_and_formats_of_other_programs(photos, classifier, capsys):
+    options = ["photos", "--top_k", 2, "--attributes", "all"]
+    assert run(*options, "--output", "birds.csv") == run(*options, "--output", "birds.parquet") == 0
+    assert capsys.readouterr().err.endswith("8 images, 1 could not be read: birds.parquet\n")
+    table, of_csv = pd.read_parquet("birds.parquet"), pd.read_csv("birds.csv")
+    assert list(table.columns) == list(of_csv.columns)
+    names = classifier.model.config.attribute_names
+    assert np.array_equal(table[names], of_csv[names].astype("float32"), equal_nan=True)
+    assert (table["label"].fillna("") == of_csv["label"].fillna("")).all()
+    named = of_csv[of_csv["error"].isna()]
+
+    options = ["photos", "--output", "out.json", "--format"]
+    assert run(*options, "label-studio") == 0
+    tasks = json.loads(Path("out.json").read_text())
+    predictions = [task["predictions"][0] for task in tasks]
+    assert [prediction["result"][0]["value"]["choices"] for prediction in predictions] == [[x] for x in named["label"]]
+    assert [prediction["score"] for prediction in predictions] == named["score"].tolist()
+    assert {prediction["model_version"] for prediction in predictions} == {"dedn-cub"}
+
+    Path("out.json").unlink()
+    assert run(*options, "fiftyone") == 0
+    labels = json.loads(Path("out.json").read_text())["labels"]
+    assert list(labels) == [os.path.abspath(image) for image in named["image"]]
+    assert [target["label"] for target in labels.values()] == named["label"].tolist()
+    assert run(*options, "fiftyone", "--resume") == 2
+    assert "out.json exists, and is finished" in capsys.readouterr().err
+
+
+def test_a_path_is_no_formula(photos, monkeypatch):
+    monkeypatch.chdir(photos)
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"+.png\n-.png\n@.png\n./=.png\n1.png\n")))
+    assert list(ImageSearch(["-", "=.png"])) == ["./+.png", "./-.png", "./@.png", "./=.png", "1.png", "./=.png"]
+    save_photo("=1+1.png")
+    assert run("=1+1.png", "--output", "birds.csv") == run("=1+1.png", "--output", "birds.csv", "--resume") == 0
+    (row,) = read_csv("birds.csv")
+    assert row["image"] == "./=1+1.png" and os.path.samefile(row["image"], "=1+1.png")
 
 
 def test_unreadable_images_have_a_row_that_says_why(photos, capsys):
@@ -293,7 +338,12 @@ def test_json_lines_of_another_run_are_left_as_they_are(photos, capsys):
 
 def test_output_is_checked_before_anything_is_loaded(photos, capsys, monkeypatch):
     monkeypatch.setattr(dedn_hf.cli.predict, "load_classifier", None)
-    check_refused(capsys, "birds.xlsx must end in .csv or .jsonl", "--output", "birds.xlsx")
+    check_refused(
+        capsys,
+        "birds.xlsx must end in .csv, .jsonl or .parquet, or in .json with a --format",
+        "--output",
+        "birds.xlsx",
+    )
     check_refused(capsys, "there is no folder nowhere", "--output", "nowhere/birds.csv")
     (photos.parent / "folder.csv").mkdir()
     check_refused(capsys, "folder.csv is a folder", "--output", "folder.csv")
@@ -376,6 +426,8 @@ def test_wrong_model_and_device(photos, capsys, tmp_path):
         (["a.png", "--batch_size", "-1"], "'-1' is no number from 1 on"),
         (["a.png", "--attribute_scale", "5"], "name it with --classes"),
         (["a.png", "--resume"], "name it with --output"),
+        (["a.png", "--format", "fiftyone"], "name it with --output"),
+        (["a.png", "--format", "coco", "--output", "a.json"], "coco"),
         (["a.png", "--topk", "3"], "--topk"),
     ],
 )
@@ -435,6 +487,84 @@ def test_killed_run_goes_on(photos):
     whole, part = Path("whole.csv").read_bytes(), Path("part.csv").read_bytes()
     assert whole.startswith(part) and len(part) < len(whole)
     assert subprocess.run([*COMMAND, "photos", "--output", "part.csv", "--resume"]).returncode == 0
+    assert Path("part.csv").read_bytes() == whole
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_memory_does_not_grow_with_the_number_of_images(tmp_path, suffix, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(prediction_formats, "ROW_GROUP_SIZE", 200)
+    (tmp_path / "photos").mkdir()
+    save_photo("photos/photo.png", width=4, height=4)
+    content = Path("photos/photo.png").read_bytes()
+    for number in range(9_999):
+        (tmp_path / "photos" / f"{number:05}.png").write_bytes(content)
+
+    names = [f"attribute {number}" for number in range(20)]
+    answer = {
+        "labels": [{"label": "jay", "score": 0.75, "seen": True}],
+        "attributes": [{"label": name, "score": 0.5, "contribution": 0.0} for name in names],
+    }
+    classifier = SimpleNamespace(
+        model=SimpleNamespace(config=SimpleNamespace(attribute_names=names, label2id={"jay": 0})),
+        device=torch.device("cpu"),
+        preprocess=lambda image: {"size": image.size},
+        prepare_call=lambda **parameters: lambda inputs: [answer] * len(inputs),
+    )
+    monkeypatch.setattr(dedn_hf.cli.predict, "load_classifier", lambda *args: classifier)
+    write, finish, held, count = PredictionFile.write, PredictionFile.finish, {}, 0
+
+    def write_and_look(self, answers):
+        nonlocal count
+        write(self, answers)
+        count += len(answers)
+        if count in (2_000, 9_600):  # Of the last ones the names of files are let go.
+            held[count], _ = tracemalloc.get_traced_memory()
+            tracemalloc.reset_peak()
+
+    def finish_and_look(self):
+        finish(self)
+        _, held["peak of the end"] = tracemalloc.get_traced_memory()
+
+    monkeypatch.setattr(PredictionFile, "write", write_and_look)
+    monkeypatch.setattr(PredictionFile, "finish", finish_and_look)
+    tracemalloc.start()
+    try:
+        assert run("photos", "--output", f"birds.{suffix}", "--attributes", "all") == 0
+    finally:
+        tracemalloc.stop()
+    assert held[9_600] - held[2_000] < 100_000
+    assert held["peak of the end"] < held[2_000] + 1_000_000
+
+
+@pytest.mark.slow
+def test_two_processes_write_what_one_does(two_processes, photos, tmp_path):
+    for index in range(70):
+        save_photo(photos / f"{index:03}.png", index)
+    command = ["-m", "dedn_hf", "predict", "photos", "--batch_size", "2"]
+
+    def launch(name, num_processes, *options, **more):
+        options = [*command, "--output", name, *options]
+        return run_script(*options, num_processes=num_processes, folder=tmp_path / "log", **more)
+
+    def num_rows():
+        return Path("part.csv").read_bytes().count(b"\n") if os.path.exists("part.csv") else 0
+
+    assert launch("whole.csv", 1) == (0, "78 images, 1 could not be read: whole.csv\n")
+    whole = Path("whole.csv").read_bytes()
+    status, printed = launch("two.csv", 2)
+    assert status == 0 and printed.count("78 images, 1 could not be read: two.csv\n") == printed.count("images") == 1
+    assert Path("two.csv").read_bytes() == whole
+
+    # 64 images in a round.
+    status, _ = launch("part.csv", 2, until=lambda: num_rows() > 1)
+    assert status is None and 1 < num_rows() < 79 and whole.startswith(Path("part.csv").read_bytes())
+    printed = launch_script(*command, "--output", "part.csv", "--resume", num_processes=2, folder=tmp_path / "log")
+    assert Path("part.csv").read_bytes() == whole and "78 images" in printed
+
+    status, printed = launch("part.csv", 2)
+    assert status and printed.count("error: part.csv exists: go on with it by --resume") == 1
     assert Path("part.csv").read_bytes() == whole
 
 

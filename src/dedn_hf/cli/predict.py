@@ -4,7 +4,10 @@ Names what photos show: in a table to read, or in a file with a row for each ima
     dedn predict photos/
     dedn predict photos/ --output birds.csv --top_k 3 --attributes 5
     dedn predict photo.jpg --ask 3 --observed "blue wing=yes" --observed "bill shape: hooked=no"
+    dedn predict photos/ --output birds.parquet --attributes all
+    dedn predict photos/ --output tasks.json --format label-studio
     find . -name "*.jpg" | dedn predict - --classes my_birds.csv --output birds.jsonl --resume
+    accelerate launch --multi_gpu --num_processes 4 -m dedn_hf predict photos/ --output birds.csv    # divides the work
 
 A file has the columns image, label, score, seen and error, and with more labels label_2, score_2, seen_2 and so on.
 An image that cannot be read has a row, too, which says why.
@@ -21,15 +24,19 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 
 from ..data.image_files import why_ignored
-from ..prediction_file import PredictionFile
+from ..files import printable
+from ..prediction_file import FORMATS, PredictionFile
 from ..registration import DEFAULT_MODEL
 from . import CommandParser, check_model, load_model
 
 # On a CPU few images, so that activations are small beside its caches.
 CPU_BATCH_SIZE, BATCH_SIZE = 8, 32
+# Batches that each of several processes is given at a time: they wait for the slowest, and a killed run loses these.
+BATCHES_OF_A_ROUND = 16
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -74,7 +81,10 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         metavar="N",
         help="also N questions whose answers, given with --observed, would tell most",
     )
-    parser.add_argument("--output", metavar="OUT.csv|OUT.jsonl", help="a file instead of a table")
+    parser.add_argument("--output", metavar="OUT.csv|jsonl|parquet", help="a file instead of a table")
+    parser.add_argument(
+        "--format", choices=FORMATS, help="OUT.json is for another program: labels to import there, with their scores"
+    )
     parser.add_argument("--resume", action="store_true", help="go on with a file that was not finished")
     parser.add_argument(
         "--batch_size",
@@ -86,6 +96,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     args = parser.parse_intermixed_args(arguments)
     if args.resume and args.output is None:
         parser.error("--resume goes on with a file: name it with --output")
+    if args.format and args.output is None:
+        parser.error("--format is that of a file: name it with --output")
     if args.ask and args.output:
         parser.error("--ask is for somebody to answer: leave --output out")
     twice = [
@@ -102,27 +114,35 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> int:
     args = parse_arguments(arguments)
-    check_model(args.model)
-    if args.output:
-        PredictionFile.check(args.output, args.resume)
-    classes = None
-    if args.classes:
-        from ..data.class_table import load_class_table
-        from ..names_dedn import NameMatcher
-
-        table = load_class_table(args.classes, args.attribute_scale)
-    images = ImageSearch(args.images)
+    processes = Processes(args.device)
+    images, file, width = ImageSearch(args.images), None, 0
     paths = iter(images)
-    first = next(paths, None)
-    if first is None:
-        left_out = f"; {images.left_out()}" if images.num_left_out else ""
-        raise ValueError(f"there are no images in {', '.join(args.images)}{left_out}")
 
-    classifier = load_classifier(args.model, args.device)
+    def check():
+        nonlocal paths
+        check_model(args.model)
+        if args.output:
+            PredictionFile.check(args.output, args.resume, args.format)
+        table = None
+        if args.classes:
+            from ..data.class_table import load_class_table
+
+            table = load_class_table(args.classes, args.attribute_scale)
+        first = next(paths, None)
+        if first is None:
+            left_out = f"; {images.left_out()}" if images.num_left_out else ""
+            raise ValueError(f"there are no images in {', '.join(args.images)}{left_out}")
+        paths = itertools.chain([first], paths)
+        return table
+
+    table, classes = processes.on_main(check), None
+    classifier = load_classifier(args.model, processes.device)
     config, num_attributes, names = classifier.model.config, args.attributes, None
     if args.attributes == "all":
         num_attributes, names = len(config.attribute_names), config.attribute_names
-    if args.classes:
+    if table:
+        from ..names_dedn import NameMatcher
+
         table.match_attributes(NameMatcher(config.attribute_names))
         classes = table.descriptions()
     classify = classifier.prepare_call(
@@ -133,38 +153,128 @@ def main(arguments: list[str]) -> int:
         observed=dict(args.observed) or None,
         ask=args.ask,
     )
-    file, done, count, failed, width = None, Counter(), 0, 0, 0
-    if args.output:
-        resume_labels = (classes or config.label2id) if args.resume else None
-        file = PredictionFile(args.output, args.top_k, num_attributes if names is None else names, resume_labels)
-        done, count, failed = file.done, file.done.total(), file.failed
+
+    def open_file() -> tuple[int, int]:
+        nonlocal file
+        file = PredictionFile(
+            args.output,
+            args.top_k,
+            num_attributes if names is None else names,
+            resume_labels=(classes or config.label2id) if args.resume else None,
+            format=args.format,
+            model_version=name_of_model(args.model),
+        )
+        return file.done.total(), file.failed
+
+    def tell(answers: list[tuple[str, dict | str]]):
+        nonlocal width
+        if file:
+            file.write(answers)
+        else:
+            width = width or max(len(path) for path, _ in answers)
+            print_answers(answers, width, classifier.in_words)
+
+    count, failed = processes.on_main(open_file) if args.output else (0, 0)
     # Not before all is well: an error is one line.
-    if classes:
+    if table and processes.is_main:
         print(*table.understood, sep="\n", file=sys.stderr)
-    watched = sys.stderr.isatty() and not (file is None and sys.stdout.isatty())
+    watched = processes.is_main and sys.stderr.isatty() and not (file is None and sys.stdout.isatty())
 
     from tqdm.auto import tqdm
 
     total = sum(1 for _ in ImageSearch(args.images)) if watched and "-" not in args.images else None
     batch_size = args.batch_size or (CPU_BATCH_SIZE if classifier.device.type == "cpu" else BATCH_SIZE)
-    run = closing(predict(classifier, classify, itertools.chain([first], paths), batch_size, done))
+    batches = batches_to_do(paths, batch_size, file.done if file else None)
+    run = closing(processes.predict(classifier, classify, batches))
     progress = tqdm(desc="Predicting", unit="image", total=total, initial=count, disable=not watched)
-    with file.file if file else nullcontext(), progress, run as batches:
-        for answers in batches:
-            if file:
-                file.write(answers)
-            else:
-                width = width or max(len(path) for path, _ in answers)
-                print_answers(answers, width, classifier.in_words)
+    with file.file if file else nullcontext(), progress, run as answers_of_batches:
+        for answers in answers_of_batches:
+            processes.on_main(partial(tell, answers))
             count += len(answers)
             failed += sum(isinstance(answer, str) for _, answer in answers)
             progress.update(len(answers))
-    if images.num_left_out:
-        print(images.left_out(), file=sys.stderr)
-    unread = f", {failed:,} could not be read" if failed else ""
-    where = f": {args.output}" if file else ""
-    print(f"{count:,} image{'s' * (count != 1)}{unread}{where}", file=sys.stderr)
+    if args.output:
+        processes.on_main(lambda: file.finish())
+    if processes.is_main:
+        if images.num_left_out:
+            print(images.left_out(), file=sys.stderr)
+        unread = f", {failed:,} could not be read" if failed else ""
+        where = f": {args.output}" if file else ""
+        print(f"{count:,} image{'s' * (count != 1)}{unread}{where}", file=sys.stderr)
+    processes.leave()
     return 0 if failed < count else 1
+
+
+class Processes:
+    """
+    The processes of `accelerate launch` or `torchrun`, or this one alone. The main one finds the images, deals them
+    out and writes; the others compute and are silent.
+
+    Args:
+        device (`str`, *optional*):
+            Where they compute, see [`load_classifier`]; of several GPUs each process takes its own, which `device`
+            then is.
+    """
+
+    def __init__(self, device: str | None = None):
+        num_processes = int(os.environ.get("WORLD_SIZE", "1"))
+        self.several, self.is_main, self.device = num_processes > 1, True, device
+        if self.several:
+            import torch
+
+            from ..features.store_writer import start_processes
+
+            state = start_processes(cpu=device == "cpu" or not torch.accelerator.is_available())
+            if state.num_processes != num_processes:
+                raise ValueError(
+                    f"{num_processes} processes were started that cannot share the work: try --device cpu"
+                )
+            self.is_main = state.is_main_process
+            if device in (None, state.device.type):
+                self.device = str(state.device)
+
+    def on_main(self, function: Callable):
+        """
+        What a function gives on the main process, on every process. Where it raises an OSError or ValueError all of
+        them end, and the main one says why.
+        """
+        if not self.several:
+            return function()
+
+        from ..training.run_folder import from_main
+
+        try:
+            return from_main(function)
+        except (OSError, ValueError):
+            self.leave()
+            if self.is_main:
+                raise
+            sys.exit(2)
+
+    def predict(self, classifier, classify: Callable, batches: Iterable) -> Iterator[list[tuple[str, dict | str]]]:
+        """
+        As [`predict`], by all processes; each of them gets all answers in the order of the batches. Those are asked
+        for on the main process alone, [`BATCHES_OF_A_ROUND`] for each process at a time.
+        """
+        if not self.several:
+            yield from predict(classifier, classify, batches)
+            return
+
+        from accelerate import PartialState
+        from accelerate.utils import gather_object
+
+        state, batches = PartialState(), iter(batches)
+        while dealt := self.on_main(lambda: list(itertools.islice(batches, BATCHES_OF_A_ROUND * state.num_processes))):
+            with state.split_between_processes(dealt) as own:
+                answers = list(itertools.chain.from_iterable(predict(classifier, classify, own)))
+            yield gather_object(answers)
+
+    def leave(self):
+        """The last thing to do."""
+        if self.several:
+            from ..training.run_folder import leave_process_group
+
+            leave_process_group()
 
 
 class ImageSearch:
@@ -175,7 +285,8 @@ class ImageSearch:
 
     Args:
         paths (`Sequence[str]`):
-            Files and folders; `-` stands for the lines of stdin. A path that does not exist is given, too.
+            Files and folders; `-` stands for the lines of stdin. A path that does not exist is given, too. One that
+            begins as a formula of a spreadsheet does is given as `./=…`, lest a table be read as one.
     """
 
     def __init__(self, paths: Sequence[str]):
@@ -193,9 +304,9 @@ class ImageSearch:
             if path == "-":
                 lines = (os.fsdecode(line.rstrip(b"\r\n")) for line in sys.stdin.buffer)
                 for line in filter(None, lines):
-                    yield from self._search(line, set())
+                    yield from self._search(_no_formula(line), set())
             else:
-                yield from self._search(path, set())
+                yield from self._search(_no_formula(path), set())
 
     def _search(self, path: str, searched: set[str], within: bool = False) -> Iterator[str]:
         is_folder = os.path.isdir(path)
@@ -217,6 +328,10 @@ class ImageSearch:
                 yield path
             for name in names:
                 yield from self._search(os.path.join(path, name), searched, within=True)
+
+
+def _no_formula(path: str) -> str:
+    return os.path.join(".", path) if path.startswith(("=", "+", "-", "@", "\t", "\r")) else path
 
 
 def load_classifier(model: str, device: str | None = None):
@@ -254,8 +369,47 @@ def load_classifier(model: str, device: str | None = None):
     )
 
 
+def name_of_model(model: str) -> str:
+    """What to call the model of `--model`: its Hub id, or the name of its folder."""
+    if model == str(DEFAULT_MODEL):
+        return "dedn-cub"
+    return os.path.basename(os.path.realpath(model)) if os.path.isdir(model) else model
+
+
+def batches_to_do(
+    paths: Iterable[str], batch_size: int, done: Counter | None = None
+) -> Iterator[list[tuple[str, bool]]]:
+    """
+    Cuts paths into batches, and leaves out those of which nothing is wanted.
+
+    Args:
+        paths (`Iterable[str]`):
+            The images.
+        batch_size (`int`):
+            Images of a batch.
+        done (`Counter`, *optional*):
+            Images that need no answer, by what [`printable`] makes of their paths, and how often; it is used up.
+            Others of their batch are answered beside them all the same: what a number is rounded to may depend on the
+            batch.
+
+    Yields:
+        `list[tuple[str, bool]]`: of each image of a batch its path, and whether an answer is wanted.
+    """
+    done, paths = done or {}, iter(paths)
+    while batch := list(itertools.islice(paths, batch_size)):
+        wanted = []
+        for path in batch:
+            name = printable(path)
+            left = done.pop(name, 0)
+            if left > 1:
+                done[name] = left - 1
+            wanted.append(not left)
+        if any(wanted):
+            yield list(zip(batch, wanted))
+
+
 def predict(
-    classifier, classify, paths: Iterable[str], batch_size: int, done: Counter | None = None
+    classifier, classify: Callable, batches: Iterable[list[tuple[str, bool]]]
 ) -> Iterator[list[tuple[str, dict | str]]]:
     """
     What a model says of images, batch by batch in their order.
@@ -268,46 +422,36 @@ def predict(
             What images are prepared with.
         classify (`Callable`):
             See [`ZeroShotAttributeClassificationPipeline.prepare_call`].
-        paths (`Iterable[str]`):
-            The images.
-        batch_size (`int`):
-            Images that go through the model together.
-        done (`Counter`, *optional*):
-            Images that need no answer, and how often. Others of their batch are answered beside them all the same:
-            what a number is rounded to may depend on the batch.
+        batches (`Iterable[list[tuple[str, bool]]]`):
+            Images that go through the model together, see [`batches_to_do`].
 
     Yields:
-        `list[tuple[str, dict | str]]`: of each image of a batch its path, and its answer or why it cannot be read.
+        `list[tuple[str, dict | str]]`: of each wanted image of a batch its path, and its answer or why it cannot be
+        read.
     """
     import torch
 
-    done, paths = Counter(done), iter(paths)
-    batches = iter(lambda: list(itertools.islice(paths, batch_size)), [])
+    batches = iter(batches)
     num_cores = torch.get_num_threads()
     first = list(itertools.islice(batches, num_cores))
     num_threads = max(1, len(first))
 
-    def answer(batch: list[str], wanted: list[bool]) -> list[tuple[str, dict | str]]:
+    def answer(batch: list[tuple[str, bool]]) -> list[tuple[str, dict | str]]:
         answers, inputs = {}, {}
-        for place, path in enumerate(batch):
+        for place, (path, _) in enumerate(batch):
             try:
                 inputs[place] = read_image(classifier, path)
             except Exception as error:  # Pillow raises whatever a damaged byte leads to
                 answers[place] = _reason(error)
         if inputs:
             answers.update(zip(inputs, classify(list(inputs.values()))))
-        return [(path, answers[place]) for place, path in enumerate(batch) if wanted[place]]
+        return [(path, answers[place]) for place, (path, wanted) in enumerate(batch) if wanted]
 
     pool = ThreadPoolExecutor(num_threads, initializer=torch.set_num_threads, initargs=[num_cores // num_threads])
     pending = deque()
     try:
         for batch in itertools.chain(first, batches):
-            wanted = []
-            for path in batch:
-                wanted.append(done[path] == 0)
-                done[path] -= not wanted[-1]
-            if any(wanted):
-                pending.append(pool.submit(answer, batch, wanted))
+            pending.append(pool.submit(answer, batch))
             if len(pending) > 2 * num_threads:
                 yield pending.popleft().result()
         while pending:
