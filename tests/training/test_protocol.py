@@ -120,11 +120,14 @@ def test_what_fits_is_of_training_images_and_judged_by_validation_images(validat
     assert chosen.config.class_fit_size == [6, 5] and final.config.class_fit_size == [8, 7]
     torch.testing.assert_close(chosen.class_fit.coefficients, final.class_fit.coefficients)
     assert final.class_targets() is not None
+    for model in (chosen, final):
+        assert model.attribute_calibration[1].any() and model.attribute_statistics[1].all()
     dataset = make_tiny_dataset()
     examples = TinyFeatureMaps(dataset.splits["trainval"], dataset.class_attributes)
     maps = torch.stack([item["feature_map"] for item in examples.__getitems__(list(range(len(examples))))])
     scores = final.predict(feature_map=maps.float()).attribute_scores
     z = (scores - final.class_fit.centre) @ final.class_fit.projection
+    torch.testing.assert_close(scores.mean(dim=0), final.attribute_statistics[0], atol=1e-3, rtol=1e-3)
     for index, name in enumerate(final.config.trained_class_names):
         images = examples.labels == dataset.class_names.index(name)
         torch.testing.assert_close(z[images].mean(dim=0), final.class_fit.means[index], atol=1e-3, rtol=1e-3)

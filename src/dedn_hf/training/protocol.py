@@ -315,17 +315,17 @@ class _Run:
     def run(self, protocol: str) -> dict:
         self.protocol = protocol
         if protocol == "validation":
-            figures, history, class_fit = self._choose()
+            figures, history, learned = self._choose()
             if self.args.should_save:
-                self._keep_choice(history, class_fit)
+                self._keep_choice(history, learned)
                 write_json(self.folder / "training_log.json", {"choose": history})
             return figures
         if protocol == "validated":
             return self._validated()
         return self._reference()
 
-    def _choose(self) -> tuple[dict, list[dict], dict | None]:
-        """What is best on validation classes, the log of training, and the class fit of the best epoch's model."""
+    def _choose(self) -> tuple[dict, list[dict], dict[str, torch.Tensor]]:
+        """What is best on validation classes, the log of training, and buffers of the best epoch's model."""
         dataset = self.dataset
         class_ids = sorted(dataset.seen_class_ids)
         model = self._model(class_ids, dataset.validation_class_ids)
@@ -352,20 +352,21 @@ class _Run:
             "chosen": {"epochs": math.ceil(best["epoch"]), **_chosen_settings(best)},
             "validation": {name: best[f"eval_{name}"] for name in ("T1", "U", "S", "H")},
         }
-        file = Path(chooser.args.output_dir) / "class_fit.safetensors"
+        file = Path(chooser.args.output_dir) / "learned.safetensors"
         # Of a run that was interrupted after it.
-        class_fit = from_main(lambda: load_file(file) if file.is_file() else None)
-        if class_fit is None:
-            class_fit = self._fit_classes(chooser, best)
-            if self.args.should_save and class_fit is not None:
-                save_file(class_fit, file.with_suffix(".tmp"))
+        learned = from_main(lambda: load_file(file) if file.is_file() else None)
+        if learned is None:
+            learned = self._learn_from_scores(chooser, best)
+            if self.args.should_save:
+                save_file(learned, file.with_suffix(".tmp"))
                 os.replace(file.with_suffix(".tmp"), file)
-        return figures, chooser.state.log_history, class_fit
+        return figures, chooser.state.log_history, learned
 
-    def _fit_classes(self, chooser: DednTrainer, best: dict) -> dict | None:
+    def _learn_from_scores(self, chooser: DednTrainer, best: dict) -> dict[str, torch.Tensor]:
         """
-        How well classes explain images, by training images of the best epoch's model and by validation images: those
-        of validation classes are strangers among the seen ones, and those of seen classes among the others.
+        Buffers of the best epoch's model: how to read its attribute scores, by training images, and how well classes
+        explain images, by validation images, too: those of validation classes are strangers among the seen ones, and
+        those of seen classes among the others.
         """
         checkpoint = Path(chooser.args.output_dir) / f"checkpoint-{best['step']}"
         model = chooser.accelerator.unwrap_model(chooser.model)
@@ -373,27 +374,23 @@ class _Run:
         for name, value in _chosen_settings(best).items():
             setattr(model.config, name, value)
         class_ids = sorted(self.dataset.seen_class_ids)
-        buffers = _class_statistics(model, *self._attribute_scores(chooser, ["train"], class_ids))
-        if buffers is None:
-            return None
-        model.set_class_fit(buffers | {"coefficients": torch.zeros(2, 3)})
-        scores, labels = self._attribute_scores(chooser, ["validation_seen", "validation_unseen"], class_ids)
-        strengths, seen = model.strengths(model.class_attributes), model.seen_classes.cpu().numpy()
-        names, fit = model.config.id2label, model.class_fit
-        coefficients = []
-        for is_candidate in (seen, ~seen):
-            ids = np.flatnonzero(is_candidate).tolist()
-            trained = [model.config.trained_class_names.index(names[i]) if seen[i] else None for i in ids]
-            means = fit.targets(strengths[ids], trained).means
-            distances = fit.distances(torch.as_tensor(scores).to(means), means).cpu().numpy()
-            candidate = np.full(len(seen), -1)
-            candidate[ids] = range(len(ids))
-            coefficients.append(fit_coefficients(distances, candidate[labels]))
+        scores, labels = self._attribute_scores(chooser, ["train"], class_ids)
+        self._calibrate_attributes(model, scores, labels, class_ids)
+        statistics = _class_statistics(model, scores, labels)
+        if statistics is not None:
+            model.set_class_fit(statistics | {"coefficients": torch.zeros(2, 3)})
+            scores, labels = self._attribute_scores(chooser, ["validation_seen", "validation_unseen"], class_ids)
+            model.class_fit.coefficients.copy_(torch.tensor(_class_fit_coefficients(model, scores, labels)))
+        learned = {
+            name: buffer.cpu().clone()
+            for name, buffer in model.state_dict().items()
+            if name.startswith(("attribute_calibration", "attribute_levels", "attribute_statistics", "class_fit."))
+        }
         model.set_class_fit(None)
-        return buffers | {"coefficients": torch.tensor(np.stack(coefficients))}
+        return learned
 
     def _validated(self) -> dict:
-        figures, history, class_fit = self._choose()
+        figures, history, learned = self._choose()
         chosen = dict(figures["chosen"])
         epochs = chosen.pop("epochs")
         trainer = self._trainer(
@@ -407,12 +404,12 @@ class _Run:
             setattr(trainer.model.config, name, value)
         model = trainer.accelerator.unwrap_model(trainer.model)
         scores, labels = self._attribute_scores(trainer, ["trainval"], self.all_class_ids)
-        self._calibrate_attributes(model, scores, labels)
-        buffers = None if class_fit is None else _class_statistics(model, scores, labels)
-        if buffers is not None:
-            model.set_class_fit(buffers | {"coefficients": class_fit["coefficients"]})
+        self._calibrate_attributes(model, scores, labels, self.all_class_ids)
+        statistics = _class_statistics(model, scores, labels)
+        if statistics is not None and "class_fit.coefficients" in learned:
+            model.set_class_fit(statistics | {"coefficients": learned["class_fit.coefficients"]})
         test = self._test(trainer)
-        self._save(trainer, class_fit, choose=history, final=trainer.state.log_history)
+        self._save(trainer, learned, choose=history, final=trainer.state.log_history)
         return figures | {"test": test}
 
     def _reference(self) -> dict:
@@ -426,7 +423,8 @@ class _Run:
         )
         self._train(trainer)
         model = trainer.accelerator.unwrap_model(trainer.model)
-        self._calibrate_attributes(model, *self._attribute_scores(trainer, ["trainval"], self.all_class_ids))
+        scores, labels = self._attribute_scores(trainer, ["trainval"], self.all_class_ids)
+        self._calibrate_attributes(model, scores, labels, self.all_class_ids)
         test = self._test(trainer)
         self._save(trainer, final=trainer.state.log_history)
         epochs = math.ceil(_best_epoch(trainer.state.log_history)["epoch"])
@@ -506,14 +504,14 @@ class _Run:
         )
         return prediction.predictions[1], prediction.label_ids
 
-    def _calibrate_attributes(self, model: DednModel, scores: np.ndarray, labels: np.ndarray):
-        """Fits what makes attribute scores readable, on the training images."""
+    def _calibrate_attributes(self, model: DednModel, scores: np.ndarray, labels: np.ndarray, class_ids):
+        """Fits what makes attribute scores readable, on the training images; `labels` are places in `class_ids`."""
         strengths = self.dataset.class_attributes.clip(min=0)
-        strengths = strengths / strengths.max()
+        strengths = (strengths / strengths.max())[class_ids]
         statistics = np.stack([scores.mean(axis=0), scores.std(axis=0)])
         model.set_attribute_calibration(fit_attribute_calibration(scores, strengths[labels]), statistics)
 
-    def _save(self, trainer: DednTrainer, class_fit: dict | None = None, **histories):
+    def _save(self, trainer: DednTrainer, learned: dict | None = None, **histories):
         if not self.args.should_save:
             return
         model = trainer.accelerator.unwrap_model(trainer.model)
@@ -526,10 +524,10 @@ class _Run:
             self.inputs.image_processor.save_pretrained(temporary)
         write_json(temporary / "training_log.json", histories)
         if "choose" in histories:
-            self._keep_choice(histories["choose"], class_fit)
+            self._keep_choice(histories["choose"], learned)
         move_files(temporary, self.folder)
 
-    def _keep_choice(self, history: list[dict], class_fit: dict | None):
+    def _keep_choice(self, history: list[dict], learned: dict[str, torch.Tensor]):
         """
         Keeps in `choose/` the model that has not seen the validation classes, of its best epoch, with what was chosen:
         what fine-tuning may begin with where it chooses on these classes again.
@@ -541,12 +539,25 @@ class _Run:
         temporary.mkdir()
         checkpoint = self.folder / "unfinished" / "choose" / f"checkpoint-{best['step']}"
         config, state = read_json(checkpoint / "config.json"), load_file(checkpoint / "model.safetensors")
-        if class_fit is not None:
-            config["class_fit_size"] = list(class_fit["means"].shape)
-            state |= {f"class_fit.{name}": values for name, values in class_fit.items()}
+        if "class_fit.means" in learned:
+            config["class_fit_size"] = list(learned["class_fit.means"].shape)
         write_json(temporary / "config.json", config | _chosen_settings(best))
-        save_file(state, temporary / "model.safetensors", metadata={"format": "pt"})
+        save_file(state | learned, temporary / "model.safetensors", metadata={"format": "pt"})
         os.replace(temporary, folder)
+
+
+def _class_fit_coefficients(model: DednModel, scores: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """See [`fit_coefficients`], `(2, 3)`: with the seen classes of the model for candidates, and with the others."""
+    fit, config, coefficients = model.class_fit, model.config, []
+    strengths, seen = model.strengths(model.class_attributes), model.seen_classes.cpu().numpy()
+    for ids in (np.flatnonzero(seen).tolist(), np.flatnonzero(~seen).tolist()):
+        trained = [config.trained_class_names.index(config.id2label[i]) if seen[i] else None for i in ids]
+        means = fit.targets(strengths[ids], trained).means
+        candidate = np.full(len(seen), -1)
+        candidate[ids] = range(len(ids))
+        distances = fit.distances(torch.as_tensor(scores).to(means), means).cpu().numpy()
+        coefficients.append(fit_coefficients(distances, candidate[labels]))
+    return np.stack(coefficients)
 
 
 def _class_statistics(model: DednModel, scores: np.ndarray, labels: np.ndarray) -> dict | None:
