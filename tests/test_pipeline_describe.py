@@ -54,9 +54,9 @@ def test_images_are_a_description(classifier):
     assert classifier(make_image(5), {"new": {"images": IMAGES[0]}, "owl": None}) == alone
 
 
-def test_a_description_counts_like_three_images(classifier):
+def test_a_description_counts_like_five_images(classifier):
     in_images = classifier.describe(IMAGES[:2])
-    expected = in_images | {name: (2 * in_images[name] + 3 * value) / 5 for name, value in NAMED.items()}
+    expected = in_images | {name: (2 * in_images[name] + 5 * value) / 7 for name, value in NAMED.items()}
     result = classifier(make_image(5), {"new": {"images": IMAGES[:2], "attributes": NAMED}, "owl": None})
     reference = classifier(make_image(5), {"new": expected, "owl": None})
     for entry, other in zip(result["labels"], reference["labels"]):

@@ -21,7 +21,7 @@ from .names_dedn import NameMatcher, readable_attribute
 # What a class may be made of, beside attributes and their strengths.
 PARTS = ("images", "attributes")
 # A description in attributes counts like so many photos of the class, chosen on CUB's validation classes.
-DESCRIPTION_IN_PHOTOS = 3
+DESCRIPTION_IN_PHOTOS = 5
 
 
 def read_candidates(

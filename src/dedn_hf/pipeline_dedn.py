@@ -253,7 +253,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 - `{"images": [...]}` with images of the class, `{"attributes": ...}` with one of the above, or both:
                   the images say of all attributes how strong they are, as
                   [`~ZeroShotAttributeClassificationPipeline.describe`] does, and of those that are named too the
-                  description counts like three images;
+                  description counts like five images;
                 - `None`, for a class that the model knows.
 
                 Rows are prepared once per call. A list of such lists and dicts has one for each image of a list.
