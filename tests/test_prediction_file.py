@@ -101,6 +101,13 @@ def test_an_attribute_that_is_named_as_a_column_is_refused():
     assert os.listdir() == []
 
 
+@pytest.mark.parametrize("name", ["confidence", "_wing", "5.5 in", "$"])
+def test_an_attribute_that_fiftyone_cannot_have_is_refused(name):
+    with pytest.raises(ValueError, match="FiftyOne takes no attribute that is named"):
+        prediction_formats.check_fiftyone_names(["wing", name])
+    prediction_formats.check_fiftyone_names(ATTRIBUTES)
+
+
 OPTIONS = {
     "birds.parquet": {},
     "fiftyone.json": {"format": "fiftyone"},
