@@ -148,6 +148,26 @@ def test_full_disk_in_prediction(tmp_path):
     assert (tmp_path / "birds.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
 
 
+@pytest.mark.parametrize(("name", "format"), [("birds.parquet", None), ("tasks.json", "label-studio")])
+def test_full_disk_at_the_end_of_prediction(tmp_path, name, format):
+    answer = {"labels": [{"label": "jay", "score": 0.75, "seen": True}], "attributes": []}
+    rows = [(f"{number}.jpg", answer) for number in range(500)]
+    (tmp_path / "out").mkdir()
+    whole, file = (PredictionFile(folder / name, 1, 0, None, format, "m") for folder in (tmp_path, tmp_path / "out"))
+    for part in (whole, file):
+        part.write(rows)
+    whole.finish()
+    with full_disk(100), pytest.raises(OSError, match=rf"{name} cannot be written: .*go on with it by --resume"):
+        file.finish()
+    assert os.listdir(tmp_path / "out") == [f"{name}.unfinished.jsonl"]
+    file = PredictionFile(tmp_path / "out" / name, 1, 0, {"jay"}, format, "m")
+    assert file.done.total() == 500
+    file.finish()
+    assert os.listdir(tmp_path / "out") == [name]
+    if format is None:
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / name).read_bytes()
+
+
 def test_full_disk_in_export_and_convert(tmp_path, monkeypatch):
     def fail(*args, **kwargs):
         Path(args[2] if len(args) > 2 else args[0]).with_suffix(".tmp").write_bytes(b"half")

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from dedn_hf import prediction_file, prediction_formats
+from dedn_hf import prediction_formats
 from dedn_hf.prediction_file import PredictionFile
 
 ATTRIBUTES = ["wing: blue", 'a "long" tail']
@@ -101,6 +101,13 @@ def test_an_attribute_that_is_named_as_a_column_is_refused():
     assert os.listdir() == []
 
 
+@pytest.mark.parametrize("name", ["confidence", "_wing", "5.5 in", "$"])
+def test_an_attribute_that_fiftyone_cannot_have_is_refused(name):
+    with pytest.raises(ValueError, match="FiftyOne takes no attribute that is named"):
+        prediction_formats.check_fiftyone_names(["wing", name])
+    prediction_formats.check_fiftyone_names(ATTRIBUTES)
+
+
 OPTIONS = {
     "birds.parquet": {},
     "fiftyone.json": {"format": "fiftyone"},
@@ -172,20 +179,6 @@ def test_what_is_there_is_not_written_over():
         PredictionFile.check("birds.csv", resume=False, format="fiftyone")
     with pytest.raises(ValueError, match=r"birds\.json must end in .*, or in \.json with a --format"):
         PredictionFile.check("birds.json", resume=False)
-
-
-def test_full_disk_at_the_end(monkeypatch):
-    def fail(path, rows, columns):
-        Path(path).write_bytes(b"half")
-        raise OSError(28, "No space left on device")
-
-    write("whole.parquet", ROWS)
-    with monkeypatch.context() as patch, pytest.raises(OSError, match=r"birds\.parquet cannot be written: No space"):
-        patch.setattr(prediction_file, "write_parquet", fail)
-        write("birds.parquet", ROWS)
-    assert sorted(os.listdir()) == ["birds.parquet.unfinished.jsonl", "whole.parquet"]
-    write("birds.parquet", [], resume=True)
-    assert Path("birds.parquet").read_bytes() == Path("whole.parquet").read_bytes()
 
 
 def test_fiftyone_reads_labels_with_confidences_and_attributes(folder):

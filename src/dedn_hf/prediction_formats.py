@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -69,6 +70,13 @@ def parquet_columns(path: str | os.PathLike) -> list[str]:
         return parquet.read_schema(path).names
     except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{path} is damaged, or no Parquet: name another file") from error
+
+
+def check_fiftyone_names(attributes: Iterable[str]):
+    """Raises a ValueError if FiftyOne, where they become fields of a label, takes no attributes of these names."""
+    for name in attributes:
+        if name in ("id", "label", "confidence", "logits", "tags", "seen") or re.search(r"^_|[$.]|^$", name):
+            raise ValueError(f"FiftyOne takes no attribute that is named {name!r}: leave --attributes out")
 
 
 def write_fiftyone(

@@ -30,6 +30,7 @@ from pathlib import Path
 from ..data.image_files import why_ignored
 from ..files import printable
 from ..prediction_file import FORMATS, PredictionFile
+from ..prediction_formats import check_fiftyone_names
 from ..registration import DEFAULT_MODEL
 from . import CommandParser, check_model, load_model
 
@@ -156,6 +157,8 @@ def main(arguments: list[str]) -> int:
 
     def open_file() -> tuple[int, int]:
         nonlocal file
+        if args.format == "fiftyone" and args.attributes:
+            check_fiftyone_names(config.attribute_names)
         file = PredictionFile(
             args.output,
             args.top_k,
