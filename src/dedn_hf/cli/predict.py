@@ -254,8 +254,20 @@ def load_classifier(model: str, device: str | None = None):
     )
 
 
+def read_image(classifier, path: str) -> dict:
+    """An image file as [`ZeroShotAttributeClassificationPipeline.preprocess`] makes it ready for the model."""
+    from ..images_dedn import load_any_image
+
+    return classifier.preprocess(load_any_image(Path(path)))
+
+
 def predict(
-    classifier, classify, paths: Iterable[str], batch_size: int, done: Counter | None = None
+    classifier,
+    classify,
+    paths: Iterable[str],
+    batch_size: int,
+    done: Counter | None = None,
+    read: Callable = read_image,
 ) -> Iterator[list[tuple[str, dict | str]]]:
     """
     What a model says of images, batch by batch in their order.
@@ -275,6 +287,8 @@ def predict(
         done (`Counter`, *optional*):
             Images that need no answer, and how often. Others of their batch are answered beside them all the same:
             what a number is rounded to may depend on the batch.
+        read (`Callable`, *optional*, defaults to [`read_image`]):
+            What makes an input of `classify` of the classifier and a path.
 
     Yields:
         `list[tuple[str, dict | str]]`: of each image of a batch its path, and its answer or why it cannot be read.
@@ -291,7 +305,7 @@ def predict(
         answers, inputs = {}, {}
         for place, path in enumerate(batch):
             try:
-                inputs[place] = read_image(classifier, path)
+                inputs[place] = read(classifier, path)
             except Exception as error:  # Pillow raises whatever a damaged byte leads to
                 answers[place] = _reason(error)
         if inputs:
@@ -315,13 +329,6 @@ def predict(
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(num_cores)
-
-
-def read_image(classifier, path: str) -> dict:
-    """An image file as [`ZeroShotAttributeClassificationPipeline.preprocess`] makes it ready for the model."""
-    from ..images_dedn import load_any_image
-
-    return classifier.preprocess(load_any_image(Path(path)))
 
 
 def _reason(error: Exception) -> str:
