@@ -4,6 +4,7 @@ import difflib
 import inspect
 import math
 from collections import Counter
+from collections.abc import Mapping
 from numbers import Integral, Real
 
 from transformers import AutoConfig, PretrainedConfig
@@ -81,6 +82,9 @@ class DednConfig(PretrainedConfig):
         score_scale (`float`, *optional*, defaults to 1.0):
             What the logits are multiplied with before the softmax that gives a label's score, so that it is as often
             right as it says: an inverse temperature, which changes no order. The `validated` protocol fits it.
+        class_parents (`dict[str, str]`, *optional*, defaults to `{}`):
+            Class or rank → the rank above it, such as a bird's family, and the family's order: for the `ranks` of a
+            result. Classes without one stand for themselves.
         kwargs (*optional*):
             As in [`PretrainedConfig`], among them `id2label` and `label2id`, which name the K classes.
 
@@ -90,7 +94,7 @@ class DednConfig(PretrainedConfig):
     Raises:
         ValueError: If `attribute_groups` is no partition of the attributes, `seen_class_ids` names a class that does
             not exist, names occur twice, `id2label`, `label2id` and `num_labels` do not agree, a mix lies outside
-            [0, 1], or a setting is of the wrong kind.
+            [0, 1], `class_parents` go in a circle, or a setting is of the wrong kind.
         TypeError: If a keyword is none of these, but looks like one of them.
 
     Example:
@@ -145,6 +149,7 @@ class DednConfig(PretrainedConfig):
         region_mix=0.8,
         coarse_mix=0.9,
         score_scale=1.0,
+        class_parents=None,
         **kwargs,
     ):
         _check_spelling(kwargs)
@@ -169,6 +174,7 @@ class DednConfig(PretrainedConfig):
         self.region_mix = region_mix
         self.coarse_mix = coarse_mix
         self.score_scale = score_scale
+        self.class_parents = {} if class_parents is None else class_parents
 
         names = {name: kwargs.pop(name, None) for name in ("id2label", "label2id", "num_labels")}
         # Not by the base class, which refuses it for any attention but its own.
@@ -315,6 +321,7 @@ class DednConfig(PretrainedConfig):
         self.score_scale = _read_number("score_scale", self.score_scale)
         if self.score_scale <= 0:
             raise ValueError(f"`score_scale` must be above 0, but it is {self.score_scale}.")
+        self.class_parents = read_parents(self.class_parents)
         for name in ("freeze_backbone", "freeze_batch_norm", "normalize_features"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"`{name}` must be True or False, but it is {getattr(self, name)!r}.")
@@ -360,7 +367,12 @@ class DednConfig(PretrainedConfig):
                 names["id2label"] = self.id2label
             id2label = _read_classes(**names)
             _check_order("id2label", list(self.id2label.values()), list(id2label.values()))
-            if len(id2label) != self.num_labels:
+            if len(id2label) == self.num_labels:
+                renamed = {old: id2label[index] for index, old in self.id2label.items()}
+                self.class_parents = {
+                    renamed.get(name, name): renamed.get(parent, parent) for name, parent in self.class_parents.items()
+                }
+            else:
                 trained = NameMatcher(self.trained_class_names)
                 self.seen_class_ids = [index for index, name in id2label.items() if name in trained]
             self.id2label = id2label
@@ -423,6 +435,37 @@ def _read_names(name: str, value) -> list[str]:
     if twice:
         raise ValueError(f"`{name}` holds {twice} more than once. Names must differ.")
     return list(map(str, value))
+
+
+def read_parents(value) -> dict[str, str]:
+    """`class_parents` of a config, checked."""
+    if not isinstance(value, dict):
+        raise ValueError(
+            f"`class_parents` must be a dict of a class or rank → the rank above it, but it is {value!r}."
+        )
+    strangers = [name for pair in value.items() for name in pair if not isinstance(name, str) or not name.strip()]
+    if strangers:
+        raise ValueError(f"`class_parents` must hold names, which are texts, but there is {strangers[0]!r}.")
+    if circle := circle_of_parents(value):
+        raise ValueError(
+            f"`class_parents` go in a circle: {' → '.join(map(repr, circle))}. Nothing can stand above itself: take "
+            "one of them out."
+        )
+    return dict(value)
+
+
+def circle_of_parents(parents: Mapping[str, str]) -> list[str]:
+    """The first circle among parents, its first name again at its end; nothing where there is none."""
+    ended = set()
+    for name in parents:
+        line = []
+        while name in parents and name not in ended:
+            if name in line:
+                return [*line[line.index(name) :], name]
+            line.append(name)
+            name = parents[name]
+        ended.update(line)
+    return []
 
 
 def _read_classes(id2label=None, label2id=None, num_labels=None) -> dict[int, str]:

@@ -14,9 +14,10 @@ DIGITS = 6
 
 class PredictionFile:
     """
-    Rows `image,label,score,seen,error`, then `label_2,score_2,seen_2` and so on for more labels, then attributes: a
-    column for each, or `attribute,attribute_score,attribute_2,…` for those of the highest score. What there is not
-    (the error of an image that was read, the label of one that was not) is empty, in JSON `null`.
+    Rows `image,label,score,seen,error`, then `label_2,score_2,seen_2` and so on for more labels, `rank,rank_score` if
+    classes have parents, then attributes: a column for each, or `attribute,attribute_score,attribute_2,…` for those of
+    the highest score. What there is not (the error of an image that was read, the label of one that was not, a rank
+    where none is sure) is empty, in JSON `null`.
 
     `done` is a `Counter` of the images that had a row when the file was opened, and `failed` how many of these rows
     have an error.
@@ -30,6 +31,8 @@ class PredictionFile:
             How many attributes a row has, or the names of those that have a column each.
         resume_labels (`Collection[str]`, *optional*):
             The candidates of a run that may go on with a file. Half a row at its end is cut off.
+        with_ranks (`bool`, *optional*, defaults to `False`):
+            Whether answers have `ranks`.
 
     Raises:
         FileExistsError: If there is such a file and it is not to be gone on with.
@@ -43,12 +46,14 @@ class PredictionFile:
         top_k: int,
         attributes: int | Sequence[str],
         resume_labels: Collection[str] | None = None,
+        with_ranks: bool = False,
     ):
         self.path, self.is_csv = Path(path), Path(path).suffix == ".csv"
         self.ranks = _ranks(top_k)
         self.attribute_ranks = _ranks(attributes) if isinstance(attributes, int) else []
         labels = [f"{column}{rank}" for rank in self.ranks for column in ("label", "score", "seen")]
         self.columns = ["image", *labels[:3], "error", *labels[3:]]
+        self.columns += ["rank", "rank_score"] if with_ranks else []
         self.columns += [
             f"{column}{rank}" for rank in self.attribute_ranks for column in ("attribute", "attribute_score")
         ]
@@ -112,6 +117,8 @@ class PredictionFile:
             return row | {"error": answer}
         for rank, label in zip(self.ranks, answer["labels"]):
             row |= {f"label{rank}": label["label"], f"score{rank}": label["score"], f"seen{rank}": label["seen"]}
+        for rank in answer.get("ranks", [])[:1]:
+            row |= {"rank": rank["label"], "rank_score": rank["score"]}
         if self.attribute_ranks:
             for rank, attribute in zip(self.attribute_ranks, answer["attributes"]):
                 row |= {f"attribute{rank}": attribute["label"], f"attribute_score{rank}": attribute["score"]}

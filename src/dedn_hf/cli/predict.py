@@ -6,7 +6,8 @@ Names what photos show: in a table to read, or in a file with a row for each ima
     dedn predict photo.jpg --ask 3 --observed "blue wing=yes" --observed "bill shape: hooked=no"
     find . -name "*.jpg" | dedn predict - --classes my_birds.csv --output birds.jsonl --resume
 
-A file has the columns image, label, score, seen and error, and with more labels label_2, score_2, seen_2 and so on.
+A file has the columns image, label, score, seen and error, and with more labels label_2, score_2, seen_2 and so on;
+where classes have parents, rank and rank_score, the finest rank that is sure.
 An image that cannot be read has a row, too, which says why.
 
 A model trained on CUB, such as the built-in one, is for non-commercial research only, as CUB is.
@@ -25,6 +26,7 @@ from pathlib import Path
 
 from ..data.image_files import why_ignored
 from ..prediction_file import PredictionFile
+from ..ranks_dedn import ranks_of
 from ..registration import DEFAULT_MODEL
 from . import CommandParser, check_model, load_model
 
@@ -125,6 +127,8 @@ def main(arguments: list[str]) -> int:
     if args.classes:
         table.match_attributes(NameMatcher(config.attribute_names))
         classes = table.descriptions()
+        config.class_parents |= table.class_parents
+        config.validate()
     classify = classifier.prepare_call(
         candidate_labels=classes,
         top_k=args.top_k,
@@ -136,7 +140,13 @@ def main(arguments: list[str]) -> int:
     file, done, count, failed, width = None, Counter(), 0, 0, 0
     if args.output:
         resume_labels = (classes or config.label2id) if args.resume else None
-        file = PredictionFile(args.output, args.top_k, num_attributes if names is None else names, resume_labels)
+        file = PredictionFile(
+            args.output,
+            args.top_k,
+            num_attributes if names is None else names,
+            resume_labels,
+            with_ranks=bool(ranks_of(classes or config.label2id, config.class_parents)),
+        )
         done, count, failed = file.done, file.done.total(), file.failed
     # Not before all is well: an error is one line.
     if classes:
@@ -355,6 +365,12 @@ def print_answers(answers: Sequence[tuple[str, dict | str]], width: int, describ
             lines = [
                 f"{100 * label['score']:5.1f} %  {'seen' if label['seen'] else 'unseen':6}  {label['label']}"
                 for label in answer["labels"]
+            ]
+            first = answer["labels"][0]["label"]
+            lines += [
+                f"{100 * rank['score']:5.1f} %  {'rank':6}  {rank['label']}"
+                for rank in answer.get("ranks", [])[:1]
+                if rank["label"] != first
             ]
             reasons = {"because": [], "against it": [], "attributes": []}
             for attribute in answer["attributes"]:
