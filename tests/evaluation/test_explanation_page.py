@@ -133,9 +133,18 @@ def test_fit_stands_where_there_is_one(write, answer, fit, shown):
     assert page.find("article")[0]["attributes"].get("data-fit") == ("0.314" if shown else None)
 
 
-def test_what_is_written_into_the_page_is_text(write, answer):
+@pytest.mark.parametrize("ranks, shown", [(["Corvidae", "Aves"], ["Corvidae rank 93 %"]), ([None], []), ([], [])])
+def test_a_rank_stands_where_it_is_surer_than_the_label(write, answer, ranks, shown):
     result = answer(make_image())
-    for entry in (*result["labels"], *result["attributes"]):
+    first = result["labels"][0]["label"]
+    result["ranks"] = [{"label": name or first, "score": 0.93, "depth": 1} for name in ranks]
+    page = write([("bird.png", result)])
+    assert [element["text"] for element in page.find("p", class_="rank")] == shown
+
+
+def test_what_is_written_into_the_page_is_text(write, answer):
+    result = answer(make_image()) | {"ranks": [{"label": "rank", "score": 0.9, "depth": 0}]}
+    for entry in (*result["labels"], *result["attributes"], *result["ranks"]):
         entry["label"] = NASTY + entry["label"]
     answers = [(f"{NASTY}/{NASTY}.png", result), ("b.png", NASTY)]
     page = write(answers, describe=lambda attribute: attribute["label"], title=NASTY, model=NASTY)
@@ -146,7 +155,8 @@ def test_what_is_written_into_the_page_is_text(write, answer):
     card, broken = page.find("article")
     assert card["attributes"]["data-label"] == result["labels"][0]["label"]
     names = [element["text"] for element in page.find("span", card, class_=None)]
-    assert len(names) == 3 + 4 and all(name.startswith(NASTY) for name in names)
+    assert len(names) == 3 + 1 + 4 and all(name.startswith(NASTY) for name in names)
+    assert page.find("p", class_="rank")[0]["text"] == f"{NASTY}rank rank 90 %"
     assert page.find("h3")[0]["text"].endswith(result["labels"][1]["label"])
     assert page.find("p", broken)[0]["text"] == f"cannot be read: {NASTY}"
     # Nothing came into the tags, either.

@@ -91,6 +91,8 @@ def _card(image: str, answer: dict | str, describe: Callable[[dict], str], top_c
         "size": (width, height),
         "crop": f"{left / width:.4f} {top / height:.4f} {right / width:.4f} {bottom / height:.4f}",
         "labels": labels[:top_classes],
+        # What is sure where the first label is not.
+        "rank": next((rank for rank in answer.get("ranks", [])[:1] if rank["label"] != labels[0]["label"]), None),
         "runner_up": labels[1]["label"] if len(labels) > 1 else None,
         "attributes": [
             {
