@@ -83,3 +83,41 @@ def test_gamma_is_the_calibration_in_effect():
     assert config.gamma == 1.4 and "gamma" not in config.to_dict()
     config.calibration = 0.0
     assert config.gamma == 0
+
+
+def test_class_parents_are_saved(tmp_path):
+    parents = {"jay": "Corvidae", "crow": "Corvidae", "Corvidae": "Passeriformes"}
+    config = make_tiny_config(class_parents=parents)
+    config.save_pretrained(tmp_path)
+    assert DednConfig.from_pretrained(tmp_path).class_parents == config.class_parents == parents
+    assert make_tiny_config().class_parents == {}
+    assert DednConfig.from_pretrained(tmp_path, class_parents={"owl": "Strigidae"}).class_parents == {
+        "owl": "Strigidae"
+    }
+
+
+@pytest.mark.parametrize(
+    "parents, message",
+    [
+        ({"jay": "jay"}, "circle: 'jay' → 'jay'"),
+        ({"jay": "A", "A": "B", "crow": "A", "B": "A"}, "circle: 'A' → 'B' → 'A'"),
+        (["jay"], "must be a dict"),
+        ({"jay": ["Corvidae"]}, r"there is \['Corvidae'\]"),
+        ({"jay": " "}, "there is ' '"),
+        ({0: "Corvidae"}, "there is 0"),
+    ],
+)
+def test_wrong_class_parents(parents, message):
+    with pytest.raises(ValueError, match=f"`class_parents`.*{message}"):
+        make_tiny_config(class_parents=parents)
+    config = make_tiny_config()
+    config.class_parents = parents
+    with pytest.raises(ValueError, match="`class_parents`"):
+        config.validate()
+
+
+def test_a_class_that_is_renamed_keeps_its_parent(tmp_path):
+    make_tiny_config(class_parents={"jay": "crow", "crow": "Corvidae"}).save_pretrained(tmp_path)
+    names = ["Eichelhäher", "Zaunkönig", "Eule", "Segler", "Krähe"]
+    config = DednConfig.from_pretrained(tmp_path, id2label=dict(enumerate(names)))
+    assert config.class_parents == {"Eichelhäher": "Krähe", "Krähe": "Corvidae"}

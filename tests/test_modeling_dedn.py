@@ -360,6 +360,25 @@ def test_set_classes_remembers_the_classes_that_it_is_told_are_seen(tiny_model):
     assert tiny_model.config.seen_class_ids == [1]
 
 
+def test_classes_that_stay_keep_their_ranks(tiny_model, tmp_path):
+    config = tiny_model.config
+    config.class_parents = {"jay": "Corvidae", "owl": "Strigidae", "Corvidae": "Passeriformes", "Strigidae": "Aves"}
+    tiny_model.set_classes(["heron", "Jay"], torch.rand(2, 7))
+    assert config.class_parents == {"Jay": "Corvidae", "Corvidae": "Passeriformes"}
+    tiny_model.save_pretrained(tmp_path)
+    tiny_model = DednModel.from_pretrained(tmp_path)
+    config = tiny_model.config
+    assert config.class_parents == {"Jay": "Corvidae", "Corvidae": "Passeriformes"}
+    given = {"heron": "Ardeidae", "stork": "Ciconiidae"}
+    tiny_model.set_classes(["heron"], torch.rand(1, 7), class_parents=given)
+    assert config.class_parents == given
+    with pytest.raises(ValueError, match="in a circle: 'heron' → 'heron'"):
+        tiny_model.set_classes(["egret"], torch.rand(1, 7), class_parents={"heron": "heron"})
+    assert config.class_parents == given and config.id2label == {0: "heron"}
+    tiny_model.set_classes(["heron"], torch.rand(1, 7), class_parents={})
+    assert config.class_parents == {}
+
+
 def test_going_to_new_classes_and_back(tiny_model, feature_map, tmp_path):
     names, attributes = list(tiny_model.config.id2label.values()), tiny_model.class_attributes.clone()
     expected = tiny_model(feature_map=feature_map, labels=LABELS)

@@ -23,7 +23,7 @@ def classifier():
 
 
 def check_as_documented(result, attention=None):
-    on_request = {"observed", "ask"} if attention == "grid" else {"crop", "observed", "ask"}
+    on_request = {"observed", "ask", "ranks"} | (set() if attention == "grid" else {"crop"})
     assert list(result) == [key for key in ImageResult.__annotations__ if key not in on_request]
     assert type(result) is dict and type(result["labels"]) is list and type(result["attributes"]) is list
     for part, documented in (("labels", LabelResult), ("attributes", AttributeResult)):
@@ -115,3 +115,58 @@ def test_attention_that_cannot_be_placed_is_refused_before_any_image_is_read(att
         monkeypatch.setattr(classifier, "preprocess", lambda *args, **kwargs: pytest.fail("an image was read"))
         with pytest.raises(ValueError, match=r"cannot tell what part of an image a .* shows\. Use one that resizes"):
             classifier(IMAGES[0], attention=attention)
+
+
+PARENTS = {"jay": "Corvidae", "crow": "Corvidae", "swift": "Apodidae", "Corvidae": "Passeriformes"}
+
+
+def test_no_ranks_where_no_candidate_has_a_parent():
+    classifier = make_classifier()
+    assert "ranks" not in classifier(make_image())
+    classifier.model.config.class_parents = PARENTS
+    assert "ranks" not in classifier(make_image(), candidate_labels=["wren", "owl"])
+
+
+def test_ranks_sum_the_scores_of_all_candidates():
+    classifier = make_classifier()
+    classifier.model.config.class_parents = PARENTS
+    scores = {entry["label"]: entry["score"] for entry in classifier(make_image(), top_k=None)["labels"]}
+    # Sharp enough for the first candidate, and then not.
+    said = []
+    for scale in (0.0001, 0.1, 1, 100):
+        classifier.model.config.score_scale = scale
+        scores = {entry["label"]: entry["score"] for entry in classifier(make_image(), top_k=None)["labels"]}
+        sums = scores | {"Corvidae": scores["jay"] + scores["crow"], "Apodidae": scores["swift"]}
+        sums["Passeriformes"] = sums["Corvidae"]
+        result = classifier(make_image(), top_k=1, threshold=0.9)
+        assert {rank["label"]: pytest.approx(rank["score"], abs=1e-6) for rank in result["ranks"]} == {
+            name: score for name, score in sums.items() if score >= 0.8
+        }
+        assert json.loads(json.dumps(result)) == result
+        said.append([rank["label"] for rank in result["ranks"]])
+    assert said[0] == [] and said[-1][0] == max(scores, key=scores.get)
+
+
+def test_candidates_may_be_written_otherwise_or_described_and_have_parents():
+    classifier = make_classifier()
+    classifier.model.config.class_parents = PARENTS | {"rook": "Corvidae"}
+    result = classifier(make_image(), candidate_labels={"JAY": None, "rook": ["attribute 1"], "crow": None})
+    assert [(rank["label"], rank["depth"]) for rank in result["ranks"][-2:]] == [("Corvidae", 1), ("Passeriformes", 0)]
+    assert result["ranks"][-1]["score"] == pytest.approx(1)
+
+
+def test_ranks_follow_answers():
+    classifier = make_classifier()
+    classifier.model.config.class_parents = PARENTS
+    result = classifier(make_image(), top_k=None, top_attributes=None)
+    observed = {f"attribute {index}": index % 2 for index in range(7)}
+    again = classifier.rescore(result, observed=observed)
+    expected = classifier(make_image(), top_k=None, top_attributes=None, observed=observed)
+    assert [rank["label"] for rank in again["ranks"]] == [rank["label"] for rank in expected["ranks"]]
+    for rank, other in zip(again["ranks"], expected["ranks"]):
+        assert rank["score"] == pytest.approx(other["score"], abs=1e-5)
+    classifier.model.config.score_scale = 10.0
+    sharp = classifier(make_image(), top_k=None, top_attributes=None)
+    assert classifier.rescore(sharp, observed={})["ranks"] == [
+        rank | {"score": pytest.approx(rank["score"], abs=1e-5)} for rank in sharp["ranks"]
+    ]

@@ -48,6 +48,7 @@ CODE_FILES = (
     "modeling_dedn.py",
     "names_dedn.py",
     "pipeline_dedn.py",
+    "ranks_dedn.py",
 )
 CANDIDATES = {"jay": None, "owl": None, "new": ["attribute 1", "attribute 2"]}
 
@@ -361,8 +362,15 @@ def test_code_files_need_torch_and_what_transformers_needs_only(file):
     expected = {
         "candidates_dedn.py": {"names_dedn.py"},
         "modeling_dedn.py": set(CODE_FILES) - {file},
-        "pipeline_dedn.py": {"answers_dedn.py", "candidates_dedn.py", "images_dedn.py", "names_dedn.py"},
-        "configuration_dedn.py": {"names_dedn.py"},
+        "pipeline_dedn.py": {
+            "answers_dedn.py",
+            "candidates_dedn.py",
+            "images_dedn.py",
+            "names_dedn.py",
+            "ranks_dedn.py",
+        },
+        "ranks_dedn.py": {"names_dedn.py"},
+        "configuration_dedn.py": {"names_dedn.py", "ranks_dedn.py"},
     }
     assert relative == expected.get(file, set())
 

@@ -9,6 +9,7 @@ from numbers import Integral, Real
 from transformers import AutoConfig, PretrainedConfig
 
 from .names_dedn import NameMatcher
+from .ranks_dedn import read_parents
 
 
 class _RegisteredPipelines(dict):
@@ -84,6 +85,9 @@ class DednConfig(PretrainedConfig):
         class_fit_size (`list[int]`, *optional*):
             Numbers of trained classes and of directions of the model's [`ClassFit`], which says how well a class
             explains an image; `None` is a model without. The `validated` protocol fits it.
+        class_parents (`dict[str, str]`, *optional*, defaults to `{}`):
+            Class or rank → the rank above it, such as a bird's family, and the family's order: for the `ranks` of a
+            result. Classes without one stand for themselves.
         kwargs (*optional*):
             As in [`PretrainedConfig`], among them `id2label` and `label2id`, which name the K classes.
 
@@ -93,7 +97,7 @@ class DednConfig(PretrainedConfig):
     Raises:
         ValueError: If `attribute_groups` is no partition of the attributes, `seen_class_ids` names a class that does
             not exist, names occur twice, `id2label`, `label2id` and `num_labels` do not agree, a mix lies outside
-            [0, 1], or a setting is of the wrong kind.
+            [0, 1], `class_parents` go in a circle, or a setting is of the wrong kind.
         TypeError: If a keyword is none of these, but looks like one of them.
 
     Example:
@@ -149,6 +153,7 @@ class DednConfig(PretrainedConfig):
         coarse_mix=0.9,
         score_scale=1.0,
         class_fit_size=None,
+        class_parents=None,
         **kwargs,
     ):
         _check_spelling(kwargs)
@@ -174,6 +179,7 @@ class DednConfig(PretrainedConfig):
         self.coarse_mix = coarse_mix
         self.score_scale = score_scale
         self.class_fit_size = class_fit_size
+        self.class_parents = {} if class_parents is None else class_parents
 
         names = {name: kwargs.pop(name, None) for name in ("id2label", "label2id", "num_labels")}
         # Not by the base class, which refuses it for any attention but its own.
@@ -327,6 +333,7 @@ class DednConfig(PretrainedConfig):
                     "`class_fit_size` must be the number of trained classes and that of directions, but it is "
                     f"{self.class_fit_size}."
                 )
+        self.class_parents = read_parents(self.class_parents)
         for name in ("freeze_backbone", "freeze_batch_norm", "normalize_features"):
             if type(getattr(self, name)) is not bool:
                 raise ValueError(f"`{name}` must be True or False, but it is {getattr(self, name)!r}.")
@@ -372,7 +379,12 @@ class DednConfig(PretrainedConfig):
                 names["id2label"] = self.id2label
             id2label = _read_classes(**names)
             _check_order("id2label", list(self.id2label.values()), list(id2label.values()))
-            if len(id2label) != self.num_labels:
+            if len(id2label) == self.num_labels:
+                renamed = {old: id2label[index] for index, old in self.id2label.items()}
+                self.class_parents = {
+                    renamed.get(name, name): renamed.get(parent, parent) for name, parent in self.class_parents.items()
+                }
+            else:
                 trained = NameMatcher(self.trained_class_names)
                 self.seen_class_ids = [index for index, name in id2label.items() if name in trained]
             self.id2label = id2label

@@ -48,16 +48,36 @@ def read_json(path: str | os.PathLike) -> dict:
 
 def write_text(path: str | os.PathLike, text: str):
     """Writes text under a temporary name and moves it, so that a file is there whole or not at all."""
+    with replacing(path) as file:
+        file.write(text)
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike):
+    """
+    A text file to write bit by bit, under a temporary name: it is moved when all is written, and what was there before
+    stays as it was if an error comes first.
+
+    Args:
+        path (`str` or `os.PathLike`):
+            The file; its folder is made.
+
+    Raises:
+        OSError: If it cannot be written.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
-        temporary.write_text(text, encoding="utf-8")
+        with open(temporary, "w", encoding="utf-8") as file:
+            yield file
         os.replace(temporary, path)
-    except OSError as error:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink()
-        raise OSError(error.errno, error.strerror, str(path)) from error
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)) and error.errno is not None:
+            raise OSError(error.errno, error.strerror, str(path)) from error
+        raise
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ from .backbone_dedn import backbone_class, backbone_feature_map
 from .class_fit_dedn import ClassFit, ClassTargets
 from .configuration_dedn import DednConfig
 from .names_dedn import NameMatcher
+from .ranks_dedn import ranks_of, read_parents
 
 if TYPE_CHECKING:
     # A saved model takes along the files that this one imports: the pipeline too, and again when it is saved anew,
@@ -526,7 +527,13 @@ class DednModel(DednPreTrainedModel):
         for expert in (self.coarse_expert, self.fine_expert):
             expert.set_word_vectors(F.normalize(word_vectors, dim=-1))
 
-    def set_classes(self, names: list[str], class_attributes, seen: list[bool] | None = None):
+    def set_classes(
+        self,
+        names: list[str],
+        class_attributes,
+        seen: list[bool] | None = None,
+        class_parents: dict[str, str] | None = None,
+    ):
         """
         Replaces the classes that the model predicts; the config follows, so that saving and loading agree.
 
@@ -538,10 +545,12 @@ class DednModel(DednPreTrainedModel):
             seen (`list[bool]`, *optional*):
                 Which classes have training images. `None`: the classes that the model was trained on
                 (`config.trained_class_names`) are seen, all others unseen.
+            class_parents (`dict[str, str]`, *optional*):
+                Class or rank → the rank above it, see [`DednConfig`]. `None`: classes that stay keep their ranks.
 
         Raises:
-            ValueError: If a name occurs twice, the sizes do not agree, a number is not finite, or a row of
-                `class_attributes` has nothing above 0.
+            ValueError: If a name occurs twice, the sizes do not agree, a number is not finite, a row of
+                `class_attributes` has nothing above 0, or `class_parents` go in a circle.
         """
         strangers = [names] if isinstance(names, str) else [name for name in names if not isinstance(name, str)]
         if strangers:
@@ -579,11 +588,12 @@ class DednModel(DednPreTrainedModel):
                 f"There are {len(names)} class names but {len(seen)} entries in `seen`. Give one truth value a class."
             )
         seen = [bool(value) for value in seen]
+        class_parents = ranks_of(names, config.class_parents) if class_parents is None else read_parents(class_parents)
         newly_trained = {name for name, value in zip(names, seen) if value}.difference(config.trained_class_names)
         trained_class_names = config.trained_class_names + sorted(newly_trained)
         config.id2label = dict(enumerate(names))
         config.seen_class_ids = [index for index, value in enumerate(seen) if value]
-        config.trained_class_names = trained_class_names
+        config.trained_class_names, config.class_parents = trained_class_names, class_parents
         self.class_attributes = class_attributes
         self.seen_classes = torch.tensor(seen, dtype=torch.bool, device=class_attributes.device)
         self._classes_changed()

@@ -29,6 +29,7 @@ from .candidates_dedn import (
 )
 from .images_dedn import attention_in_image, crop_in_image, load_any_image
 from .names_dedn import describe_attribute, question_about
+from .ranks_dedn import sure_ranks
 
 PARAMETERS = (
     "candidate_labels",
@@ -132,10 +133,29 @@ class QuestionResult(TypedDict):
     gain: float
 
 
+class RankResult(TypedDict):
+    """
+    A rank that the image is sure to be of: a candidate, or what stands above candidates (`class_parents` in
+    [`DednConfig`]).
+
+    Args:
+        label (`str`):
+            Its name.
+        score (`float`):
+            The sum of the scores of all candidates that are of it, 0.8 or more.
+        depth (`int`):
+            How many ranks stand above it.
+    """
+
+    label: str
+    score: float
+    depth: int
+
+
 class ImageResult(TypedDict):
     """
     What the pipeline says of an image: plain Python, which goes to JSON as it is but for `attention="image"`. The keys
-    depend on nothing but `attention`, `observed` and `ask`.
+    depend on nothing but `attention`, `observed` and `ask`, and for `ranks` on the candidates.
 
     Args:
         labels (`list[LabelResult]`):
@@ -154,6 +174,9 @@ class ImageResult(TypedDict):
             Attribute, as `config.attribute_names` has it → answer, from 0 to 1, or `None` for one that was not known.
         ask (`list[QuestionResult]`, only with `ask`):
             What to ask next, best first: nothing that was answered, and nothing that would tell nothing.
+        ranks (`list[RankResult]`, only where a candidate has a parent):
+            What is sure, the finest rank first, then those above it: the first is what to call the image. Empty if not
+            even a rank at the top is sure.
     """
 
     labels: list[LabelResult]
@@ -162,6 +185,7 @@ class ImageResult(TypedDict):
     crop: NotRequired[list[float]]
     observed: NotRequired[dict[str, float | None]]
     ask: NotRequired[list[QuestionResult]]
+    ranks: NotRequired[list[RankResult]]
 
 
 class ZeroShotAttributeClassificationPipeline(Pipeline):
@@ -616,6 +640,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             fit = self.model.class_probabilities(scores, targets).max().item()
         scores = (config.score_scale * logits).softmax(dim=-1)
         labels = self._labels(scores, logits, names, seen, fit if none_of_these else None)
+        ranks = self._ranks(labels)
         labels = [entry for entry in labels[:top_k] if entry["score"] >= threshold]
         by = contributions if attributes_by == "contribution" and len(names) > 1 else model_outputs["score"][0]
         order = by.abs().argsort(descending=True, stable=True)[:top_attributes]
@@ -625,7 +650,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 order.tolist(), model_outputs["score"][0][order].tolist(), contributions[order].tolist()
             )
         ]
-        result = {"labels": labels, "fit": fit, "attributes": attributes}
+        result = {"labels": labels, "fit": fit, "attributes": attributes} | ranks
         if observed is not None:
             result["observed"] = dict(observed)
         if ask:
@@ -717,11 +742,9 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             attributes.append(again | kept)
         if len(names) > 1:
             attributes.sort(key=lambda entry: -abs(entry["contribution"]))
-        rescored = {key: value for key, value in result.items() if key != "ask"} | {
-            "labels": self._labels(probabilities, logits, names, seen, result["fit"] if none_of_these else None),
-            "attributes": attributes,
-            "observed": observed,
-        }
+        labels = self._labels(probabilities, logits, names, seen, result["fit"] if none_of_these else None)
+        rescored = {key: value for key, value in result.items() if key != "ask"}
+        rescored |= {"labels": labels, "attributes": attributes, "observed": observed} | self._ranks(labels)
         return rescored | ({"ask": self._questions(probabilities.float(), rows, observed, ask)} if ask else {})
 
     def _labels(self, scores, logits, names, seen, fit: float | None) -> list[LabelResult]:
@@ -742,6 +765,11 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         none = {"label": NONE_OF_THESE, "score": 1 - fit, "seen": False}
         labels = [entry | {"score": fit * entry["score"]} for entry in labels]
         return sorted([*labels, none], key=lambda entry: -entry["score"])
+
+    def _ranks(self, labels: list[LabelResult]) -> dict[str, list[RankResult]]:
+        scores = {entry["label"]: entry["score"] for entry in labels}
+        ranks = sure_ranks(scores, self.model.config.class_parents)
+        return {} if ranks is None else {"ranks": ranks}
 
     def _evidence(self, rows: torch.Tensor, observed: Mapping[str, float | None]) -> torch.Tensor:
         """`(K, A)`: what each answer adds to the class scores of the candidates."""

@@ -25,9 +25,10 @@ ENDINGS = (".csv", ".jsonl", ".parquet")
 
 class PredictionFile:
     """
-    Rows `image,label,score,seen,error`, then `label_2,score_2,seen_2` and so on for more labels, then attributes: a
-    column for each, or `attribute,attribute_score,attribute_2,…` for those of the highest score. What there is not
-    (the error of an image that was read, the label of one that was not) is empty, in JSON and Parquet `null`.
+    Rows `image,label,score,seen,error`, then `label_2,score_2,seen_2` and so on for more labels, `fit` if it is asked
+    for, `rank,rank_score` if classes have parents, then attributes: a column for each, or
+    `attribute,attribute_score,attribute_2,…` for those of the highest score. What there is not (the error of an image
+    that was read, the label of one that was not, a rank where none is sure) is empty, in JSON and Parquet `null`.
 
     CSV and JSON lines grow row by row. For the others rows gather in a file of JSON lines beside them,
     `OUT.unfinished.jsonl`, until [`~PredictionFile.finish`] makes them of it.
@@ -48,6 +49,10 @@ class PredictionFile:
             `"fiftyone"` or `"label-studio"`.
         model_version (`str`, *optional*):
             The name of the model, for Label Studio.
+        with_ranks (`bool`, *optional*, defaults to `False`):
+            Whether answers have `ranks`.
+        with_fit (`bool`, *optional*, defaults to `False`):
+            Whether there is a column for their `fit`.
 
     Raises:
         FileExistsError: If there is such a file and it is not to be gone on with.
@@ -63,6 +68,8 @@ class PredictionFile:
         resume_labels: Collection[str] | None = None,
         format: str | None = None,
         model_version: str | None = None,
+        with_ranks: bool = False,
+        with_fit: bool = False,
     ):
         self.path, self.format, self.model_version = Path(path), format or Path(path).suffix[1:], model_version
         self.rows_path, self.is_csv = _rows_path(path, format), self.format == "csv"
@@ -74,6 +81,8 @@ class PredictionFile:
         self.columns = {"image": str, **first, "error": str}
         for columns in further:
             self.columns |= columns
+        self.columns |= {"fit": float} if with_fit else {}
+        self.columns |= {"rank": str, "rank_score": float} if with_ranks else {}
         for rank in self.attribute_ranks:
             self.columns |= {f"attribute{rank}": str, f"attribute_score{rank}": float}
         taken = sorted({*self.attribute_names} & {*self.columns})
@@ -203,6 +212,10 @@ class PredictionFile:
             return row | {"error": answer}
         for rank, label in zip(self.ranks, answer["labels"]):
             row |= {f"label{rank}": label["label"], f"score{rank}": label["score"], f"seen{rank}": label["seen"]}
+        if "fit" in self.columns:
+            row["fit"] = answer["fit"]
+        for rank in answer.get("ranks", [])[:1]:
+            row |= {"rank": rank["label"], "rank_score": rank["score"]}
         if self.attribute_ranks:
             for rank, attribute in zip(self.attribute_ranks, answer["attributes"]):
                 row |= {f"attribute{rank}": attribute["label"], f"attribute_score{rank}": attribute["score"]}

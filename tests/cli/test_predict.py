@@ -609,3 +609,38 @@ def test_answers_that_cannot_be_taken(photos, capsys, arguments, message):
         status = stop.code
     assert status == 2 and message in capsys.readouterr().err
     assert not Path("birds.csv").exists()
+
+
+CLASSES = "class,parent,wing color: blue,crown color: red\nblue bird,{},1,0\nred bird,{},0,1\nbird,,0.5,0.5\n"
+
+
+def test_ranks_stand_in_a_file_and_in_the_table(photos, classifier, capsys):
+    Path("birds.csv").write_text(CLASSES.format("painted bird", "painted bird"))
+    assert run("photos", "--classes", "birds.csv", "--output", "names.csv", "--top_k", 3, "--attributes", 1) == 0
+    rows = read_csv("names.csv")
+    assert list(rows[0])[-5:] == ["seen_3", "rank", "rank_score", "attribute", "attribute_score"]
+    for row in rows:
+        scores = {row[f"label{rank}"]: float(row[f"score{rank}"] or 0) for rank in ("", "_2", "_3")}
+        if row["error"]:
+            assert row["rank"] == row["rank_score"] == ""
+            continue
+        sums = scores | {"painted bird": scores["blue bird"] + scores["red bird"]}
+        sure = [name for name in ("blue bird", "red bird", "bird", "painted bird") if sums[name] >= 0.8]
+        assert row["rank"] == (sure[0] if sure else "")
+        if sure:
+            assert float(row["rank_score"]) == pytest.approx(sums[sure[0]], abs=2e-6)
+    # All of them are birds.
+    Path("birds.csv").write_text(CLASSES.format("bird", "bird"))
+    assert run("photos/0.png", "--classes", "birds.csv", "--output", "names.jsonl") == 0
+    (row,) = read_jsonl("names.jsonl")
+    assert list(row) == ["image", "label", "score", "seen", "error", "rank", "rank_score"]
+    assert row["rank"] == "bird" and row["rank_score"] == pytest.approx(1) and row["score"] < 0.8
+    capsys.readouterr()
+    assert run("photos/0.png", "--classes", "birds.csv") == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "  rank    " in line]
+    assert [line.split() for line in lines] == [["100.0", "%", "rank", "bird"]]
+
+
+def test_no_ranks_where_no_class_has_a_parent(photos):
+    assert run("photos/0.png", "--output", "names.csv") == 0
+    assert list(read_csv("names.csv")[0]) == ["image", "label", "score", "seen", "error"]

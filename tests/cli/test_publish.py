@@ -34,6 +34,7 @@ NEEDED |= {
     "modeling_dedn.py",
     "names_dedn.py",
     "pipeline_dedn.py",
+    "ranks_dedn.py",
 }
 
 

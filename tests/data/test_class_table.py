@@ -161,3 +161,24 @@ def test_mutated_tables_are_read_as_fractions_or_refused(read):
 def test_a_row_that_ends_after_its_number(read):
     with pytest.raises(ValueError, match="line 3: 0 values where the header has 2"):
         read(",class,a\n0,one,1\n1\n")
+
+
+def test_parents(read):
+    table = read("class,Parent,a,b\nIndigo Bunting,Bunting,1,0\nLazuli Bunting, bunting ,0,1\nSayornis,,1,1\n")
+    assert table.class_parents == {"Indigo Bunting": "Bunting", "Lazuli Bunting": "bunting"}
+    assert table.attribute_names == ["a", "b"]
+    assert "birds.csv: 2 classes under 2 parents" in table.understood
+    assert "birds.csv: 'Bunting' and 'bunting' are two parents, alike but for case, spaces or the like" in table.notes
+    assert read("class,a\nwren,1\n").class_parents == {}
+
+
+@pytest.mark.parametrize(
+    "rows, circle",
+    [
+        (["wren,wren,1", "owl,,1"], r"line 2: parents go in a circle: 'wren' → 'wren'"),
+        (["wren,,1", "owl,gull,1", "gull,owl,1"], r"line 3: parents go in a circle: 'owl' → 'gull' → 'owl'"),
+    ],
+)
+def test_parents_in_a_circle(read, rows, circle):
+    with pytest.raises(ValueError, match=rf"birds\.csv, {circle}; leave one of them empty"):
+        read("\n".join(["class,parent,a", *rows]))

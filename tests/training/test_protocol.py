@@ -579,3 +579,11 @@ def test_a_class_without_images_to_validate_on_is_no_error(tmp_path):
     """A class of a single image has none."""
     results = run(tmp_path / "run", dataset=drop(make_tiny_dataset(), "validation_seen", 3), num_train_epochs=1)
     assert results["validation"].keys() == FIGURES
+
+
+def test_a_model_knows_the_ranks_of_its_classes():
+    dataset = make_tiny_dataset()
+    first, second, third, *_ = dataset.class_names
+    dataset.class_parents = {first: "Bird", second: "Bird", third: "Fish", "Bird": "Animal", "Fish": "Animal"}
+    model = build_model(dataset, [0, 1], [1], feature_channels=CHANNELS, grid_size=GRID)
+    assert model.config.class_parents == {first: "Bird", second: "Bird", "Bird": "Animal"}

@@ -9,7 +9,8 @@ Names what photos show: in a table to read, or in a file with a row for each ima
     find . -name "*.jpg" | dedn predict - --classes my_birds.csv --output birds.jsonl --resume
     accelerate launch --multi_gpu --num_processes 4 -m dedn_hf predict photos/ --output birds.csv    # divides the work
 
-A file has the columns image, label, score, seen and error, and with more labels label_2, score_2, seen_2 and so on.
+A file has the columns image, label, score, seen and error, and with more labels label_2, score_2, seen_2 and so on;
+with --none_of_these, fit; where classes have parents, rank and rank_score, the finest rank that is sure.
 An image that cannot be read has a row, too, which says why.
 
 A model trained on CUB, such as the built-in one, is for non-commercial research only, as CUB is.
@@ -31,6 +32,7 @@ from ..data.image_files import why_ignored
 from ..files import printable
 from ..prediction_file import FORMATS, PredictionFile
 from ..prediction_formats import check_fiftyone_names
+from ..ranks_dedn import ranks_of
 from ..registration import DEFAULT_MODEL
 from . import CommandParser, check_model, load_model
 
@@ -85,6 +87,11 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--output", metavar="OUT.csv|jsonl|parquet", help="a file instead of a table")
     parser.add_argument(
         "--format", choices=FORMATS, help="OUT.json is for another program: labels to import there, with their scores"
+    )
+    parser.add_argument(
+        "--none_of_these",
+        action="store_true",
+        help="also say whether any of the classes fits: a label none of these, in a file a column fit, too",
     )
     parser.add_argument("--resume", action="store_true", help="go on with a file that was not finished")
     parser.add_argument(
@@ -146,6 +153,8 @@ def main(arguments: list[str]) -> int:
 
         table.match_attributes(NameMatcher(config.attribute_names))
         classes = table.descriptions()
+        config.class_parents |= table.class_parents
+        config.validate()
     classify = classifier.prepare_call(
         candidate_labels=classes,
         top_k=args.top_k,
@@ -153,9 +162,12 @@ def main(arguments: list[str]) -> int:
         attributes_by="score" if args.output else "contribution",
         observed=dict(args.observed) or None,
         ask=args.ask,
+        none_of_these=args.none_of_these,
     )
 
     def open_file() -> tuple[int, int]:
+        from ..pipeline_dedn import NONE_OF_THESE
+
         nonlocal file
         if args.format == "fiftyone" and args.attributes:
             check_fiftyone_names(config.attribute_names)
@@ -163,9 +175,11 @@ def main(arguments: list[str]) -> int:
             args.output,
             args.top_k,
             num_attributes if names is None else names,
-            resume_labels=(classes or config.label2id) if args.resume else None,
+            resume_labels=[*(classes or config.label2id), NONE_OF_THESE] if args.resume else None,
             format=args.format,
             model_version=name_of_model(args.model),
+            with_ranks=bool(ranks_of(classes or config.label2id, config.class_parents)),
+            with_fit=args.none_of_these,
         )
         return file.done.total(), file.failed
 
@@ -411,8 +425,15 @@ def batches_to_do(
             yield list(zip(batch, wanted))
 
 
+def read_image(classifier, path: str) -> dict:
+    """An image file as [`ZeroShotAttributeClassificationPipeline.preprocess`] makes it ready for the model."""
+    from ..images_dedn import load_any_image
+
+    return classifier.preprocess(load_any_image(Path(path)))
+
+
 def predict(
-    classifier, classify: Callable, batches: Iterable[list[tuple[str, bool]]]
+    classifier, classify: Callable, batches: Iterable[list[tuple[str, bool]]], read: Callable = read_image
 ) -> Iterator[list[tuple[str, dict | str]]]:
     """
     What a model says of images, batch by batch in their order.
@@ -427,6 +448,8 @@ def predict(
             See [`ZeroShotAttributeClassificationPipeline.prepare_call`].
         batches (`Iterable[list[tuple[str, bool]]]`):
             Images that go through the model together, see [`batches_to_do`].
+        read (`Callable`, *optional*, defaults to [`read_image`]):
+            What makes an input of `classify` of the classifier and a path.
 
     Yields:
         `list[tuple[str, dict | str]]`: of each wanted image of a batch its path, and its answer or why it cannot be
@@ -443,7 +466,7 @@ def predict(
         answers, inputs = {}, {}
         for place, (path, _) in enumerate(batch):
             try:
-                inputs[place] = read_image(classifier, path)
+                inputs[place] = read(classifier, path)
             except Exception as error:  # Pillow raises whatever a damaged byte leads to
                 answers[place] = _reason(error)
         if inputs:
@@ -462,13 +485,6 @@ def predict(
     finally:
         pool.shutdown(cancel_futures=True)
         torch.set_num_threads(num_cores)
-
-
-def read_image(classifier, path: str) -> dict:
-    """An image file as [`ZeroShotAttributeClassificationPipeline.preprocess`] makes it ready for the model."""
-    from ..images_dedn import load_any_image
-
-    return classifier.preprocess(load_any_image(Path(path)))
 
 
 def _reason(error: Exception) -> str:
@@ -495,6 +511,12 @@ def print_answers(answers: Sequence[tuple[str, dict | str]], width: int, describ
             lines = [
                 f"{100 * label['score']:5.1f} %  {'seen' if label['seen'] else 'unseen':6}  {label['label']}"
                 for label in answer["labels"]
+            ]
+            first = answer["labels"][0]["label"]
+            lines += [
+                f"{100 * rank['score']:5.1f} %  {'rank':6}  {rank['label']}"
+                for rank in answer.get("ranks", [])[:1]
+                if rank["label"] != first
             ]
             reasons = {"because": [], "against it": [], "attributes": []}
             for attribute in answer["attributes"]:

@@ -15,11 +15,12 @@ import numpy as np
 
 from ..files import printable
 from ..names_dedn import NameMatcher, normalize
+from ..ranks_dedn import circle_of_parents
 from .sheets import SUFFIXES, UNREAD_SUFFIXES, read_sheet
 from .strengths import read_scale, read_strengths
 
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-# Columns of a class table that are no attributes.
+# Columns of a class table that are no attributes. A parent is the rank above a class.
 RESERVED = ("parent", "description")
 
 
@@ -44,6 +45,8 @@ class ClassTable:
             What is wrong with it, one line each. With any, the rest may be incomplete.
         table_name (`str`):
             What the file is called in all these.
+        class_parents (`dict[str, str]`):
+            Class → the rank above it, of those that have one in the column `parent`.
     """
 
     class_names: list[str] = field(default_factory=list)
@@ -53,6 +56,7 @@ class ClassTable:
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     table_name: str = ""
+    class_parents: dict[str, str] = field(default_factory=dict)
 
     def read_classes(
         self, file: str | os.PathLike, names_only: bool = False, attribute_scale: str | float | None = None
@@ -81,6 +85,9 @@ class ClassTable:
         if not rows or names_only:
             return
         reserved = [place for place, name in enumerate(header) if place and name.casefold() in RESERVED]
+        parents = [place for place in reserved if header[place].casefold() == "parent"]
+        if parents:
+            self._read_parents({name: (number, cells[parents[0]]) for name, (number, cells) in rows.items()})
         if reserved:
             names = ", ".join(header[place] for place in reserved)
             self.note(f"{file.name}: columns that are not read as attributes: {names}")
@@ -119,6 +126,20 @@ class ClassTable:
             f"{file.name}: {len(cells)} classes, {len(self.attribute_names)} attributes, strengths {strengths.scale}"
         )
         self.note(*(f"{file.name}: {note}" for note in strengths.notes))
+
+    def _read_parents(self, cells: Mapping[str, tuple[int, str]]):
+        self.class_parents = {name: cell for name, (_, cell) in cells.items() if cell}
+        ranks = list(dict.fromkeys(self.class_parents.values()))
+        self.understood.append(f"{self.table_name}: {len(self.class_parents)} classes under {len(ranks)} parents")
+        for one, other, *_ in NameMatcher(ranks).twins():
+            self.note(
+                f"{self.table_name}: {one!r} and {other!r} are two parents, alike but for case, spaces or the like"
+            )
+        if circle := circle_of_parents(self.class_parents):
+            line, names = cells[circle[0]][0], " → ".join(map(repr, circle))
+            self.problems.append(
+                f"{self.table_name}, line {line}: parents go in a circle: {names}; leave one of them empty"
+            )
 
     def fill_unknown(self, seen_class_names: Container[str] = ()):
         """

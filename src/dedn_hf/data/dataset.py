@@ -102,6 +102,8 @@ class GzslDataset:
             between them where they disagreed, NaN where nobody could tell.
         attribute_descriptions (`dict[str, str]`, *optional*, defaults to `{}`):
             Attribute → a sentence on it, for word vectors that are made of sentences.
+        class_parents (`dict[str, str]`, *optional*, defaults to `{}`):
+            Class → the rank above it, for models that are trained on it, see [`DednConfig`].
         notes (`list[str]`, *optional*, defaults to `[]`):
             What its files say that could have been meant otherwise, or is out of the ordinary, one line each.
             [`load_gzsl_dataset`] warns of it, and so does `--check`.
@@ -122,6 +124,7 @@ class GzslDataset:
     attribute_parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     image_attributes: dict[int, np.ndarray] | None = None
     attribute_descriptions: dict[str, str] = field(default_factory=dict)
+    class_parents: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     @property

@@ -224,6 +224,7 @@ def make_dataset(
         split_name=contents.split_name,
         split_sha256=fingerprint_split(parts),
         attribute_descriptions=contents.attribute_descriptions,
+        class_parents=contents.class_parents,
         notes=contents.notes + _left_out(contents),
     )
 

@@ -31,6 +31,7 @@ from ..evaluation.class_fit import class_fit_statistics, fit_coefficients
 from ..files import clear_faults, only_run_in, read_json, write_json
 from ..modeling_dedn import DednModel
 from ..precision import check_bf16
+from ..ranks_dedn import ranks_of
 from ..results import provenance
 from .arguments import CONFIG_SETTINGS, DednTrainingArguments
 from .bf16 import settle_bf16
@@ -119,7 +120,12 @@ def build_model(
         )
     )
     model.set_word_vectors(dataset.word_vectors)
-    model.set_classes(names, dataset.class_attributes[list(class_ids)], seen=seen)
+    model.set_classes(
+        names,
+        dataset.class_attributes[list(class_ids)],
+        seen=seen,
+        class_parents=ranks_of(names, dataset.class_parents),
+    )
     return model
 
 
