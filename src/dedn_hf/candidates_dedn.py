@@ -17,6 +17,24 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from .names_dedn import NameMatcher, readable_attribute
+from .words_dedn import UnderstoodResult, understand
+
+# What a description in parts may have.
+DESCRIPTION_PARTS = frozenset({"text"})
+
+
+class Prose(dict):
+    """
+    What a description in prose is understood as: attribute → strength.
+
+    Args:
+        understood ([`UnderstoodResult`]):
+            As [`understand`] gives it.
+    """
+
+    def __init__(self, understood: UnderstoodResult):
+        super().__init__(understood["attributes"])
+        self.understood = understood
 
 
 def read_candidates(config: PreTrainedConfig, candidate_labels) -> dict[str, Any] | list[dict[str, Any]]:
@@ -63,7 +81,11 @@ def read_candidates(config: PreTrainedConfig, candidate_labels) -> dict[str, Any
 def _read_description(config: PreTrainedConfig, name: str, description) -> dict[str, float] | list[float] | None:
     if description is None:
         return None
+    if isinstance(description, Mapping) and description and DESCRIPTION_PARTS.issuperset(description):
+        return read_prose(config, name, description["text"])
     if isinstance(description, str):
+        if not _matcher(tuple(config.attribute_names)).find_like(description):
+            return read_prose(config, name, description)
         description = [description]
     if not isinstance(description, Mapping) and hasattr(description, "keys"):  # a row of a pandas table
         by_key = dict(description)
@@ -101,6 +123,25 @@ def _read_description(config: PreTrainedConfig, name: str, description) -> dict[
                 "matrix's own scale can be given as a row of all attributes."
             )
     return strengths
+
+
+def read_prose(config: PreTrainedConfig, name: str, text) -> Prose:
+    """The attributes that a class described in prose has, one text or several."""
+    texts = [text] if isinstance(text, str) else text
+    if not isinstance(texts, (list, tuple)) or not all(isinstance(entry, str) for entry in texts):
+        raise ValueError(
+            f"The text that describes class {name!r} must be a text or a list of them, but it is {text!r}."
+        )
+    understood = understand(config, texts)
+    if not any(understood["attributes"].values()):
+        said = " ".join(" ".join(texts).split())
+        closest = closest_names(said, map(readable_attribute, config.attribute_names))
+        raise ValueError(
+            f"Class {name!r} is described by {said[:200]!r}, of which nothing is understood"
+            + (" but what it lacks" if understood["attributes"] else "")
+            + f". Name attributes of the model; {closest}. `config.attribute_terms` adds words."
+        )
+    return Prose(understood)
 
 
 def read_answers(config: PreTrainedConfig, observed) -> dict[str, float | None]:
@@ -191,15 +232,25 @@ def names_and_seen(config: PreTrainedConfig, candidates: dict[str, Any] | None) 
     return list(candidates), seen
 
 
+def prose_of(candidates) -> dict[str, dict] | list[dict[str, dict]]:
+    """What was understood of each candidate that is described in prose; of each list, where there are several."""
+    if isinstance(candidates, list):
+        return [prose_of(entry) for entry in candidates]
+    descriptions = (candidates or {}).items()
+    return {name: description.understood for name, description in descriptions if isinstance(description, Prose)}
+
+
 def class_rows(model: PreTrainedModel, candidates: dict[str, Any] | None, unnamed_attributes: str) -> torch.Tensor:
     """A row of the class-attribute matrix for each candidate, on the scale of the model's own matrix."""
     known = rows = model.class_attributes.float()
     if candidates is not None:
         strongest = known.amax(dim=0)
         unnamed = torch.zeros_like(strongest)
+        seen = known[model.seen_classes] if model.seen_classes.any() else known
         if unnamed_attributes == "mean":
-            seen = model.seen_classes
-            unnamed = (known[seen] if seen.any() else known).mean(dim=0)
+            unnamed = seen.mean(dim=0)
+        elif unnamed_attributes == "likely":
+            unnamed = _LikelyAttributes(model, seen)
         rows = torch.stack(
             [_class_row(model.config, name, candidates[name], known, strongest, unnamed) for name in candidates]
         )
@@ -224,7 +275,40 @@ def _class_row(config: PreTrainedConfig, name: str, description, known, stronges
     if not ((strengths > 0) & (strongest[named] > 0)).any():
         nothing = "no class of the model has what it names" if strengths.any() else "all its strengths are 0"
         raise ValueError(f"Class {name!r} is described by nothing: {nothing}. Name an attribute that it has.")
-    return unnamed.index_put((named,), strengths * strongest[named])
+    values = strengths * strongest[named]
+    if isinstance(unnamed, _LikelyAttributes):
+        unnamed = unnamed.beside(named, values)
+    return unnamed.index_put((named,), values)
+
+
+class _LikelyAttributes:
+    """
+    What the attributes that a description names let expect of the others, by the seen classes.
+    """
+
+    def __init__(self, model: PreTrainedModel, seen: torch.Tensor):
+        # Roots of shares: a share's spread goes with its size, that of its root does not.
+        self.model, self.roots = model, model.strengths(seen).double().cpu().sqrt()
+        self.mean = self.roots.mean(dim=0)
+
+    def beside(self, named: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+        """
+        A row on the scale of the model's matrix: the conditional mean of a normal distribution over classes, of which
+        named attributes are taken to be seen with as much noise as they spread themselves, mixed with the mean of the
+        classes that are nearest in them. Found on CUB's validation classes, see docs/results.md.
+        """
+        top = self.model.strengths(torch.ones_like(values))
+        target = (values * top).double().cpu().clamp(min=0).sqrt()
+        named = named.cpu()
+        others, of_named = self.roots - self.mean, self.roots[:, named]
+        spread = of_named - self.mean[named]
+        covariance = spread.T @ spread / len(spread)
+        noise = covariance.diagonal() + 0.01
+        weights = torch.linalg.solve(covariance + noise.diag(), target - self.mean[named])
+        regressed = (self.mean + others.T @ (spread @ weights) / len(spread)).clamp(0, 1)
+        nearness = (-(of_named - target).square().sum(dim=1) / (2 * 0.2**2)).softmax(dim=0)
+        root = 0.7 * regressed + 0.3 * (nearness @ self.roots)
+        return root.square().to(values) / top[0].clamp(min=1e-12)
 
 
 def _first_repeated(names: Iterable[str]) -> str | None:

@@ -1,6 +1,7 @@
 """Pipeline that names an image's class, also one that is described on the spot, and its attributes."""
 
 import contextlib
+import copy
 import importlib
 import math
 import os
@@ -24,11 +25,13 @@ from .candidates_dedn import (
     class_rows,
     closest_names,
     names_and_seen,
+    prose_of,
     read_answers,
     read_candidates,
 )
 from .images_dedn import attention_in_image, crop_in_image, load_any_image
 from .names_dedn import describe_attribute, question_about
+from .words_dedn import UnderstoodResult
 
 PARAMETERS = (
     "candidate_labels",
@@ -132,7 +135,7 @@ class QuestionResult(TypedDict):
 class ImageResult(TypedDict):
     """
     What the pipeline says of an image: plain Python, which goes to JSON as it is but for `attention="image"`. The keys
-    depend on nothing but `attention`, `observed` and `ask`.
+    depend on nothing but `attention`, `observed`, `ask` and whether candidates are described in prose.
 
     Args:
         labels (`list[LabelResult]`):
@@ -147,6 +150,8 @@ class ImageResult(TypedDict):
             Attribute, as `config.attribute_names` has it → answer, from 0 to 1, or `None` for one that was not known.
         ask (`list[QuestionResult]`, only with `ask`):
             What to ask next, best first: nothing that was answered, and nothing that would tell nothing.
+        understood (`dict[str, UnderstoodResult]`, only with candidates described in prose):
+            Candidate → what its description was understood as.
     """
 
     labels: list[LabelResult]
@@ -154,6 +159,7 @@ class ImageResult(TypedDict):
     crop: NotRequired[list[float]]
     observed: NotRequired[dict[str, float | None]]
     ask: NotRequired[list[QuestionResult]]
+    understood: NotRequired[dict[str, UnderstoodResult]]
 
 
 class ZeroShotAttributeClassificationPipeline(Pipeline):
@@ -240,13 +246,16 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 - `{"attribute": strength}`, where 1 is the strength that the attribute has in the class of the model
                   that has it most, and 0 is none;
                 - a list of attributes that the class has, each with strength 1;
+                - prose, such as "a small songbird with a blue head and a short bill", or `{"text": prose}`. The result
+                  has what was understood of it, and what not; see [`understand`];
                 - a row of the class-attribute matrix, A numbers on the scale of the model's own matrix;
                 - `None`, for a class that the model knows.
 
                 Rows are prepared once per call. A list of such lists and dicts has one for each image of a list.
-            unnamed_attributes (`str`, *optional*, defaults to `"mean"`):
-                What a description means by the attributes that it does not name: `"mean"` is nothing in particular,
-                filled with the mean over the model's seen classes; `"zero"` is that the class has none of them.
+            unnamed_attributes (`str`, *optional*, defaults to `"likely"`):
+                What a description means by the attributes that it does not name: `"likely"` is what those that it
+                names let expect, by the model's seen classes; `"mean"` is nothing in particular, filled with their
+                mean; `"zero"` is that the class has none of them.
             calibration (`float`, *optional*, defaults to that of the model's config):
                 γ, what the class scores of candidates that the model was trained on have to give way to the others. Of
                 no effect where all candidates are seen or all unseen.
@@ -394,14 +403,14 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 raise ValueError(f"`average_flips` must be True or False, but it is {value!r}.")
             return bool(value)
         choices = {
-            "unnamed_attributes": ("mean", "zero"),
+            "unnamed_attributes": ("likely", "mean", "zero"),
             "attributes_by": ("score", "contribution"),
             "attention": ("grid", "image"),
         }
         if name in choices:
-            first, second = choices[name]
-            if not isinstance(value, str) or value not in (first, second):
-                raise ValueError(f"`{name}` must be {first!r} or {second!r}, but it is {value!r}.")
+            if not isinstance(value, str) or value not in choices[name]:
+                *first, last = map(repr, choices[name])
+                raise ValueError(f"`{name}` must be {', '.join(first)} or {last}, but it is {value!r}.")
             return value
         number = as_number(value)
         if name == "threshold" and not 0 <= number <= 1:
@@ -432,7 +441,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         self,
         num_images: int | None,
         candidate_labels=None,
-        unnamed_attributes="mean",
+        unnamed_attributes="likely",
         calibration=None,
         attention=None,
         average_flips=False,
@@ -467,7 +476,8 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             def rows_of(index):
                 return rows
 
-        return forward, {"names": names, "seen": seen, "rows_of": rows_of, "attention": attention}
+        candidates = {"names": names, "seen": seen, "rows_of": rows_of, "attention": attention}
+        return forward, candidates | {"understood": prose_of(candidate_labels)}
 
     def preprocess(self, image, timeout=None):
         index = None
@@ -495,7 +505,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         attention,
         average_flips,
         lists=None,
-        unnamed_attributes="mean",
+        unnamed_attributes="likely",
     ):
         options = {
             "calibration": calibration,
@@ -529,6 +539,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         names,
         seen,
         rows_of,
+        understood=None,
         attention=None,
         top_k=5,
         top_attributes=10,
@@ -540,7 +551,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         config, size, index = self.model.config, model_outputs["size"], None
         if "index" in model_outputs:
             index = model_outputs["index"]
-            names, seen = names[index], seen[index]
+            names, seen, understood = names[index], seen[index], understood[index]
         logits, contributions = model_outputs["logits"][0], model_outputs["contribution"][0]
         rows = rows_of(index).cpu() if observed or ask else None
         if observed:
@@ -568,6 +579,8 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             result["observed"] = dict(observed)
         if ask:
             result["ask"] = self._questions(scores, rows, observed or {}, ask)
+        if understood:
+            result["understood"] = copy.deepcopy(understood)
         if attention is not None:
             maps = model_outputs["attention"][0][order]
             if attention == "grid":
@@ -585,7 +598,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         observed: Mapping[str, bool | float | None],
         ask: int = 0,
         candidate_labels: Any = None,
-        unnamed_attributes: str = "mean",
+        unnamed_attributes: str = "likely",
     ) -> ImageResult:
         """
         A result after a person's answers, without the image: what the call would have given that had these `observed`.

@@ -1,16 +1,22 @@
 """
 Prose as attributes: "a small songbird with a blue head" as the names that a model has for small, blue crown and so on.
 
-A reader is made of the model's own attribute names: `has_wing_color::blue` and "blue wing" are a part and a value, "hooves"
-is a value of the whole. To these come general English words for them, and a model's own `attribute_terms`.
+A reader is made of the model's own attribute names: `has_wing_color::blue` and "blue wing" are a part and a value,
+"hooves" is a value of the whole. To these come general English words, and a model's own `attribute_terms`.
 """
 
 import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypedDict
 
 from .names_dedn import normalize
+
+
+def _set(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
 
 # Words that mean the same. Of each line those that a model has are what the others are read as.
 _SAME = (
@@ -92,7 +98,7 @@ _MEANS = {
 }
 # A part and those that it is made of. Where a model has no word for one, it is read as the others.
 _PARTS_OF = {
-    "head": "crown|forehead|nape|face|eye",
+    "head": "crown|forehead|nape|face",
     "face": "forehead|cheek|throat",
     "neck": "nape|throat",
     "tail": "upper tail|under tail",
@@ -107,20 +113,29 @@ _PARTS_OF = {
     "lore": "forehead",
     "petal": "flower",
 }
-_COLORS = frozenset(
-    "black white gray brown rufous red orange yellow olive green blue purple pink buff iridescent".split()
+_COLORS = _set(
+    """
+    black white gray brown rufous red orange yellow olive green blue purple pink buff iridescent
+    """
 )
-_PATTERNS = frozenset("striped spotted".split())
-_PROPERTIES = frozenset("color colour pattern shape length size type texture".split())
-_WHOLE = frozenset("bird animal mammal creature species body plumage one thing it coat overall upper".split()) - {"upper"}
-_WHOLE_PARTS = frozenset("primary overall general main body whole plumage".split())
-_CARRIERS = frozenset(
-    "patch marking mark edge edging tip feather wash area tint tinge hue highlight accent margin rim border base fringe".split()
+_PATTERNS = _set("striped spotted")
+# Marks of a face, which have a color of their own.
+_FACIAL = _set("eyebrow eyering eyeline masked malar crested capped")
+_PROPERTIES = _set("color colour pattern shape length size type texture")
+_WHOLE = _set("bird animal mammal creature species body plumage one thing it coat overall")
+_WHOLE_PARTS = _set("primary overall general main body whole plumage")
+_CARRIERS = _set(
+    """
+    patch marking mark edge edging tip feather wash area tint tinge hue highlight accent margin rim border base
+    fringe
+    """
 )
-_SKIPPED = frozenset(
-    "colored coloured sized shaped like feathered looking very really quite rather bright deep brilliant vivid rich "
-    "two three four pair pairs one some many several each both distinctive prominent conspicuous distinct noticeable"
-    .split()
+_SKIPPED = _set(
+    """
+    colored coloured sized shaped like feathered looking very really quite rather bright deep brilliant vivid
+    rich two three four pair pairs one some many several each both distinctive prominent conspicuous distinct
+    noticeable
+    """
 )
 _HEDGES = {
     "often": 0.7, "usually": 0.8, "typically": 0.8, "generally": 0.8, "mostly": 0.8, "mainly": 0.8, "largely": 0.8,
@@ -128,18 +143,24 @@ _HEDGES = {
     "can": 0.6, "partly": 0.5, "partially": 0.5, "slightly": 0.5, "somewhat": 0.6, "faintly": 0.4, "faint": 0.4,
     "rarely": 0.2, "seldom": 0.2, "hint": 0.3, "touch": 0.3,
 }  # fmt: skip
-_NEGATIONS = frozenset("no not without lacks lack lacking never none neither nor isn't aren't doesn't hasn't absent".split())
-_EXCEPTIONS = frozenset("except excepting excluding besides".split())
-_ALL = frozenset("all entirely completely wholly uniformly totally entire".split())
-_DETERMINERS = frozenset("a an the its his her their this that".split())
-_LOCATIVES = frozenset("on of in at down along across over through around behind above near under to from up".split())
-_COPULAS = frozenset("is are was were be appears looks seems being".split())
-_HAVING = frozenset("with has have had having shows sports wearing wears featuring features".split())
-_BREAKS = frozenset(". ; ! ? : \n ( ) but while whereas whose which although though".split())
-_JOINS = frozenset("and or , / & as well plus".split())
-_STOPPED = frozenset(
-    "it they them he she there these those who what when where found live lives living see seen up for by into than then "
-    "so also too just about such more most less other only own does do did s if".split()
+_NEGATIONS = _set(
+    """
+    no not without lacks lack lacking never none neither nor isn't aren't doesn't hasn't absent
+    """
+)
+_EXCEPTIONS = _set("except excepting excluding besides")
+_ALL = _set("all entirely completely wholly uniformly totally entire")
+_DETERMINERS = _set("a an the its his her their this that")
+_LOCATIVES = _set("on of in at down along across over through around behind above near under to from up")
+_COPULAS = _set("is are was were be appears looks seems being")
+_HAVING = _set("with has have had having shows sports wearing wears featuring features")
+_BREAKS = _set(". ; ! ? : ( ) but while whereas whose which although though")
+_JOINS = _set("and or , / & as well plus")
+_STOPPED = _set(
+    """
+    it they them he she there these those who what when where found live lives living see seen up for by into
+    than then so also too just about such more most less other only own does do did s if
+    """
 )  # of which nothing is made, and nothing is missed
 _OR = 0.6
 _CARRIED = 0.6
@@ -150,9 +171,19 @@ _IRREGULAR = {
     "greyish": "grayish", "colour": "color", "underparts": "underparts", "upperparts": "upperparts", "toes": "toe",
 }  # fmt: skip
 _NUMBER = r"(\d+(?:\.\d+)?)"
-_UNITS = {"in": 1.0, "inch": 1.0, "inches": 1.0, '"': 1.0, "cm": 1 / 2.54, "centimeters": 1 / 2.54, "centimetres": 1 / 2.54}
+_UNITS = {
+    "in": 1.0,
+    "inch": 1.0,
+    "inches": 1.0,
+    '"': 1.0,
+    "cm": 1 / 2.54,
+    "centimeters": 1 / 2.54,
+    "centimetres": 1 / 2.54,
+}
 _LENGTH = re.compile(
-    rf"{_NUMBER}(?:\s*(?:-|–|to|and)\s*{_NUMBER})?[\s-]*(inches|inch|in|cm|centimeters|centimetres)\b", re.IGNORECASE
+    rf"{_NUMBER}(?:\s*(?:-|–|to|and)\s*{_NUMBER})?[\s-]*(inches|inch|in|cm|centimeters|centimetres)\b"
+    r"(?:\s+(?:long|tall|in length|in size))?",
+    re.IGNORECASE,
 )
 _MARK = r"\b(?:stripe|line|streak|band|bar|stroke|patch|mark)s?\s+(?:running\s+|just\s+)?"
 _EYES = r"\s+(?:the\s+|its\s+|each\s+|their\s+|both\s+|his\s+|her\s+)?((?:[\w-]+\s+)?)eyes?\b"
@@ -190,6 +221,24 @@ def _words(text: str) -> list[str]:
 def _key(text: str | Sequence[str]) -> str:
     words = _words(text) if isinstance(text, str) else text
     return " ".join(word for word in words if word not in _SKIPPED or word in ("very",)) or " ".join(words)
+
+
+class UnderstoodResult(TypedDict):
+    """
+    What a description in prose was understood as.
+
+    Args:
+        attributes (`dict[str, float]`):
+            Attribute, as `config.attribute_names` has it → strength from 0 to 1; 0 is what the class has not.
+        sources (`dict[str, str]`):
+            The same attributes → the words that each is from.
+        unread (`list[str]`):
+            Words of which nothing was made.
+    """
+
+    attributes: dict[str, float]
+    sources: dict[str, str]
+    unread: list[str]
 
 
 @dataclass
@@ -377,12 +426,16 @@ class _Text:
             text = _LENGTH.sub(self._read_length, text)
         for name, pattern in _FACES:
             if name in self.reader.entries:
-                text = pattern.sub(lambda match, name=name: f"{name}" + (f" and {match[1]}eyes" if match[1] else ""), text)
+                text = pattern.sub(
+                    lambda match, name=name: f"{name}" + (f" and {match[1]}eyes" if match[1] else ""), text
+                )
         for sentence in re.split(r"[.;!?\n]+(?:\s|$)", text):
             self._read_sentence(sentence)
 
     def _read_length(self, match: re.Match) -> str:
-        if re.search(r"wing\s*-?span|wings\W+span", match.string[max(0, match.start() - 30) : match.end() + 12], re.IGNORECASE):
+        if re.search(
+            r"wing\s*-?span|wings\W+span", match.string[max(0, match.start() - 30) : match.end() + 12], re.IGNORECASE
+        ):
             return match[0]
         unit = _UNITS[match[3].lower()]
         middle = unit * (float(match[1]) + float(match[2] or match[1])) / 2
@@ -405,15 +458,14 @@ class _Text:
         place = 0
         while place < len(words):
             word, joined = raw[place], place > 0 and written[place - 1] == "-"
-            ahead = [w for w in words[place : place + 2 * _LONGEST] if w != "-"][: _LONGEST]
+            ahead = [w for w in words[place : place + 2 * _LONGEST] if w != "-"][:_LONGEST]
             count, entry = self.reader.find(ahead)
             if word == "-":
                 place += 1
                 continue
-            if words[place] in _SKIPPED and (entry is None or count == 1) and word not in ("light",):
-                if entry is None:
-                    place += 1
-                    continue
+            if words[place] in _SKIPPED and entry is None:
+                place += 1
+                continue
             reserved = self._reserved(word, words[place], place, words, entry if count > 1 else None)
             if reserved:
                 place += 1
@@ -440,7 +492,14 @@ class _Text:
             self.sex, self.parts, self.given = _SEXES.get(word, lemma), [], []
         elif word in _BREAKS:
             self._flush()
-            self.negated, self.excepted, self.hedge, self.is_copula, self.parts, self.given = False, False, 1.0, False, [], []
+            self.negated, self.excepted, self.hedge, self.is_copula, self.parts, self.given = (
+                False,
+                False,
+                1.0,
+                False,
+                [],
+                [],
+            )
             self.subject = []
         elif word in _NEGATIONS or word.endswith("n't"):
             self._flush()
@@ -466,8 +525,10 @@ class _Text:
                     self._flush()
                 self.given, self.negated, self.is_copula = [], self.negated and self.join == "or", False
             self.after_part = False
-        elif word in ("above", "below", "beneath", "underneath") and self.values and (
-            place + 1 == len(words) or words[place + 1] in _JOINS | _BREAKS | {"with"}
+        elif (
+            word in ("above", "below", "beneath", "underneath")
+            and self.values
+            and (place + 1 == len(words) or words[place + 1] in _JOINS | _BREAKS | {"with"})
         ):
             return False
         elif word in _LOCATIVES:
@@ -492,7 +553,11 @@ class _Text:
             if not entry.parts and not entry.values:
                 self.values, self.after_part = [], False
                 return
-        is_noun = raw[end - 1].endswith("s") or not following or following in _LOCATIVES | _JOINS | _BREAKS | _COPULAS | _HAVING
+        is_noun = (
+            raw[end - 1].endswith("s")
+            or not following
+            or following in _LOCATIVES | _JOINS | _BREAKS | _COPULAS | _HAVING
+        )
         pattern = [value for value in entry.values if value in _PATTERNS]
         if entry.parts:
             self._part(entry, said, following)
@@ -500,6 +565,12 @@ class _Text:
             self._say(self.parts, [_Value(entry, self.hedge, said)], said)
         elif pattern and is_noun and not said.endswith("ed") and not self.is_copula:
             self._mark(_Value(entry, self.hedge, said), following)
+        elif is_noun and _FACIAL.intersection(entry.values) and not self.is_copula:
+            for value in self.values:
+                self.miss(f"{value.words} {said}")
+            for key in entry.values:
+                self.state(self.reader.everywhere(key), self.hedge, said)
+            self.values, self.after_part, self.parts, self.given = [], False, [], []
         else:
             weight = self.hedge * (0.7 if said.casefold().endswith("ish") else 1.0)
             if said.casefold() in ("dark", "pale", "light") and following in ("-", *_COLORS):
@@ -531,7 +602,7 @@ class _Text:
             self.state([n for part in entry.parts for n in self._stated_of(part)], 0.0, f"except {said}")
             self._say(entry.parts, values, said)
         else:
-            self._say(entry.parts, values, said)
+            self._say(entry.parts, values, said, bool(self.reader.find([following])[1]))
         for value in own:
             for key in value.entry.values:
                 self.state(self.reader.everywhere(key)[:1], self.hedge, said)
@@ -544,14 +615,14 @@ class _Text:
     def _stated_of(self, part: str) -> list[str]:
         stated = {statement.attribute for statement in self.statements if statement.strength > 0}
         whole = {value for name in stated if not self.reader.part_of.get(name, "") for value in self._values_of(name)}
-        return [
-            name
-            for value, name in self.reader.by_part.get(part, {}).items()
-            if value in whole or name in stated
-        ]
+        return [name for value, name in self.reader.by_part.get(part, {}).items() if value in whole or name in stated]
 
     def _values_of(self, name: str) -> list[str]:
-        return [value for value, other in self.reader.by_part.get(self.reader.part_of.get(name, ""), {}).items() if other == name]
+        return [
+            value
+            for value, other in self.reader.by_part.get(self.reader.part_of.get(name, ""), {}).items()
+            if other == name
+        ]
 
     def _mark(self, mark: _Value, following: str):
         """Stripes, spots: of the part that follows, of that before "with", or of the whole."""
@@ -563,7 +634,7 @@ class _Text:
         self._say(self.subject or (self.parts if self.after_part else []), values, mark.words)
         self.values, self.after_part = [], False
 
-    def _say(self, parts: Sequence[str], values: Sequence[_Value], said: str):
+    def _say(self, parts: Sequence[str], values: Sequence[_Value], said: str, is_compound: bool = False):
         alternatives = any(value.join == "or" for value in values)
         for value in values:
             for key in value.entry.values:
@@ -574,14 +645,18 @@ class _Text:
                     continue
                 names = self.reader.attributes_of(parts, key)
                 if not names and not parts:
-                    names, strength = self.reader.everywhere(key), strength * _ALL_PARTS
-                    self.state(names, strength, words, True)
-                    continue
+                    names = self.reader.everywhere(key)
+                    if key in _COLORS:
+                        self.state(names, strength * _ALL_PARTS, words, True)
+                        continue
+                    names = names if len(names) == 1 else []
                 self.state(names, strength, words)
                 if not names:
                     self.miss(words)
-        if self.negated and not values and parts:
-            self.state([name for part in parts for name in self.reader.by_part.get(part, {}).values()], 0.0, f"no {said}")
+        if self.negated and not values and parts and not is_compound:
+            self.state(
+                [name for part in parts for name in self.reader.by_part.get(part, {}).values()], 0.0, f"no {said}"
+            )
 
     def _unknown(self, word: str, words, raw, place):
         lemma = words[place]
@@ -625,7 +700,7 @@ class _Text:
             pass
         self.values, self.all, self.hedge, self.after_part = [], False, 1.0, False
 
-    def result(self) -> dict:
+    def result(self) -> UnderstoodResult:
         denied = {s.attribute for s in self.statements if s.strength == 0}
         particular = {
             self.reader.part_of.get(s.attribute) for s in self.statements if not s.is_general and s.strength > 0
@@ -658,7 +733,24 @@ def _reader(names: tuple[str, ...], terms: tuple[tuple[str, tuple[str, ...]], ..
     return _Reader(names, terms)
 
 
-def understand(config, text: str | Sequence[str]) -> dict:
+def understand(config, text: str | Sequence[str]) -> UnderstoodResult:
+    """
+    Reads prose as attributes of a model: by the names of its attributes, by its `attribute_terms` and by general
+    English words for the same. It knows lists ("head and neck"), negation ("no eyebrow", "without", "except"), hedges
+    ("often", "sometimes"), sizes ("12 inches"), "all black", and males and females, of which each counts half.
+
+    Args:
+        config ([`DednConfig`]):
+            Has the names.
+        text (`str` or `list[str]`):
+            The prose, or its sentences.
+
+    Returns:
+        [`UnderstoodResult`]: empty where nothing was understood.
+
+    Raises:
+        ValueError: If `attribute_terms` read a word as something that the model has not.
+    """
     terms: Mapping[str, Sequence[str]] = getattr(config, "attribute_terms", None) or {}
     reader = _reader(tuple(config.attribute_names), tuple((term, tuple(names)) for term, names in terms.items()))
     read = _Text(reader)
@@ -667,4 +759,4 @@ def understand(config, text: str | Sequence[str]) -> dict:
     return read.result()
 
 
-__all__ = ["understand"]
+__all__ = ["UnderstoodResult", "understand"]

@@ -33,6 +33,7 @@ NEEDED |= {
     "modeling_dedn.py",
     "names_dedn.py",
     "pipeline_dedn.py",
+    "words_dedn.py",
 }
 
 
