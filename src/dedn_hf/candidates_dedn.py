@@ -20,7 +20,7 @@ from .names_dedn import NameMatcher, readable_attribute
 from .words_dedn import UnderstoodResult, understand
 
 # What a description in parts may have.
-DESCRIPTION_PARTS = frozenset({"text"})
+DESCRIPTION_PARTS = frozenset({"text", "attributes"})
 
 
 class Prose(dict):
@@ -35,6 +35,12 @@ class Prose(dict):
     def __init__(self, understood: UnderstoodResult):
         super().__init__(understood["attributes"])
         self.understood = understood
+
+    def __or__(self, attributes: Mapping[str, float]) -> "Prose":
+        """What is said in attributes, too, goes before what was understood."""
+        joined = Prose(self.understood)
+        joined.update(attributes)
+        return joined
 
 
 def read_candidates(config: PreTrainedConfig, candidate_labels) -> dict[str, Any] | list[dict[str, Any]]:
@@ -82,7 +88,7 @@ def _read_description(config: PreTrainedConfig, name: str, description) -> dict[
     if description is None:
         return None
     if isinstance(description, Mapping) and description and DESCRIPTION_PARTS.issuperset(description):
-        return read_prose(config, name, description["text"])
+        return _read_parts(config, name, description)
     if isinstance(description, str):
         if not _matcher(tuple(config.attribute_names)).find_like(description):
             return read_prose(config, name, description)
@@ -123,6 +129,17 @@ def _read_description(config: PreTrainedConfig, name: str, description) -> dict[
                 "matrix's own scale can be given as a row of all attributes."
             )
     return strengths
+
+
+def _read_parts(config: PreTrainedConfig, name: str, parts: Mapping[str, Any]) -> dict[str, float]:
+    described = {}
+    if parts.get("text") is not None:
+        described = read_prose(config, name, parts["text"])
+    if parts.get("attributes") is not None:
+        described = described | _read_description(config, name, parts["attributes"])
+    if not described:
+        raise ValueError(f"Class {name!r} is described by nothing: give it a text, attributes, or both.")
+    return described
 
 
 def read_prose(config: PreTrainedConfig, name: str, text) -> Prose:

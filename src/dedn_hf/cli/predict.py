@@ -4,6 +4,7 @@ Names what photos show: in a table to read, or in a file with a row for each ima
     dedn predict photos/
     dedn predict photos/ --output birds.csv --top_k 3 --attributes 5
     dedn predict photo.jpg --ask 3 --observed "blue wing=yes" --observed "bill shape: hooked=no"
+    dedn predict photo.jpg --describe "Painted Finch: a small songbird with a blue head, a red belly and a green back"
     find . -name "*.jpg" | dedn predict - --classes my_birds.csv --output birds.jsonl --resume
 
 A file has the columns image, label, score, seen and error, and with more labels label_2, score_2, seen_2 and so on.
@@ -27,6 +28,7 @@ from ..data.image_files import why_ignored
 from ..prediction_file import PredictionFile
 from ..registration import DEFAULT_MODEL
 from . import CommandParser, check_model, load_model
+from .describe import summary
 
 # On a CPU few images, so that activations are small beside its caches.
 CPU_BATCH_SIZE, BATCH_SIZE = 8, 32
@@ -41,7 +43,17 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         "--model", default=str(DEFAULT_MODEL), help="folder or Hub id (default: the birds of CUB, built in)"
     )
     parser.add_argument(
-        "--classes", metavar="FILE.csv", help="classes to choose among, by their attributes: class,<attribute>,…"
+        "--classes",
+        metavar="FILE.csv",
+        help="classes to choose among, by their attributes or in prose: class,<attribute>,…,description",
+    )
+    parser.add_argument(
+        "--describe",
+        action="append",
+        type=_named_text,
+        default=[],
+        metavar="NAME: TEXT",
+        help="a class more to choose among, in prose, beside those of --classes or of the model (again for another)",
     )
     parser.add_argument(
         "--attribute_scale",
@@ -93,6 +105,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     ]
     if twice:
         parser.error(f"--observed answers {twice[0]!r} more than once")
+    twice = [name for name, count in Counter(name for name, _ in args.describe).items() if count > 1]
+    if twice:
+        parser.error(f"--describe names {twice[0]!r} more than once")
     if args.attribute_scale is not None and args.classes is None:
         parser.error("--attribute_scale says how to read a table of classes: name it with --classes")
     if args.top_k is None:
@@ -119,12 +134,16 @@ def main(arguments: list[str]) -> int:
         raise ValueError(f"there are no images in {', '.join(args.images)}{left_out}")
 
     classifier = load_classifier(args.model, args.device)
+    from ..candidates_dedn import prose_of, read_candidates
+
     config, num_attributes, names = classifier.model.config, args.attributes, None
     if args.attributes == "all":
         num_attributes, names = len(config.attribute_names), config.attribute_names
     if args.classes:
         table.match_attributes(NameMatcher(config.attribute_names))
         classes = table.descriptions()
+    if args.describe:
+        classes = (dict.fromkeys(config.label2id) if classes is None else classes) | dict(args.describe)
     classify = classifier.prepare_call(
         candidate_labels=classes,
         top_k=args.top_k,
@@ -139,8 +158,10 @@ def main(arguments: list[str]) -> int:
         file = PredictionFile(args.output, args.top_k, num_attributes if names is None else names, resume_labels)
         done, count, failed = file.done, file.done.total(), file.failed
     # Not before all is well: an error is one line.
-    if classes:
+    if args.classes:
         print(*table.understood, sep="\n", file=sys.stderr)
+    for name, understood in prose_of(read_candidates(config, classes)).items() if classes else ():
+        print(_printable(summary(name, understood)), file=sys.stderr)
     watched = sys.stderr.isatty() and not (file is None and sys.stdout.isatty())
 
     from tqdm.auto import tqdm
@@ -385,6 +406,15 @@ def _answer(text: str) -> tuple[str, bool | float]:
     if not attribute.strip() or answer is None or not 0 <= answer <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no attribute with yes, no or a strength, as 'blue wing=yes'")
     return attribute.strip(), answer
+
+
+def _named_text(text: str) -> tuple[str, dict[str, str]]:
+    name, colon, prose = text.partition(":")
+    if not colon or not name.strip() or not prose.strip():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no name and text, as 'Painted Finch: a small bird with a blue head'"
+        )
+    return name.strip(), {"text": prose.strip()}
 
 
 def _number_or_all(text: str) -> int | str:
