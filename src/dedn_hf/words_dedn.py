@@ -412,7 +412,7 @@ class _Text:
 
     def state(self, attributes, strength: float, words: str, is_general: bool = False):
         if self.negated:
-            strength = 0.0
+            strength, words = 0.0, f"no {words}"
         for name in attributes:
             self.statements.append(_Statement(name, strength, words, is_general, self.sex))
 
@@ -661,7 +661,10 @@ class _Text:
     def _unknown(self, word: str, words, raw, place):
         lemma = words[place]
         following = words[place + 1] if place + 1 < len(words) else ""
-        if lemma in _WHOLE:
+        is_first = not self.statements and not self.parts and not self.is_copula
+        if lemma in _WHOLE or lemma.endswith("bird") or (is_first and self.values and following in _HAVING | {"that"}):
+            if lemma not in _WHOLE:
+                self.miss(word)
             if self.is_copula and self.parts and not self.values:
                 return
             if self.values and not (self.is_copula and self.parts):
