@@ -9,7 +9,7 @@ import math
 import numbers
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -262,14 +262,9 @@ def class_rows(model: PreTrainedModel, candidates: dict[str, Any] | None, unname
     known = rows = model.class_attributes.float()
     if candidates is not None:
         strongest = known.amax(dim=0)
-        unnamed = torch.zeros_like(strongest)
-        seen = known[model.seen_classes] if model.seen_classes.any() else known
-        if unnamed_attributes == "mean":
-            unnamed = seen.mean(dim=0)
-        elif unnamed_attributes == "likely":
-            unnamed = _LikelyAttributes(model, seen)
+        fill = _filling(model, unnamed_attributes)
         rows = torch.stack(
-            [_class_row(model.config, name, candidates[name], known, strongest, unnamed) for name in candidates]
+            [_class_row(model.config, name, candidates[name], known, strongest, fill) for name in candidates]
         )
     has_some = (rows > 0).any(dim=1).tolist()
     if not all(has_some):
@@ -281,7 +276,7 @@ def class_rows(model: PreTrainedModel, candidates: dict[str, Any] | None, unname
     return rows
 
 
-def _class_row(config: PreTrainedConfig, name: str, description, known, strongest, unnamed) -> torch.Tensor:
+def _class_row(config: PreTrainedConfig, name: str, description, known, strongest, fill) -> torch.Tensor:
     if description is None:
         return known[config.label2id[_find_class(config, name)]]
     if isinstance(description, list):
@@ -293,39 +288,49 @@ def _class_row(config: PreTrainedConfig, name: str, description, known, stronges
         nothing = "no class of the model has what it names" if strengths.any() else "all its strengths are 0"
         raise ValueError(f"Class {name!r} is described by nothing: {nothing}. Name an attribute that it has.")
     values = strengths * strongest[named]
-    if isinstance(unnamed, _LikelyAttributes):
-        unnamed = unnamed.beside(named, values)
-    return unnamed.index_put((named,), values)
+    return fill(named, values).index_put((named,), values)
 
 
-class _LikelyAttributes:
+def _filling(model: PreTrainedModel, unnamed_attributes: str) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Indices of named attributes and their values → a row that has something for the others."""
+    known = model.class_attributes.float()
+    seen = known[model.seen_classes] if model.seen_classes.any() else known
+    if unnamed_attributes == "likely":
+        largest, strengths = known.max().clamp(min=1e-12), model.strengths(seen)
+        return lambda named, values: likely_attributes(strengths, named, values / largest) * largest
+    others = seen.mean(dim=0) if unnamed_attributes == "mean" else torch.zeros_like(known[0])
+    return lambda named, values: others
+
+
+def likely_attributes(strengths: torch.Tensor, named: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """
-    What the attributes that a description names let expect of the others, by the seen classes.
+    What a class that has these attributes so strongly is expected to have of all.
+
+    It is the mean of a normal distribution over classes, given that the named attributes are seen, each with as much
+    noise as it spreads itself; mixed with the mean of the classes that are nearest in them. Both are of the roots of
+    strengths, whose spread does not go with their size. Found on CUB's validation classes.
+
+    Args:
+        strengths (`torch.Tensor` of shape `(K, A)`):
+            Of attributes in the classes that are known, from 0 to 1.
+        named (`torch.Tensor` of shape `(N,)`, int64):
+            Attributes that are named.
+        values (`torch.Tensor` of shape `(N,)`):
+            Their strengths.
+
+    Returns:
+        `torch.Tensor` of shape `(A,)`, from 0 to 1.
     """
-
-    def __init__(self, model: PreTrainedModel, seen: torch.Tensor):
-        # Roots of shares: a share's spread goes with its size, that of its root does not.
-        self.model, self.roots = model, model.strengths(seen).double().cpu().sqrt()
-        self.mean = self.roots.mean(dim=0)
-
-    def beside(self, named: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
-        """
-        A row on the scale of the model's matrix: the conditional mean of a normal distribution over classes, of which
-        named attributes are taken to be seen with as much noise as they spread themselves, mixed with the mean of the
-        classes that are nearest in them. Found on CUB's validation classes, see docs/results.md.
-        """
-        top = self.model.strengths(torch.ones_like(values))
-        target = (values * top).double().cpu().clamp(min=0).sqrt()
-        named = named.cpu()
-        others, of_named = self.roots - self.mean, self.roots[:, named]
-        spread = of_named - self.mean[named]
-        covariance = spread.T @ spread / len(spread)
-        noise = covariance.diagonal() + 0.01
-        weights = torch.linalg.solve(covariance + noise.diag(), target - self.mean[named])
-        regressed = (self.mean + others.T @ (spread @ weights) / len(spread)).clamp(0, 1)
-        nearness = (-(of_named - target).square().sum(dim=1) / (2 * 0.2**2)).softmax(dim=0)
-        root = 0.7 * regressed + 0.3 * (nearness @ self.roots)
-        return root.square().to(values) / top[0].clamp(min=1e-12)
+    roots, target = strengths.double().cpu().sqrt(), values.double().cpu().clamp(min=0).sqrt()
+    mean = roots.mean(dim=0)
+    of_named = roots[:, named.cpu()]
+    spread = of_named - mean[named.cpu()]
+    covariance = spread.T @ spread / len(spread)
+    noise = covariance.diagonal() + 0.01
+    weights = torch.linalg.solve(covariance + noise.diag(), target - mean[named.cpu()])
+    expected = (mean + (roots - mean).T @ (spread @ weights) / len(spread)).clamp(0, 1)
+    nearness = (-(of_named - target).square().sum(dim=1) / (2 * 0.2**2)).softmax(dim=0)
+    return (0.7 * expected + 0.3 * (nearness @ roots)).square().to(strengths)
 
 
 def _first_repeated(names: Iterable[str]) -> str | None:
