@@ -308,7 +308,9 @@ def likely_attributes(strengths: torch.Tensor, named: torch.Tensor, values: torc
 
     It is the mean of a normal distribution over classes, given that the named attributes are seen, each with as much
     noise as it spreads itself; mixed with the mean of the classes that are nearest in them. Both are of the roots of
-    strengths, whose spread does not go with their size. Found on CUB's validation classes.
+    strengths, whose spread does not go with their size. Of this the mean over all classes is moved by the share that
+    would be best for the known classes, each estimated by the others: by little where attributes tell nothing of each
+    other. Found on CUB's validation classes.
 
     Args:
         strengths (`torch.Tensor` of shape `(K, A)`):
@@ -321,16 +323,33 @@ def likely_attributes(strengths: torch.Tensor, named: torch.Tensor, values: torc
     Returns:
         `torch.Tensor` of shape `(A,)`, from 0 to 1.
     """
-    roots, target = strengths.double().cpu().sqrt(), values.double().cpu().clamp(min=0).sqrt()
-    mean = roots.mean(dim=0)
-    of_named = roots[:, named.cpu()]
-    spread = of_named - mean[named.cpu()]
-    covariance = spread.T @ spread / len(spread)
-    noise = covariance.diagonal() + 0.01
-    weights = torch.linalg.solve(covariance + noise.diag(), target - mean[named.cpu()])
-    expected = (mean + (roots - mean).T @ (spread @ weights) / len(spread)).clamp(0, 1)
-    nearness = (-(of_named - target).square().sum(dim=1) / (2 * 0.2**2)).softmax(dim=0)
-    return (0.7 * expected + 0.3 * (nearness @ roots)).square().to(strengths)
+    known, target = strengths.double().cpu(), values.double().cpu().clamp(min=0).sqrt()
+    named, count = named.cpu(), len(known)
+    mean, roots = known.mean(dim=0), known.sqrt()
+    if count < 3:
+        return mean.to(strengths)
+    mean_root, of_named = roots.mean(dim=0), roots[:, named]
+    spread, others = of_named - mean_root[named], roots - mean_root
+    covariance = spread.T @ spread / count
+    weights = torch.linalg.solve(covariance + covariance.diagonal().diag() + 0.01 * torch.eye(len(named)), spread.T)
+
+    def estimate(regressed, distances):
+        nearest = (-distances / (2 * 0.2**2)).softmax(dim=-1) @ roots
+        return (0.7 * (mean_root + regressed).clamp(0, 1) + 0.3 * nearest).square()
+
+    expected = estimate(
+        (target - mean_root[named]) @ weights @ others / count, (of_named - target).square().sum(dim=1)
+    )
+    # The same for each known class, had it not been known.
+    influence = spread @ weights / count
+    of_itself = influence.diagonal().unsqueeze(1)
+    distances = torch.cdist(of_named, of_named).square().fill_diagonal_(math.inf)
+    again = estimate((influence @ others - of_itself * others) / (1 - of_itself), distances)
+    without = (mean * count - known) / (count - 1)
+    unnamed = torch.ones_like(mean).index_fill(0, named, 0).bool()
+    moved, wanted = (again - without)[:, unnamed], (known - without)[:, unnamed]
+    share = ((moved * wanted).sum() / moved.square().sum().clamp(min=1e-12)).clamp(0, 1)
+    return (mean + share * (expected - mean)).to(strengths)
 
 
 def _first_repeated(names: Iterable[str]) -> str | None:
