@@ -72,7 +72,7 @@ _SAME = (
     "belly|abdomen|stomach|tummy",
     "breast|chest",
     "throat|chin|bib|gorget",
-    "underparts|underpart|underside|undersides|under part|below|beneath|bottom",
+    "underparts|underpart|underside|under part|below|beneath|underneath|bottom",
     "upperparts|upperpart|upperside|upper part|mantle|above|top",
     "leg|foot|toe|talon|shank",
     "eye|iris",
@@ -106,7 +106,7 @@ _PARTS_OF = {
     "underparts": "belly|breast|throat|under tail",
     "side": "belly|breast",
     "flank": "belly",
-    "cheek": "face|head",
+    "cheek": "face",
     "shoulder": "wing|back",
     "crown": "head",
     "forehead": "head|crown",
@@ -118,6 +118,7 @@ _COLORS = _set(
     black white gray brown rufous red orange yellow olive green blue purple pink buff iridescent
     """
 )
+_SHADES = _set("dark pale light")
 _PATTERNS = _set("striped spotted")
 # Marks of a face, which have a color of their own.
 _FACIAL = _set("eyebrow eyering eyeline masked malar crested capped")
@@ -154,12 +155,13 @@ _DETERMINERS = _set("a an the its his her their this that")
 _LOCATIVES = _set("on of in at down along across over through around behind above near under to from up")
 _COPULAS = _set("is are was were be appears looks seems being")
 _HAVING = _set("with has have had having shows sports wearing wears featuring features")
-_BREAKS = _set(". ; ! ? : ( ) but while whereas whose which although though")
+_BREAKS = _set(". ; ! ? : ( ) but while whereas whose although though")
 _JOINS = _set("and or , / & as well plus")
 _STOPPED = _set(
     """
-    it they them he she there these those who what when where found live lives living see seen up for by into
-    than then so also too just about such more most less other only own does do did s if
+    it they them he she there these those who which what when where found live lives living see seen up for by into
+    than then so also too just about such more most less other only own does do did s if adult
+    downward downwards upward upwards
     """
 )  # of which nothing is made, and nothing is missed
 _OR = 0.6
@@ -168,7 +170,8 @@ _ALL_PARTS = 0.7
 _SEXES = {"male": "male", "females": "female", "female": "female", "males": "male", "hen": "female", "drake": "male"}
 _IRREGULAR = {
     "feet": "foot", "hooves": "hoof", "teeth": "tooth", "leaves": "leaf", "wolves": "wolf", "grey": "gray",
-    "greyish": "grayish", "colour": "color", "underparts": "underparts", "upperparts": "upperparts", "toes": "toe",
+    "greyish": "grayish", "darker": "dark", "lighter": "light", "paler": "pale", "colour": "color", "underparts":
+    "underparts", "upperparts": "upperparts", "toes": "toe",
 }  # fmt: skip
 _NUMBER = r"(\d+(?:\.\d+)?)"
 _UNITS = {
@@ -388,8 +391,9 @@ class _Reader:
         found = []
         for part in parts or [""]:
             levels = [[part]]
-            members = _PARTS_OF.get(part, "")
-            levels.append([_key(member) for member in members.split("|") if member])
+            for _ in range(2):
+                members = (_PARTS_OF.get(whole, "").split("|") for whole in levels[-1])
+                levels.append([_key(member) for of_whole in members for member in of_whole if member])
             levels.append([_key(whole) for whole, of in _PARTS_OF.items() if part in map(_key, of.split("|"))])
             for level in levels:
                 names = [self.by_part[other][value] for other in level if value in self.by_part.get(other, {})]
@@ -453,7 +457,7 @@ class _Text:
         self.given: list[_Value] = []  # of the last part
         self.parts: list[str] = []  # those that are spoken of
         self.subject: list[str] = []  # those before "with"
-        self.is_copula, self.after_part, self.general = False, False, []
+        self.is_copula, self.after_part, self.pending_part = False, False, None
         self.join = ""
         place = 0
         while place < len(words):
@@ -490,6 +494,8 @@ class _Text:
         if lemma in ("male", "female") or word in _SEXES:
             self._flush()
             self.sex, self.parts, self.given = _SEXES.get(word, lemma), [], []
+        elif word == ":" and self.pending_part:
+            self.is_copula, self.after_part = True, False
         elif word in _BREAKS:
             self._flush()
             self.negated, self.excepted, self.hedge, self.is_copula, self.parts, self.given = (
@@ -511,6 +517,8 @@ class _Text:
             self.all = True
         elif word in _HEDGES:
             self.hedge = _HEDGES[word]
+        elif word in _COPULAS and place and words[place - 1] == "there":
+            pass
         elif word in _COPULAS:
             if self.values and not self.parts:
                 self._flush()
@@ -551,6 +559,7 @@ class _Text:
         if entry.attributes:
             self.state(entry.attributes, self.hedge, said)
             if not entry.parts and not entry.values:
+                self._say([], self.values, "")
                 self.values, self.after_part = [], False
                 return
         is_noun = (
@@ -573,14 +582,15 @@ class _Text:
             self.values, self.after_part, self.parts, self.given = [], False, [], []
         else:
             weight = self.hedge * (0.7 if said.casefold().endswith("ish") else 1.0)
-            if said.casefold() in ("dark", "pale", "light") and following in ("-", *_COLORS):
+            if words[end - 1] in _SHADES and following in ("-", *_COLORS):
                 return  # of dark brown
-            if said.casefold() in ("dark", "pale", "light"):
+            if words[end - 1] in _SHADES:
                 weight *= 0.6
             if self.is_copula and self.parts and not self.values and self.join not in ("", "and", "or", ","):
                 self.is_copula = False
             if self.after_part and not self.is_copula:
                 self.given = []
+                self.is_copula = self.pending_part is not None  # "wings brown"
             self.values.append(_Value(entry, weight, said))
             self.after_part = False
         self.join = ""
@@ -589,8 +599,7 @@ class _Text:
         fresh = bool(self.values)
         if self.is_copula and self.parts and fresh and self.join:
             self._flush()
-            fresh = False
-            self.given = []
+            fresh, self.given, self.parts = False, [], []
         if self.is_copula and not fresh:
             self.is_copula, self.given = False, []
         values = self.values if fresh else (self.given if self.join in ("and", "or", ",") else [])
@@ -602,7 +611,7 @@ class _Text:
             self.state([n for part in entry.parts for n in self._stated_of(part)], 0.0, f"except {said}")
             self._say(entry.parts, values, said)
         else:
-            self._say(entry.parts, values, said, bool(self.reader.find([following])[1]))
+            self._say(entry.parts, values, said, bool(own or self.reader.find([following])[1]))
         for value in own:
             for key in value.entry.values:
                 self.state(self.reader.everywhere(key)[:1], self.hedge, said)
@@ -685,6 +694,8 @@ class _Text:
             self.join = ""
             return
         self.miss(word)
+        if self.is_copula and self.parts:
+            self._flush()
         ends = not following or following in _LOCATIVES | _JOINS | _BREAKS | _COPULAS | _HAVING
         if ends and self.values and not lemma.endswith("ly") and not self.is_copula:
             for value in self.values:
@@ -697,10 +708,8 @@ class _Text:
     def _flush(self):
         """Values that no part followed are of the parts before, if they are said of them, or of the whole."""
         if self.values:
-            parts = self.parts if self.is_copula else []
+            parts = self.parts if self.is_copula else self.subject if self.negated else []
             self._say(parts, self.values, " ".join(parts) if parts else "")
-        elif getattr(self, "pending_part", None) and self.negated:
-            pass
         self.values, self.all, self.hedge, self.after_part = [], False, 1.0, False
 
     def result(self) -> UnderstoodResult:
