@@ -89,7 +89,7 @@ def test_one_scale_from_image_to_table_and_back(classifier, tmp_path):
     [
         ({"images": []}, "Class 'new': There are no images"),
         ({"images": ["no such file.png"]}, r"Class 'new': Image 0 .*'no such file.png', cannot be read"),
-        ({"images": None}, "Class 'new' is described by nothing: give it images, attributes, or both"),
+        ({"images": None}, "Class 'new' is described by nothing: give it images, a text or attributes"),
         ({"images": IMAGES, "attributes": ["attribute 9"]}, "Class 'new' is described by 'attribute 9'"),
         ({"images": IMAGES, "attribute 1": 0.5}, "Class 'new' is described by 'images', which is no attribute"),
     ],

@@ -23,7 +23,7 @@ def classifier():
 
 
 def check_as_documented(result, attention=None):
-    on_request = {"observed", "ask", "ranks"} | (set() if attention == "grid" else {"crop"})
+    on_request = {"observed", "ask", "ranks", "understood"} | (set() if attention == "grid" else {"crop"})
     assert list(result) == [key for key in ImageResult.__annotations__ if key not in on_request]
     assert type(result) is dict and type(result["labels"]) is list and type(result["attributes"]) is list
     for part, documented in (("labels", LabelResult), ("attributes", AttributeResult)):

@@ -1,24 +1,29 @@
 """
 Measures how well unseen classes are recognised from short descriptions: T1 when each keeps only its most distinctive
-attributes, and the others count as none or as the mean of the seen classes.
+attributes, and the others count as none, as the mean of the seen classes, or as what the named ones let expect.
 
     python scripts/lab/measure_descriptions.py --model outputs/synthetic_birds --dataset synthetic_birds
     python scripts/lab/measure_descriptions.py --model MODEL --dataset cub --data_dir DATA --feature_maps STORE
+
+Of a model that has not seen the validation classes, `choose/` of a run, it takes the validation images.
 """
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import torch
 
 from dedn_hf import DednModel
+from dedn_hf.candidates_dedn import likely_attributes
 from dedn_hf.data import load_gzsl_dataset
 from dedn_hf.evaluation import gzsl_metrics, mix_expert_scores
 from dedn_hf.evaluation.report import predict_examples
 from dedn_hf.recipes import read_recipe
 from dedn_hf.training.inputs import prepare_inputs
 
-UNNAMED = ("zero", "mean")
+UNNAMED = ("zero", "mean", "likely")
 
 
 def describe_classes(
@@ -43,21 +48,26 @@ def describe_classes(
         count (`int`):
             Attributes named for each class; A or more is all of them.
         unnamed (`str`):
-            What the other attributes are taken for: `"zero"`, or `"mean"`, the mean over the seen classes.
+            What the other attributes are taken for: `"zero"`, `"mean"`, the mean over the seen classes, or `"likely"`,
+            see [`likely_attributes`].
         with_strengths (`bool`, *optional*, defaults to `True`):
             Whether the description says how strongly a class has an attribute, or only that it does: then it counts as
-            strong as in the class that has it most, among those that are not described.
+            the largest entry of the matrix.
 
     Returns:
         `np.ndarray` of shape `(N, A)`: rows as the pipeline makes them from such descriptions.
     """
-    mean = class_attributes[list(seen_class_ids)].mean(axis=0)
+    seen = class_attributes[list(seen_class_ids)]
+    mean, largest = seen.mean(axis=0), class_attributes.max()
     rows = class_attributes[list(class_ids)]
-    strongest = np.delete(class_attributes, list(class_ids), axis=0).max(axis=0)
-    described = np.tile(np.zeros_like(mean) if unnamed == "zero" else mean, (len(rows), 1))
     named = np.argsort(mean - rows, axis=1, kind="stable")[:, :count]
-    values = rows if with_strengths else np.tile(strongest, (len(rows), 1))
-    np.put_along_axis(described, named, np.take_along_axis(values, named, axis=1), axis=1)
+    values = np.take_along_axis(rows if with_strengths else np.full_like(rows, largest), named, axis=1)
+    described = np.tile(np.zeros_like(mean) if unnamed == "zero" else mean, (len(rows), 1))
+    if unnamed == "likely":
+        strengths = torch.from_numpy(seen / largest)
+        pairs = zip(torch.from_numpy(named), torch.from_numpy(values / largest))
+        described = largest * np.stack([likely_attributes(strengths, *pair).numpy() for pair in pairs])
+    np.put_along_axis(described, named, values, axis=1)
     return described
 
 
@@ -108,33 +118,63 @@ def short_description_accuracy(
     return table
 
 
+def read_scores(
+    model: DednModel,
+    dataset: str,
+    data_dir: str | None = None,
+    feature_maps: str | None = None,
+    scores: str | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """
+    Attribute scores of images of the unseen classes of a model: test images, or validation images where it has not
+    seen the validation classes and knows no test classes.
+
+    Args:
+        model ([`DednModel`]):
+            The model.
+        dataset, data_dir, feature_maps:
+            What its images are read from.
+        scores (`str`, *optional*):
+            File to read them from, or to write them to if it is not there.
+
+    Returns:
+        `tuple[np.ndarray, np.ndarray]`: of shape `(N, 2, 2, A)`, [coarse, fine] × [region, channel], and ids of their
+        classes, `(N,)`.
+    """
+    if scores and Path(scores).is_file():
+        with np.load(scores, allow_pickle=False) as file:
+            return file["expert_scores"], file["labels"]
+    loaded = load_gzsl_dataset(dataset, data_dir, word_vectors="random")
+    split = "test_unseen" if model.config.num_labels == len(loaded.class_names) else "validation_unseen"
+    inputs = prepare_inputs(loaded, feature_maps, config=read_recipe(dataset).model)
+    predictions = predict_examples(model, inputs.make(loaded.splits[split]))
+    labels = np.array([model.config.label2id[loaded.class_names[label]] for label in predictions.labels])
+    if scores:
+        np.savez(scores, expert_scores=predictions.expert_scores, labels=labels)
+    return predictions.expert_scores, labels
+
+
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="folder or Hub id of a model")
     parser.add_argument("--dataset", required=True, help="what it was trained for")
     parser.add_argument("--data_dir", help="folder of the data set's files")
     parser.add_argument("--feature_maps", help="read a store of `dedn features` instead of images")
+    parser.add_argument("--scores", metavar="FILE.npz", help="attribute scores: read, or written if it is not there")
     args = parser.parse_args(arguments)
 
     model = DednModel.from_pretrained(args.model)
-    dataset = load_gzsl_dataset(args.dataset, args.data_dir, word_vectors="random")
-    examples = prepare_inputs(dataset, args.feature_maps, config=read_recipe(args.dataset).model).make(
-        dataset.splits["test_unseen"]
-    )
-    predictions = predict_examples(model, examples)
+    scores = read_scores(model, args.dataset, args.data_dir, args.feature_maps, args.scores)
+    matrix = model.class_attributes.float().numpy()
     table = short_description_accuracy(
-        predictions.expert_scores,
-        predictions.labels,
-        dataset.class_attributes,
-        dataset.seen_class_ids,
-        model.config.region_mix,
-        model.config.coarse_mix,
+        *scores, matrix, model.config.seen_class_ids, model.config.region_mix, model.config.coarse_mix
     )
-    print(f"T1, per cent, on {len(predictions.labels)} images of {len(dataset.unseen_class_ids)} unseen classes")
-    print(f"{'attributes':>10} {'strengths':>10} {'unnamed = zero':>16} {'unnamed = mean':>16}")
-    for zero, mean in zip(table[::2], table[1::2], strict=True):
-        strengths = "given" if zero["with_strengths"] else "not given"
-        print(f"{zero['attributes']:>10} {strengths:>10} {zero['T1']:>16.1f} {mean['T1']:>16.1f}")
+    print(f"T1, per cent, on {len(scores[1])} images of {len(np.unique(scores[1]))} unseen classes")
+    print(f"{'attributes':>10} {'strengths':>10}" + "".join(f"{'unnamed = ' + unnamed:>18}" for unnamed in UNNAMED))
+    for first in range(0, len(table), len(UNNAMED)):
+        row = table[first : first + len(UNNAMED)]
+        strengths = "given" if row[0]["with_strengths"] else "not given"
+        print(f"{row[0]['attributes']:>10} {strengths:>10}" + "".join(f"{entry['T1']:>18.1f}" for entry in row))
 
 
 if __name__ == "__main__":

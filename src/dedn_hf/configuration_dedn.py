@@ -46,6 +46,9 @@ class DednConfig(PretrainedConfig):
         attribute_groups (`dict[str, list[int]]`, *optional*):
             Name of each head of the fine expert → indices of its attributes: a partition of all attributes. Heads are
             in the order of the names. `None` is one group `"all"`.
+        attribute_terms (`dict[str, list[str]]`, *optional*, defaults to `{}`):
+            Words of people for attributes, beside those that [`understand`] knows: word or phrase → what it is read
+            as, names of attributes or words of their names, such as `{"corolla": ["petal"]}`.
         word_vector_size (`int`, *optional*, defaults to 300):
             Width D of the attributes' word vectors.
         region_value_rank (`int`, *optional*):
@@ -136,6 +139,7 @@ class DednConfig(PretrainedConfig):
         grid_size=14,
         attribute_names=None,
         attribute_groups=None,
+        attribute_terms=None,
         word_vector_size=300,
         region_value_rank=None,
         region_value_std=None,
@@ -164,6 +168,7 @@ class DednConfig(PretrainedConfig):
         self.grid_size = grid_size
         self.attribute_names = [] if attribute_names is None else attribute_names
         self.attribute_groups = attribute_groups or {"all": range(len(self.attribute_names))}
+        self.attribute_terms = {} if attribute_terms is None else attribute_terms
         self.word_vector_size = word_vector_size
         self.region_value_rank = region_value_rank
         self.region_value_std = region_value_std
@@ -342,6 +347,7 @@ class DednConfig(PretrainedConfig):
         # These may have been changed from inside.
         self.id2label, self.attribute_names = self.id2label, self.attribute_names
         self._check_groups()
+        self._check_terms()
         strangers = [index for index in self.seen_class_ids if not 0 <= index < self.num_labels]
         if strangers:
             raise ValueError(
@@ -371,6 +377,20 @@ class DednConfig(PretrainedConfig):
                 f"{unknown}. Correct the groups, or leave them out for a single group."
             )
 
+    def _check_terms(self):
+        if not isinstance(self.attribute_terms, dict) or not all(
+            isinstance(term, str) for term in self.attribute_terms
+        ):
+            raise ValueError(
+                "`attribute_terms` must be a dict of a word → the attributes or words that it is read as, but it is "
+                f"{self.attribute_terms!r}."
+            )
+        self.attribute_terms = {
+            term: _read_names(f"attribute_terms[{term!r}]", targets) for term, targets in self.attribute_terms.items()
+        }
+        if empty := [term for term, targets in self.attribute_terms.items() if not term.strip() or not targets]:
+            raise ValueError(f"`attribute_terms` reads {empty[0]!r} as nothing. Name what it means, or leave it out.")
+
     def _change(self, changes: dict):
         """Settings of a loaded config that are given anew."""
         names = {name: changes.pop(name) for name in ("id2label", "label2id", "num_labels") if name in changes}
@@ -388,10 +408,16 @@ class DednConfig(PretrainedConfig):
                 trained = NameMatcher(self.trained_class_names)
                 self.seen_class_ids = [index for index, name in id2label.items() if name in trained]
             self.id2label = id2label
-        before = self.attribute_names
+        before = list(self.attribute_names)
         for name, value in changes.items():
             setattr(self, name, value)
         _check_order("attribute_names", before, self.attribute_names)
+        if "attribute_terms" not in changes:
+            renamed = dict(zip(before, self.attribute_names))
+            self.attribute_terms = {
+                term: [renamed.get(target, target) for target in targets]
+                for term, targets in self.attribute_terms.items()
+            }
         if changes or names:
             self.validate()
 

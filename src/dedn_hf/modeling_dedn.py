@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from .candidates_dedn import read_candidates  # noqa: F401
     from .images_dedn import load_any_image  # noqa: F401
     from .pipeline_dedn import ZeroShotAttributeClassificationPipeline  # noqa: F401
+    from .words_dedn import understand  # noqa: F401
 
 
 # Until version 0.2 each matrix of a head was a parameter of its own, (D, C) where the module's weight is (C, D).

@@ -1,6 +1,7 @@
 """Pipeline that names an image's class, also one that is described on the spot, and its attributes."""
 
 import contextlib
+import copy
 import importlib
 import math
 import os
@@ -24,12 +25,14 @@ from .candidates_dedn import (
     class_rows,
     closest_names,
     names_and_seen,
+    prose_of,
     read_answers,
     read_candidates,
 )
 from .images_dedn import attention_in_image, crop_in_image, load_any_image
 from .names_dedn import describe_attribute, question_about
 from .ranks_dedn import sure_ranks
+from .words_dedn import UnderstoodResult
 
 PARAMETERS = (
     "candidate_labels",
@@ -155,7 +158,7 @@ class RankResult(TypedDict):
 class ImageResult(TypedDict):
     """
     What the pipeline says of an image: plain Python, which goes to JSON as it is but for `attention="image"`. The keys
-    depend on nothing but `attention`, `observed` and `ask`, and for `ranks` on the candidates.
+    depend on nothing but `attention`, `observed`, `ask` and the candidates: `ranks` and `understood` come with some.
 
     Args:
         labels (`list[LabelResult]`):
@@ -177,6 +180,8 @@ class ImageResult(TypedDict):
         ranks (`list[RankResult]`, only where a candidate has a parent):
             What is sure, the finest rank first, then those above it: the first is what to call the image. Empty if not
             even a rank at the top is sure.
+        understood (`dict[str, UnderstoodResult]`, only with candidates described in prose):
+            Candidate → what its description was understood as.
     """
 
     labels: list[LabelResult]
@@ -186,6 +191,7 @@ class ImageResult(TypedDict):
     observed: NotRequired[dict[str, float | None]]
     ask: NotRequired[list[QuestionResult]]
     ranks: NotRequired[list[RankResult]]
+    understood: NotRequired[dict[str, UnderstoodResult]]
 
 
 class ZeroShotAttributeClassificationPipeline(Pipeline):
@@ -274,16 +280,19 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                   and attributes: the scale of all strengths, as in `observed` and in an attribute's score;
                 - a list of attributes that the class has, each with strength 1;
                 - A strengths, one for each of the model's attributes, as a row of `model.strengths(matrix)`;
-                - `{"images": [...]}` with images of the class, `{"attributes": ...}` with one of the above, or both:
-                  the images say of all attributes how strong they are, as
+                - prose, such as "a small songbird with a blue head and a short bill". The result has what was
+                  understood of it, and what not; see [`understand`];
+                - `{"images": [...]}` with images of the class, `{"text": prose}`, `{"attributes": ...}` with one of
+                  the above, or several of these: the images say of all attributes how strong they are, as
                   [`~ZeroShotAttributeClassificationPipeline.describe`] does, and of those that are named too the
                   description counts like five images;
                 - `None`, for a class that the model knows.
 
                 Rows are prepared once per call. A list of such lists and dicts has one for each image of a list.
-            unnamed_attributes (`str`, *optional*, defaults to `"mean"`):
-                What a description means by the attributes that it does not name: `"mean"` is nothing in particular,
-                filled with the mean over the model's seen classes; `"zero"` is that the class has none of them.
+            unnamed_attributes (`str`, *optional*, defaults to `"likely"`):
+                What a description means by the attributes that it does not name: `"likely"` is what those that it
+                names let expect, by the model's seen classes; `"mean"` is nothing in particular, filled with their
+                mean; `"zero"` is that the class has none of them.
             calibration (`float`, *optional*, defaults to that of the model's config):
                 γ, what the class scores of candidates that the model was trained on have to give way to the others. Of
                 no effect where all candidates are seen or all unseen.
@@ -470,14 +479,14 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 )
             return bool(value)
         choices = {
-            "unnamed_attributes": ("mean", "zero"),
+            "unnamed_attributes": ("likely", "mean", "zero"),
             "attributes_by": ("score", "contribution"),
             "attention": ("grid", "image"),
         }
         if name in choices:
-            first, second = choices[name]
-            if not isinstance(value, str) or value not in (first, second):
-                raise ValueError(f"`{name}` must be {first!r} or {second!r}, but it is {value!r}.")
+            if not isinstance(value, str) or value not in choices[name]:
+                *first, last = map(repr, choices[name])
+                raise ValueError(f"`{name}` must be {', '.join(first)} or {last}, but it is {value!r}.")
             return value
         number = as_number(value)
         if name == "threshold" and not 0 <= number <= 1:
@@ -508,7 +517,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         self,
         num_images: int | None,
         candidate_labels=None,
-        unnamed_attributes="mean",
+        unnamed_attributes="likely",
         calibration=None,
         attention=None,
         average_flips=False,
@@ -552,7 +561,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 return targets
 
         candidates = {"names": names, "seen": seen, "rows_of": rows_of, "targets_of": targets_of}
-        return forward, candidates | {"attention": attention}
+        return forward, candidates | {"attention": attention, "understood": prose_of(candidate_labels)}
 
     def preprocess(self, image, timeout=None):
         index = None
@@ -580,7 +589,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         attention,
         average_flips,
         lists=None,
-        unnamed_attributes="mean",
+        unnamed_attributes="likely",
     ):
         options = {
             "calibration": calibration,
@@ -615,6 +624,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         seen,
         rows_of,
         targets_of,
+        understood=None,
         attention=None,
         top_k=5,
         top_attributes=10,
@@ -627,7 +637,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         config, size, index = self.model.config, model_outputs["size"], None
         if "index" in model_outputs:
             index = model_outputs["index"]
-            names, seen = names[index], seen[index]
+            names, seen, understood = names[index], seen[index], understood[index]
         logits, contributions = model_outputs["logits"][0], model_outputs["contribution"][0]
         rows = rows_of(index).cpu() if observed or ask else None
         if observed:
@@ -655,6 +665,8 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             result["observed"] = dict(observed)
         if ask:
             result["ask"] = self._questions(scores, rows, observed or {}, ask)
+        if understood:
+            result["understood"] = copy.deepcopy(understood)
         if attention is not None:
             maps = model_outputs["attention"][0][order]
             if attention == "grid":
@@ -672,7 +684,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         observed: Mapping[str, bool | float | None],
         ask: int = 0,
         candidate_labels: Any = None,
-        unnamed_attributes: str = "mean",
+        unnamed_attributes: str = "likely",
     ) -> ImageResult:
         """
         A result after a person's answers, without the image: what the call would have given that had these `observed`.

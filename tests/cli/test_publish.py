@@ -35,6 +35,7 @@ NEEDED |= {
     "names_dedn.py",
     "pipeline_dedn.py",
     "ranks_dedn.py",
+    "words_dedn.py",
 }
 
 

@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
-from measure_descriptions import describe_classes, short_description_accuracy
+import torch
+from measure_descriptions import describe_classes, read_scores, short_description_accuracy
+
+from dedn_hf.candidates_dedn import likely_attributes
 
 # Classes 0 and 1 are seen; their mean is (0.5, 0.2, 0.4).
 MATRIX = np.array([[1.0, 0.0, 0.4], [0.0, 0.4, 0.4], [0.6, 0.8, 0.5], [0.2, 0.1, 0.9]])
@@ -16,13 +19,21 @@ def test_keeps_the_attributes_furthest_above_the_mean_of_the_seen_classes():
     )
 
 
-def test_without_strengths_a_named_attribute_is_as_strong_as_in_the_strongest_other_class():
+def test_without_strengths_a_named_attribute_is_as_strong_as_the_largest_entry():
     described = describe_classes(MATRIX, [2], [0, 1], 2, "zero", with_strengths=False)
-    # Of classes 0, 1 and 3, the highest are (1, 0.4, 0.9); of equal ones, the first is named.
-    np.testing.assert_allclose(described, [[1.0, 0.4, 0.0]])
+    np.testing.assert_allclose(described, [[1.0, 1.0, 0.0]])  # of equal ones, the first is named
 
 
-@pytest.mark.parametrize("unnamed", ["zero", "mean"])
+def test_the_others_are_as_the_pipeline_has_them():
+    described = describe_classes(MATRIX, [2, 3], [0, 1], 1, "likely")
+    for row, named in zip(described, (1, 2)):
+        values = torch.tensor(row[[named]])
+        expected = likely_attributes(torch.from_numpy(MATRIX[:2]), torch.tensor([named]), values).numpy()
+        expected[named] = row[named]
+        np.testing.assert_allclose(row, expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("unnamed", ["zero", "mean", "likely"])
 def test_a_whole_description_is_the_row(unnamed):
     np.testing.assert_array_equal(describe_classes(MATRIX, [2, 3], [0, 1], 3, unnamed), MATRIX[[2, 3]])
 
@@ -38,3 +49,9 @@ def test_accuracy_falls_when_what_tells_two_classes_apart_is_not_named():
     # Told apart by nothing, both images go to the first of the two classes.
     assert found[1, True, "zero"] == 50
     assert found[3, True, "zero"] == found[3, True, "mean"] == 100
+
+
+def test_scores_that_were_written_are_read(tmp_path):
+    np.savez(tmp_path / "scores.npz", expert_scores=np.ones((2, 2, 2, 3)), labels=[2, 3])
+    scores, labels = read_scores(None, "cub", scores=str(tmp_path / "scores.npz"))
+    assert scores.shape == (2, 2, 2, 3) and labels.tolist() == [2, 3]

@@ -16,6 +16,7 @@ from importlib.metadata import version
 COMMANDS = {
     "predict": "name what photos show",
     "explain": "draw why: the attributes that speak for a name, and where they are",
+    "describe": "show what a model understands of a class described in words",
     "train": "train on the built-in birds, a benchmark or your own folder",
     "evaluate": "read the test images once: figures and pictures",
     "features": "run a backbone over a data set, into a store to train on",

@@ -27,6 +27,11 @@ def main(arguments: list[str]):
         help="whose classes are described: as the model has them, or as the data set's files do now, where they were "
         "edited after training (default: the model's, and what differs is said)",
     )
+    parser.add_argument(
+        "--descriptions",
+        metavar="FILE.json",
+        help="unseen classes in prose, in place of their attributes: class → sentences",
+    )
     parser.add_argument("--feature_maps", help="read a store of `dedn features` instead of images")
     parser.add_argument(
         "--average_flips",
@@ -39,6 +44,8 @@ def main(arguments: list[str]):
     args = parser.parse_args(arguments)
     if args.batch_size < 1:
         parser.error(f"--batch_size is {args.batch_size}; at least one image is needed")
+    if args.descriptions and args.class_attributes:
+        parser.error("--descriptions says how classes are described: leave --class_attributes out")
     if args.average_flips and args.feature_maps:
         parser.error("--average_flips is of images: leave --feature_maps out")
     check_model(args.model)
@@ -48,6 +55,7 @@ def main(arguments: list[str]):
     from transformers.utils import cached_file
 
     from ..data import load_gzsl_dataset
+    from ..evaluation.descriptions import describe_unseen_classes, read_descriptions
     from ..evaluation.report import (
         TEST_SPLITS,
         check_output_dir,
@@ -62,6 +70,7 @@ def main(arguments: list[str]):
 
     name = os.path.relpath(args.model) if Path(args.model).is_dir() else args.model
     check_output_dir(args.output_dir, name, short_name(args.dataset))
+    descriptions = read_descriptions(args.descriptions) if args.descriptions else None
     model = load_model(args.model).to(args.device)
     # Evaluation uses the model's own word vectors, so the data set's are of no interest.
     dataset = load_gzsl_dataset(
@@ -87,6 +96,11 @@ def main(arguments: list[str]):
         if len(differing) > 5:
             print("  …")
         print(f"{used} used{way_out}.")
+    true_attributes, understood = model.class_attributes.float().cpu().numpy(), None
+    if descriptions:
+        understood = describe_unseen_classes(model, descriptions)
+        named = sum(len(entry["attributes"]) for entry in understood.values()) / len(understood)
+        print(f"{len(understood)} unseen classes are described in prose, by {named:.1f} attributes each.")
     if args.feature_maps is not None:
         store = FeatureMapStore(args.feature_maps)
         store.require(dataset=dataset.name, class_names=dataset.class_names, view=None)
@@ -104,7 +118,7 @@ def main(arguments: list[str]):
     else:
         processor = CLIPImageProcessorPil.from_pretrained(args.model)
         examples = {split: PixelValueDataset(dataset.splits[split], processor) for split in TEST_SPLITS}
-    report = evaluate_model(model, dataset, examples, args.batch_size, processor, args.average_flips)
+    report = evaluate_model(model, dataset, examples, args.batch_size, processor, args.average_flips, true_attributes)
 
     trained = cached_file(args.model, "results.json", _raise_exceptions_for_missing_entries=False)
     training = read_json(trained) if trained else {}
@@ -114,12 +128,17 @@ def main(arguments: list[str]):
         "dataset": dataset.name,
         "protocol": training.get("protocol"),
         "split": {"name": dataset.split_name, "sha256": dataset.split_sha256},
-        "class_attributes": {"of": args.class_attributes or "model", "differing_classes": len(differing)},
+        "class_attributes": {
+            "of": "descriptions" if descriptions else args.class_attributes or "model",
+            "differing_classes": len(differing),
+        },
         # Where several seeds were run, the first one's model is on top.
         "seeds": training.get("seeds", [])[:1],
         "settings": {key: getattr(config, key) for key in ("region_mix", "coarse_mix", "calibration", "class_bias")}
         | ({"average_flips": True} if args.average_flips else {}),
     }
+    if understood:
+        description["understood"] = understood
     report.write(args.output_dir, description)
     print(f"\n{args.model} on {dataset.name}, {len(report.correct)} test images, per cent")
     print(report)

@@ -6,6 +6,7 @@ Names what photos show: in a table to read, or in a file with a row for each ima
     dedn predict photo.jpg --ask 3 --observed "blue wing=yes" --observed "bill shape: hooked=no"
     dedn predict photos/ --output birds.parquet --attributes all
     dedn predict photos/ --output tasks.json --format label-studio
+    dedn predict photo.jpg --describe "Painted Finch: a small songbird with a blue head, a red belly and a green back"
     find . -name "*.jpg" | dedn predict - --classes my_birds.csv --output birds.jsonl --resume
     accelerate launch --multi_gpu --num_processes 4 -m dedn_hf predict photos/ --output birds.csv    # divides the work
 
@@ -35,6 +36,7 @@ from ..prediction_formats import check_fiftyone_names
 from ..ranks_dedn import ranks_of
 from ..registration import DEFAULT_MODEL
 from . import CommandParser, check_model, load_model
+from .describe import summary
 
 # On a CPU few images, so that activations are small beside its caches.
 CPU_BATCH_SIZE, BATCH_SIZE = 8, 32
@@ -51,7 +53,17 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         "--model", default=str(DEFAULT_MODEL), help="folder or Hub id (default: the birds of CUB, built in)"
     )
     parser.add_argument(
-        "--classes", metavar="FILE.csv", help="classes to choose among, by their attributes: class,<attribute>,…"
+        "--classes",
+        metavar="FILE.csv",
+        help="classes to choose among, by their attributes or in prose: class,<attribute>,…,description",
+    )
+    parser.add_argument(
+        "--describe",
+        action="append",
+        type=_named_text,
+        default=[],
+        metavar="NAME: TEXT",
+        help="a class more to choose among, in prose, beside those of --classes or of the model (again for another)",
     )
     parser.add_argument(
         "--attribute_scale",
@@ -113,6 +125,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     ]
     if twice:
         parser.error(f"--observed answers {twice[0]!r} more than once")
+    twice = [name for name, count in Counter(name for name, _ in args.describe).items() if count > 1]
+    if twice:
+        parser.error(f"--describe names {twice[0]!r} more than once")
     if args.attribute_scale is not None and args.classes is None:
         parser.error("--attribute_scale says how to read a table of classes: name it with --classes")
     if args.top_k is None:
@@ -155,6 +170,8 @@ def main(arguments: list[str]) -> int:
         classes = table.descriptions()
         config.class_parents |= table.class_parents
         config.validate()
+    if args.describe:
+        classes = (dict.fromkeys(config.label2id) if classes is None else classes) | dict(args.describe)
     classify = classifier.prepare_call(
         candidate_labels=classes,
         top_k=args.top_k,
@@ -193,8 +210,13 @@ def main(arguments: list[str]) -> int:
 
     count, failed = processes.on_main(open_file) if args.output else (0, 0)
     # Not before all is well: an error is one line.
-    if table and processes.is_main:
-        print(*table.understood, sep="\n", file=sys.stderr)
+    if processes.is_main:
+        from ..candidates_dedn import prose_of, read_candidates
+
+        for line in table.understood if table else ():
+            print(line, file=sys.stderr)
+        for name, understood in prose_of(read_candidates(config, classes)).items() if classes else ():
+            print(printable(summary(name, understood)), file=sys.stderr)
     watched = processes.is_main and sys.stderr.isatty() and not (file is None and sys.stdout.isatty())
 
     from tqdm.auto import tqdm
@@ -554,6 +576,15 @@ def _answer(text: str) -> tuple[str, bool | float]:
     if not attribute.strip() or answer is None or not 0 <= answer <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is no attribute with yes, no or a strength, as 'blue wing=yes'")
     return attribute.strip(), answer
+
+
+def _named_text(text: str) -> tuple[str, dict[str, str]]:
+    name, colon, prose = text.partition(":")
+    if not colon or not name.strip() or not prose.strip():
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no name and text, as 'Painted Finch: a small bird with a blue head'"
+        )
+    return name.strip(), {"text": prose.strip()}
 
 
 def _number_or_all(text: str) -> int | str:

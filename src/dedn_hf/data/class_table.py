@@ -4,6 +4,7 @@ import codecs
 import csv
 import io
 import json
+import math
 import os
 import re
 import shlex
@@ -47,6 +48,8 @@ class ClassTable:
             What the file is called in all these.
         class_parents (`dict[str, str]`):
             Class → the rank above it, of those that have one in the column `parent`.
+        prose (`dict[str, str]`):
+            Class → its cell of the column `description`, where there is one and it is not empty.
     """
 
     class_names: list[str] = field(default_factory=list)
@@ -57,9 +60,14 @@ class ClassTable:
     problems: list[str] = field(default_factory=list)
     table_name: str = ""
     class_parents: dict[str, str] = field(default_factory=dict)
+    prose: dict[str, str] = field(default_factory=dict)
 
     def read_classes(
-        self, file: str | os.PathLike, names_only: bool = False, attribute_scale: str | float | None = None
+        self,
+        file: str | os.PathLike,
+        names_only: bool = False,
+        attribute_scale: str | float | None = None,
+        with_prose: bool = False,
     ):
         """
         Reads a table of classes, and notes all that is wrong with it instead of stopping at it.
@@ -72,6 +80,8 @@ class ClassTable:
             attribute_scale (`str` or `float`, *optional*):
                 What strengths are: `"unit"` (0 to 1), `"percent"` (0 to 100), or from 0 to this number. By default
                 the first or the second, as the table as a whole says; what may be neither is wrong.
+            with_prose (`bool`, *optional*, defaults to `False`):
+                Whether classes may be described in a column `description`, and what that leaves out is unknown.
 
         Raises:
             ValueError: If there is no such `attribute_scale`.
@@ -89,14 +99,27 @@ class ClassTable:
         if parents:
             self._read_parents({name: (number, cells[parents[0]]) for name, (number, cells) in rows.items()})
         if reserved:
-            names = ", ".join(header[place] for place in reserved)
-            self.note(f"{file.name}: columns that are not read as attributes: {names}")
+            prose = [place for place in reserved if with_prose and header[place].casefold() == "description"]
+            for place in prose:
+                self.prose = {name: cells[place] for name, (_, cells) in rows.items() if cells[place]}
+                self.understood.append(f"{file.name}: classes described in prose: {len(self.prose)}")
+            names = ", ".join(header[place] for place in reserved if place not in prose)
+            if names:
+                self.note(f"{file.name}: columns that are not read as attributes: {names}")
             header = [name for place, name in enumerate(header) if place not in reserved]
             rows = {
                 name: (number, [cell for place, cell in enumerate(cells) if place not in reserved])
                 for name, (number, cells) in rows.items()
             }
         self.attribute_names = header[1:]
+        if not self.attribute_names and self.prose:
+            self.problems += [
+                f"{file.name}, line {number}: class {name!r} is described by nothing"
+                for name, (number, _) in rows.items()
+                if name not in self.prose
+            ]
+            self.class_attributes = np.zeros((len(rows), 0), np.float32)
+            return
         if not self.attribute_names:
             wrong(f"{file.name}, line 1: there are no attributes after 'class'")
             return
@@ -110,7 +133,7 @@ class ClassTable:
         strengths = read_strengths(cells, self.attribute_names, lines.__getitem__, top)
         self.problems += strengths.problems
         unknown = np.isnan(strengths.values)
-        if not self.problems:
+        if not self.problems and not self.prose:
             for column in np.flatnonzero(unknown.all(0)):
                 wrong(
                     f"{file.name}: attribute {self.attribute_names[column]!r} is unknown in all classes: give it "
@@ -155,8 +178,12 @@ class ClassTable:
         values, unknown = self.class_attributes, np.isnan(self.class_attributes)
         seen = np.array([name in seen_class_names for name in self.class_names])[:, None]
         of_seen, of_all = [], []
+        described = np.array([name in self.prose for name in self.class_names], dtype=bool)[:, None]
+        unknown = unknown & ~described
         for column in np.flatnonzero(unknown.any(0)):
-            known = ~unknown[:, column]
+            known = ~np.isnan(values[:, column])
+            if not known.any():
+                continue
             chosen, examples = known & seen[:, 0], of_seen
             if not chosen.any():
                 chosen, examples = known, of_all
@@ -180,10 +207,21 @@ class ClassTable:
         self.attribute_names = known.find_all(self.attribute_names)
         self.note(*known.notes(self.table_name, "the model"))
 
-    def descriptions(self) -> dict[str, dict[str, float]]:
-        """The classes as the pipeline's `candidate_labels`: class → attribute → strength from 0 to 1."""
-        rows = zip(self.class_names, self.class_attributes.tolist())
-        return {name: dict(zip(self.attribute_names, strengths)) for name, strengths in rows}
+    def descriptions(self) -> dict[str, dict]:
+        """
+        The classes as the pipeline's `candidate_labels`: class → attribute → strength from 0 to 1; of a class with
+        prose, `text` and the `attributes` that are known.
+        """
+        described = {}
+        for name, strengths in zip(self.class_names, self.class_attributes.tolist()):
+            attributes = {
+                attribute: strength
+                for attribute, strength in zip(self.attribute_names, strengths)
+                if not math.isnan(strength)
+            }
+            prose = {"text": self.prose[name], "attributes": attributes or None} if name in self.prose else None
+            described[name] = prose or attributes
+        return described
 
     def require_sound(self, source: str | os.PathLike, advice: str = ""):
         """Raises a ValueError that lists the problems of a source, if there are any."""
@@ -209,7 +247,7 @@ def load_class_table(file: str | os.PathLike, attribute_scale: str | float | Non
         ValueError: If anything is wrong with the table, all of which is listed, or there is no such `attribute_scale`.
     """
     table = ClassTable()
-    table.read_classes(file, attribute_scale=attribute_scale)
+    table.read_classes(file, attribute_scale=attribute_scale, with_prose=True)
     table.require_sound(file)
     table.fill_unknown()
     return table

@@ -405,6 +405,8 @@ class EvaluationReport:
             What it gathered, where the data set has part points.
         image_attributes (`np.ndarray` of shape `(N, A)`, *optional*):
             What people said of each image alone, see [`GzslDataset`]; in the order of the model's attributes.
+        true_attributes (`np.ndarray` of shape `(K, A)`, *optional*, defaults to `class_attributes`):
+            What classes truly have, where `class_attributes` are made of descriptions.
 
     Attributes:
         figures (`dict`):
@@ -435,7 +437,9 @@ class EvaluationReport:
         predictions: Predictions,
         localisation: AttributeLocalisation | None = None,
         image_attributes: np.ndarray | None = None,
+        true_attributes: np.ndarray | None = None,
     ):
+        true_attributes = class_attributes if true_attributes is None else true_attributes
         self.class_names = [config.id2label[index] for index in range(config.num_labels)]
         self.seen_class_ids = seen = list(config.seen_class_ids)
         self.calibration = config.gamma
@@ -468,7 +472,7 @@ class EvaluationReport:
             ],
             "attribute_ranking": attribute_ranking(
                 predictions.attribute_scores,
-                attributes_of_classes(class_attributes)[labels].astype(float),
+                attributes_of_classes(true_attributes)[labels].astype(float),
                 config.attribute_groups,
             ),
             **({} if localisation is None else {"localisation": localisation.figures()}),
@@ -576,6 +580,7 @@ def evaluate_model(
     batch_size: int = 100,
     image_processor=None,
     average_flips: bool = False,
+    true_attributes: np.ndarray | None = None,
 ) -> EvaluationReport:
     """
     Evaluates a model on the test images of a data set, each of which is read once. Classes are what the model's own
@@ -596,6 +601,8 @@ def evaluate_model(
             in the data set, the report has `localisation`.
         average_flips (`bool`, *optional*, defaults to `False`):
             See [`DednModel.predict`].
+        true_attributes (`np.ndarray` of shape `(K, A)`, *optional*):
+            See [`EvaluationReport`].
 
     Returns:
         [`EvaluationReport`].
@@ -612,12 +619,15 @@ def evaluate_model(
         image_attributes = np.stack(rows)[:, columns]
     if image_processor is not None and dataset.part_names and dataset.attribute_parts:
         images = datasets.concatenate_datasets([_select_images(dataset.splits[s], examples[s]) for s in TEST_SPLITS])
-        has_attribute = attributes_of_classes(class_attributes)[place[np.asarray(images["label"])]]
+        of_classes = class_attributes if true_attributes is None else true_attributes
+        has_attribute = attributes_of_classes(of_classes)[place[np.asarray(images["label"])]]
         localisation = AttributeLocalisation.of_images(dataset, images, has_attribute, image_processor, model.config)
     inputs = ConcatDataset([examples[split] for split in TEST_SPLITS])
     predictions = predict_examples(model, inputs, batch_size, localisation, average_flips)
     predictions.labels = place[predictions.labels]
-    return EvaluationReport(model.config, class_attributes, predictions, localisation, image_attributes)
+    return EvaluationReport(
+        model.config, class_attributes, predictions, localisation, image_attributes, true_attributes
+    )
 
 
 def _select_images(images: datasets.Dataset, examples: Dataset) -> datasets.Dataset:
