@@ -681,10 +681,15 @@ class DednModel(DednPreTrainedModel):
         if not std.any():
             return self.attribute_probabilities(attribute_scores).mean(dim=0)
         known = self.strengths(self.class_attributes.float())
-        known = known[self.seen_classes] if self.seen_classes.any() else known
+        spread = (known[self.seen_classes] if self.seen_classes.any() else known).std(dim=0, correction=0)
         deviations = (attribute_scores.float().mean(dim=0) - mean) / std.clamp(min=1e-12)
         deviations = torch.where(self._tells(), deviations, 0)
-        return (known.mean(dim=0) + deviations * known.std(dim=0, correction=0)).clamp(0, 1)
+        return (self.usual_strengths() + deviations * spread).clamp(0, 1)
+
+    def usual_strengths(self) -> torch.Tensor:
+        """The mean strength of each attribute in the seen classes, in all if none is seen: `(A,)`, from 0 to 1."""
+        known = self.strengths(self.class_attributes.float())
+        return (known[self.seen_classes] if self.seen_classes.any() else known).mean(dim=0)
 
     def set_class_fit(self, buffers: dict | None):
         """

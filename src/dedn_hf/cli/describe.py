@@ -1,8 +1,12 @@
 """
-Shows what a model understands of a class that is described in words, without an image:
+Shows what a model understands of a class that is described in words, or sees of it in some photos:
 
     dedn describe --text "a small songbird with a blue head, a red belly and a short cone-shaped bill"
     dedn describe --text "long legs, no tail" --model MODEL --json
+    dedn describe photos/lantern/ --name "Garden Lantern" --classes my_birds.csv
+
+With --classes it adds the class as a row, to be corrected by hand, to a table for `dedn predict --classes`, or begins
+one. Photos say of all attributes how strong they are; a text beside them counts like five photos for what it names.
 """
 
 import json
@@ -11,29 +15,79 @@ import sys
 from ..registration import DEFAULT_MODEL
 from . import CommandParser, check_model
 
+# Lines on the screen; a table has all.
+NUM_SHOWN = 20
+
 
 def main(arguments: list[str]):
     parser = CommandParser("dedn describe", description=__doc__)
-    parser.add_argument("--text", required=True, help="the description")
+    parser.add_argument("images", nargs="*", metavar="PHOTO", help="photos of the class, and folders of them")
+    parser.add_argument("--text", help="the description")
+    parser.add_argument("--name", help="what the class is called, for --classes")
+    parser.add_argument("--classes", metavar="FILE.csv", help="a table of classes to which it is added")
     parser.add_argument(
         "--model", default=str(DEFAULT_MODEL), help="folder or Hub id (default: the birds of CUB, built in)"
     )
     parser.add_argument("--json", action="store_true", help="attributes, their words and what was not read, as JSON")
-    args = parser.parse_args(arguments)
+    parser.add_argument("--device", help="cpu, cuda, … (default: an accelerator if there is one)")
+    args = parser.parse_intermixed_args(arguments)
+    if not args.images and args.text is None:
+        parser.error("say what to describe: photos, or --text")
+    if (args.name is None) != (args.classes is None):
+        parser.error("--name and --classes go together")
     check_model(args.model)
-    describe_text(args.text, args.model, args.json)
+    if not args.images and args.classes is None:
+        describe_text(args.text, args.model, args.json)
+        return
+    from ..data.class_table import add_class
+
+    if args.images:
+        strengths = describe_photos(args.images, args.text, args.model, args.device)
+    else:
+        strengths = read_text(args.text, args.model)["attributes"]
+    if args.classes is not None:
+        add_class(args.classes, args.name, strengths)
+        print(f"{args.classes}: {args.name}, {len(strengths)} attributes")
+    elif args.json:
+        print(json.dumps({"attributes": strengths}, ensure_ascii=False, indent=2))
 
 
-def describe_text(text: str, model: str, as_json: bool = False):
-    """Prints what a model, of which the config is enough, understands of a text."""
+def describe_photos(paths: list[str], text: str | None, model: str, device: str | None) -> dict[str, float]:
+    """Strengths of all attributes by photos, and by a text; shows those that set the class apart."""
+    from ..names_dedn import describe_attribute
+    from .predict import ImageSearch, load_classifier
+
+    images = list(ImageSearch(paths))
+    if not images:
+        raise ValueError(f"there are no images in {', '.join(paths)}")
+    classifier = load_classifier(model, device)
+    from ..candidates_dedn import read_candidates
+
+    parts = {"images": images} | ({"text": text} if text is not None else {})
+    described = read_candidates(classifier.model.config, {"the class": parts}, classifier._describe)["the class"]
+    usual = classifier.model.usual_strengths().tolist()
+    apart = sorted(zip(described.items(), usual), key=lambda entry: -abs(entry[0][1] - entry[1]))[:NUM_SHOWN]
+    for (name, strength), of_all in apart:
+        print(f"{strength:4.2f}  {describe_attribute(name, strength < of_all, strength)}", file=sys.stderr)
+    return dict(described)
+
+
+def read_text(text: str, model: str) -> dict:
+    """What a model, of which the config is enough, understands of a text, see [`understand`]."""
     from ..configuration_dedn import DednConfig
-    from ..names_dedn import readable_attribute
     from ..words_dedn import understand
 
     settings, _ = DednConfig.get_config_dict(model)
     if settings.get("model_type") != DednConfig.model_type:
         raise ValueError(f"{model} is a model of type {settings.get('model_type')!r}, but one of DEDN is needed")
-    understood = understand(DednConfig.from_dict(settings), text)
+    return understand(DednConfig.from_dict(settings), text)
+
+
+def describe_text(text: str, model: str, as_json: bool = False):
+    """Prints what a model understands of a text."""
+    from ..names_dedn import readable_attribute
+
+    understood = read_text(text, model)
     if as_json:
         print(json.dumps(understood, ensure_ascii=False, indent=2))
     else:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..files import printable
+from ..files import printable, replacing
 from ..names_dedn import NameMatcher, normalize
 from ..ranks_dedn import circle_of_parents
 from .sheets import SUFFIXES, UNREAD_SUFFIXES, read_sheet
@@ -46,6 +46,9 @@ class ClassTable:
             What is wrong with it, one line each. With any, the rest may be incomplete.
         table_name (`str`):
             What the file is called in all these.
+        top (`float`, *optional*):
+            The top of the scale of its strengths as they are written; `None` where they are words or have per cent
+            signs.
         class_parents (`dict[str, str]`):
             Class → the rank above it, of those that have one in the column `parent`.
         prose (`dict[str, str]`):
@@ -59,6 +62,7 @@ class ClassTable:
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
     table_name: str = ""
+    top: float | None = None
     class_parents: dict[str, str] = field(default_factory=dict)
     prose: dict[str, str] = field(default_factory=dict)
 
@@ -103,7 +107,7 @@ class ClassTable:
             for place in prose:
                 self.prose = {name: cells[place] for name, (_, cells) in rows.items() if cells[place]}
                 self.understood.append(f"{file.name}: classes described in prose: {len(self.prose)}")
-            names = ", ".join(header[place] for place in reserved if place not in prose)
+            names = ", ".join(header[place] for place in reserved if place not in (*prose, *parents))
             if names:
                 self.note(f"{file.name}: columns that are not read as attributes: {names}")
             header = [name for place, name in enumerate(header) if place not in reserved]
@@ -144,7 +148,7 @@ class ClassTable:
         for kind, names in (("classes", self.class_names), ("attributes", self.attribute_names)):
             for one, other, *_ in NameMatcher(names).twins():
                 self.note(f"{file.name}: {one!r} and {other!r} are two {kind}, alike but for case, spaces or the like")
-        self.class_attributes = strengths.values.astype(np.float32)
+        self.class_attributes, self.top = strengths.values.astype(np.float32), strengths.top
         self.understood.append(
             f"{file.name}: {len(cells)} classes, {len(self.attribute_names)} attributes, strengths {strengths.scale}"
         )
@@ -251,6 +255,70 @@ def load_class_table(file: str | os.PathLike, attribute_scale: str | float | Non
     table.require_sound(file)
     table.fill_unknown()
     return table
+
+
+def add_class(file: str | os.PathLike, name: str, strengths: Mapping[str, float]):
+    """
+    Adds a class to a table, or begins one. What is there stays as it is, to the byte.
+
+    Args:
+        file (`str` or `os.PathLike`):
+            CSV file with the header `class,<attribute>,…`, in which attributes may be written in any usual way.
+        name (`str`):
+            The class.
+        strengths (`Mapping[str, float]`):
+            Attribute → strength from 0 to 1; those that are no column are left out, unless there is no file yet.
+
+    Raises:
+        ValueError: If it is no CSV file, anything is wrong with it, it has the class already, or a column is none of
+            these attributes.
+    """
+    file = Path(file)
+    if file.suffix.lower() not in (".csv", ".tsv", ".txt"):
+        raise ValueError(f"{file} is no CSV file: name one, or save the table as .csv")
+    if not normalize(name):
+        raise ValueError(f"the name of a class cannot be {name!r}")
+    content, delimiter, top = b"", "\t" if file.suffix.lower() == ".tsv" else ",", 1
+    header = ["class", *strengths]
+    if file.exists():
+        table = load_class_table(file)
+        if other := NameMatcher(table.class_names).find(name):
+            raise ValueError(
+                f"{file} has the class {other!r} already: take its row out, or give the new one another name"
+            )
+        content = file.read_bytes()
+        if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+            raise ValueError(f"{file} is UTF-16: save it as UTF-8")
+        rows, delimiter = _read_text(content, "class", {}, [])
+        header = next(row for _, row in rows if any(row))
+        if not _is(header[0], "class"):
+            raise ValueError(f"{file} has another first column than 'class', {header[0]!r}: save it without")
+        top = table.top
+    known = NameMatcher(list(strengths))
+    cells, strangers = [name], []
+    for column in header[1:]:
+        found = known.find(column)
+        if found is None and column and column.casefold() not in RESERVED:
+            strangers.append(column)
+        if found is None:
+            cells.append("")
+        elif top is None:
+            cells.append(f"{100 * strengths[found]:.0f}%")
+        else:
+            cells.append(f"{strengths[found] * top:.3g}")
+    if strangers:
+        raise ValueError(
+            f"{file} has columns that are no attributes of the model: {', '.join(strangers[:5])}"
+            f"{', …' if len(strangers) > 5 else ''}. Its names are in `config.attribute_names`"
+        )
+    end = "\r\n" if b"\r\n" in content else "\n"
+    added = io.StringIO()
+    writer = csv.writer(added, delimiter=delimiter, lineterminator=end)
+    writer.writerows([cells] if content else [header, cells])
+    start = end if content and not content.endswith(b"\n") else ""
+    with replacing(file) as stream:
+        stream.buffer.write(content)
+        stream.buffer.write((start + added.getvalue()).encode())
 
 
 def read_table(

@@ -45,6 +45,8 @@ class Strengths:
             Strengths as fractions; NaN where they are unknown.
         scale (`str`):
             What they were taken as.
+        top (`float`, *optional*):
+            The top of the scale of its numbers; `None` where words or per cent signs say it all.
         notes (`list[str]`):
             What was taken in a way that could have been meant otherwise, one line each.
         problems (`list[str]`):
@@ -53,6 +55,7 @@ class Strengths:
 
     values: np.ndarray
     scale: str = ""
+    top: float | None = None
     notes: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
@@ -224,7 +227,7 @@ def _apply_scale(
         problem = _against_per_cent(values, name_cell)
         if problem:
             found.problems.append(f"{problem}: {WAY_OUT}")
-    found.values = np.where(shares, found.values, values / (top or 1))
+    found.values, found.top = np.where(shares, found.values, values / (top or 1)), top
 
 
 def _against_per_cent(values: np.ndarray, name_cell: Callable[[int, int], str]) -> str | None:
