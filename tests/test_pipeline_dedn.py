@@ -223,7 +223,7 @@ def test_descriptions(classifier, image):
         "crow": None,
     }
     expected = scores_of_rows(classifier, image, [listed, weighted, row, row, row, known[4]])
-    result = classifier(image, candidates, top_k=6)
+    result = classifier(image, candidates, top_k=6, unnamed_attributes="mean")
     assert scores_of(result) == pytest.approx(dict(zip(candidates, expected)))
     assert not any(entry["seen"] for entry in result["labels"])
 
@@ -449,7 +449,7 @@ def test_attributes_and_classes_may_be_written_as_people_do(processor, image):
         ({"top_attributes": -2}, "`top_attributes` must be a whole number from 0 on"),
         ({"threshold": 50}, "`threshold` is for scores from 0 to 1, but it is 50"),
         ({"attributes_by": "name"}, "`attributes_by` must be 'score' or 'contribution', but it is 'name'"),
-        ({"unnamed_attributes": "half"}, "`unnamed_attributes` must be 'mean' or 'zero', but it is 'half'"),
+        ({"unnamed_attributes": "half"}, "`unnamed_attributes` must be 'likely', 'mean' or 'zero', but it is 'half'"),
     ],
 )
 def test_parameters_that_are_not_as_they_should_be(classifier, image, parameters, message):
