@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dedn_hf import DednConfig
+from dedn_hf.names_dedn import describe_attribute, readable_attribute
 from dedn_hf.recipes import read_recipe
 from dedn_hf.registration import DEFAULT_MODEL
 from dedn_hf.words_dedn import understand
@@ -115,3 +116,9 @@ def test_any_text_is_read_without_an_error(cub):
         "males",
     ):
         assert set(understand(cub, text)) == {"attributes", "sources", "unread"}
+
+
+def test_attributes_as_a_result_words_them_are_read_as_themselves(cub):
+    for name in cub.attribute_names:
+        for text in (readable_attribute(name), describe_attribute(name)):
+            assert name in understand(cub, text)["attributes"], text

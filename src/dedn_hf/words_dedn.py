@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-from .names_dedn import normalize
+from .names_dedn import describe_attribute, normalize, readable_attribute
 
 
 def _set(text: str) -> frozenset[str]:
@@ -196,7 +196,7 @@ _FACES = (
     ("eyeline", re.compile(rf"{_MARK}(?:through|behind|across|from|past){_EYES}", re.IGNORECASE)),
     ("eyering", re.compile(rf"\b(?:ring|circle)s?\s+(?:around|about|round|surrounding){_EYES}", re.IGNORECASE)),
 )
-_LONGEST = 5  # words of a phrase
+_LONGEST = 8  # words of a phrase
 
 
 def _lemma(word: str) -> str:
@@ -352,6 +352,11 @@ class _Reader:
                 words = ["medium"]
             stripped = [word for word in words if word not in part.split()]
             self._add(part, _key(stripped or words), name)
+        for written in {readable_attribute(name), describe_attribute(name)}:
+            if len(words := _words(re.sub(r"\([^)]*\)", " ", written))) > 2:
+                entry = self.entries.setdefault(" ".join(words), _Entry())
+                if not entry:
+                    entry.attributes.append(name)
         inches = re.search(rf"\({_NUMBER}_?\s*-\s*_?{_NUMBER}_?\s*(in|cm)\)", name.replace("_", " "))
         if inches:
             unit = _UNITS[inches[3]]
@@ -462,12 +467,12 @@ class _Text:
         place = 0
         while place < len(words):
             word, joined = raw[place], place > 0 and written[place - 1] == "-"
-            ahead = [w for w in words[place : place + 2 * _LONGEST] if w != "-"][:_LONGEST]
+            ahead = [w for w in words[place : place + 2 * _LONGEST] if w not in ("-", ":")][:_LONGEST]
             count, entry = self.reader.find(ahead)
             if word == "-":
                 place += 1
                 continue
-            if words[place] in _SKIPPED and entry is None:
+            if words[place] in _SKIPPED | _PROPERTIES and entry is None:
                 place += 1
                 continue
             reserved = self._reserved(word, words[place], place, words, entry if count > 1 else None)
@@ -480,9 +485,9 @@ class _Text:
                 continue
             used, end = 0, place
             while used < count:
-                used += words[end] != "-"
+                used += words[end] not in ("-", ":")
                 end += 1
-            said = " ".join(written[place:end]).replace(" - ", "-")
+            said = " ".join(written[place:end]).replace(" - ", "-").replace(" :", ":")
             self._known(entry, said, words, raw, place, end, joined)
             place = end
         self._flush()
