@@ -172,10 +172,8 @@ def main(arguments: list[str] | None = None):
     for count in (5, 10, 20):
         prose = {name: sentences_of(strengths, config.label2id[name], config, count) for name in understood}
         describe_unseen_classes(model, prose)
-        print(
-        rows = model.class_attributes.float().numpy()
-        print(f"{f'reader, of {count} attributes that are put into words':64}{accuracy(rows):6.1f}")
-        )
+        said, rows = f"reader, of {count} attributes that are put into words", model.class_attributes.float().numpy()
+        print(f"{said:64}{accuracy(rows):6.1f}")
         model.class_attributes = truth.clone()
     if args.text_encoder:
         names = [config.id2label[index] for index in range(config.num_labels)]
