@@ -121,3 +121,33 @@ def test_a_class_that_is_renamed_keeps_its_parent(tmp_path):
     names = ["Eichelhäher", "Zaunkönig", "Eule", "Segler", "Krähe"]
     config = DednConfig.from_pretrained(tmp_path, id2label=dict(enumerate(names)))
     assert config.class_parents == {"Eichelhäher": "Krähe", "Krähe": "Corvidae"}
+
+
+def test_terms_of_attributes(tmp_path):
+    terms = {"beak": ["attribute 1"], "corolla": ("petal", "attribute 2")}
+    config = make_tiny_config(attribute_terms=terms)
+    config.save_pretrained(tmp_path)
+    assert DednConfig.from_pretrained(tmp_path).attribute_terms == {
+        "beak": ["attribute 1"],
+        "corolla": ["petal", "attribute 2"],
+    }
+    names = [f"feature {index}" for index in range(7)]
+    renamed = DednConfig.from_pretrained(tmp_path, attribute_names=names)
+    assert renamed.attribute_terms == {"beak": ["feature 1"], "corolla": ["petal", "feature 2"]}
+    assert make_tiny_config().attribute_terms == {}
+
+
+@pytest.mark.parametrize(
+    "terms, message",
+    [
+        (["beak"], "`attribute_terms` must be a dict of a word"),
+        ({3: ["a"]}, "`attribute_terms` must be a dict of a word"),
+        ({"beak": "bill"}, r"`attribute_terms\['beak'\]` must hold names, .* but there is 'bill'"),
+        ({"beak": [3]}, r"`attribute_terms\['beak'\]` must hold names"),
+        ({"beak": []}, "`attribute_terms` reads 'beak' as nothing"),
+        ({" ": ["bill"]}, "`attribute_terms` reads ' ' as nothing"),
+    ],
+)
+def test_terms_that_are_none(terms, message):
+    with pytest.raises(ValueError, match=message):
+        make_tiny_config(attribute_terms=terms)

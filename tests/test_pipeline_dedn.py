@@ -222,7 +222,7 @@ def test_descriptions(classifier, image):
         "crow": None,
     }
     expected = scores_of_rows(classifier, image, [listed, weighted, row, row, row, known[4]])
-    result = classifier(image, candidates, unnamed_attributes="mean", top_k=6)
+    result = classifier(image, candidates, top_k=6, unnamed_attributes="mean")
     assert scores_of(result) == pytest.approx(dict(zip(candidates, expected)))
     assert not any(entry["seen"] for entry in result["labels"])
 

@@ -1,11 +1,13 @@
 """Prose is read as the attributes that it names, by the names of whatever attributes a model has."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
 
 from dedn_hf import DednConfig
+from dedn_hf.names_dedn import describe_attribute, readable_attribute
 from dedn_hf.recipes import read_recipe
 from dedn_hf.registration import DEFAULT_MODEL
 from dedn_hf.words_dedn import understand
@@ -115,3 +117,27 @@ def test_any_text_is_read_without_an_error(cub):
         "males",
     ):
         assert set(understand(cub, text)) == {"attributes", "sources", "unread"}
+
+
+def test_attributes_as_a_result_words_them_are_read_as_themselves(cub):
+    for name in cub.attribute_names:
+        for text in (readable_attribute(name), describe_attribute(name)):
+            assert name in understand(cub, text)["attributes"], text
+
+
+def test_a_mark_of_the_face_is_told_as_it_is_written(cub):
+    found = understand(cub, "a white stripe above its eye and a dark line through the eye")
+    assert found["sources"] == {
+        "has_head_pattern::eyebrow": "stripe above its eye",
+        "has_head_pattern::eyeline": "line through the eye",
+    }
+    assert found["unread"] == ["white stripe above its eye", "dark line through the eye"]
+
+
+def test_any_order_of_words_is_read(cub):
+    words = sorted({word for entry in SENTENCES for word in entry["text"].split()})
+    shuffle = random.Random(0)
+    for _ in range(300):
+        found = understand(cub, " ".join(shuffle.choices(words, k=12)))
+        assert set(found["attributes"]) == set(found["sources"]) <= set(cub.attribute_names)
+        assert all(0 <= strength <= 1 for strength in found["attributes"].values())

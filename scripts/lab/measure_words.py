@@ -21,7 +21,7 @@ from dedn_hf import DednModel
 from dedn_hf.candidates_dedn import class_rows, likely_attributes
 from dedn_hf.evaluation import gzsl_metrics, mix_expert_scores
 from dedn_hf.evaluation.descriptions import describe_unseen_classes, read_descriptions
-from dedn_hf.names_dedn import NameMatcher, readable_attribute, readable_classes
+from dedn_hf.names_dedn import NameMatcher, describe_attribute, readable_attribute, readable_classes
 from dedn_hf.recipes import read_recipe
 
 
@@ -74,6 +74,12 @@ def ridge_rows(features: np.ndarray, strengths: np.ndarray, seen: np.ndarray, ri
     kernel = features[seen] @ features[seen].T
     dual = np.linalg.solve(kernel + ridge * np.eye(len(seen)), roots - mean)
     return (mean + features @ features[seen].T @ dual).clip(0, 1) ** 2
+
+
+def sentences_of(strengths: np.ndarray, class_id: int, config, count: int) -> list[str]:
+    """The attributes in which a class is furthest above the mean of the seen classes, in words."""
+    above = strengths[class_id] - strengths[config.seen_class_ids].mean(axis=0)
+    return [describe_attribute(config.attribute_names[index]) for index in np.argsort(-above, kind="stable")[:count]]
 
 
 def embed(folder: str, texts: Sequence[str]) -> np.ndarray:
@@ -163,6 +169,12 @@ def main(arguments: list[str] | None = None):
         named = torch.tensor([config.attribute_names.index(attribute) for attribute in attributes])
         rows[config.label2id[name]] = fill(model, named, torch.tensor(list(attributes.values())))
     print(f"{'the attributes that the reader found, with their true strengths':64}{accuracy(rows):6.1f}")
+    for count in (5, 10, 20):
+        prose = {name: sentences_of(strengths, config.label2id[name], config, count) for name in understood}
+        describe_unseen_classes(model, prose)
+        said, rows = f"reader, of {count} attributes that are put into words", model.class_attributes.float().numpy()
+        print(f"{said:64}{accuracy(rows):6.1f}")
+        model.class_attributes = truth.clone()
     if args.text_encoder:
         names = [config.id2label[index] for index in range(config.num_labels)]
         by_name = dict(zip(NameMatcher(names).find_all(descriptions), descriptions.values()))

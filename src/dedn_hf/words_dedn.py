@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
-from .names_dedn import normalize
+from .names_dedn import describe_attribute, normalize, readable_attribute
 
 
 def _set(text: str) -> frozenset[str]:
@@ -164,6 +164,8 @@ _STOPPED = _set(
     downward downwards upward upwards
     """
 )  # of which nothing is made, and nothing is missed
+# Strengths: of each of "red or yellow", of the color of a patch, and of that of a bird in its parts where a model has
+# no color of the whole.
 _OR = 0.6
 _CARRIED = 0.6
 _ALL_PARTS = 0.7
@@ -196,7 +198,7 @@ _FACES = (
     ("eyeline", re.compile(rf"{_MARK}(?:through|behind|across|from|past){_EYES}", re.IGNORECASE)),
     ("eyering", re.compile(rf"\b(?:ring|circle)s?\s+(?:around|about|round|surrounding){_EYES}", re.IGNORECASE)),
 )
-_LONGEST = 5  # words of a phrase
+_LONGEST = 8  # words of a phrase
 
 
 def _lemma(word: str) -> str:
@@ -352,6 +354,11 @@ class _Reader:
                 words = ["medium"]
             stripped = [word for word in words if word not in part.split()]
             self._add(part, _key(stripped or words), name)
+        for written in {readable_attribute(name), describe_attribute(name)}:
+            if len(words := _words(re.sub(r"\([^)]*\)", " ", written))) > 2:
+                entry = self.entries.setdefault(" ".join(words), _Entry())
+                if not entry:
+                    entry.attributes.append(name)
         inches = re.search(rf"\({_NUMBER}_?\s*-\s*_?{_NUMBER}_?\s*(in|cm)\)", name.replace("_", " "))
         if inches:
             unit = _UNITS[inches[3]]
@@ -413,14 +420,17 @@ class _Text:
         self.reader = reader
         self.statements: list[_Statement] = []
         self.unread: list[str] = []
+        self.written: dict[str, str] = {}  # marks of a face → as the text describes them
 
     def state(self, attributes, strength: float, words: str, is_general: bool = False):
         if self.negated:
             strength, words = 0.0, f"no {words}"
+        words = self._as_written(words)
         for name in attributes:
             self.statements.append(_Statement(name, strength, words, is_general, self.sex))
 
     def miss(self, words: str):
+        words = self._as_written(words)
         if words and words not in self.unread:
             self.unread.append(words)
 
@@ -430,11 +440,18 @@ class _Text:
             text = _LENGTH.sub(self._read_length, text)
         for name, pattern in _FACES:
             if name in self.reader.entries:
-                text = pattern.sub(
-                    lambda match, name=name: f"{name}" + (f" and {match[1]}eyes" if match[1] else ""), text
-                )
+                text = pattern.sub(functools.partial(self._read_mark, name), text)
         for sentence in re.split(r"[.;!?\n]+(?:\s|$)", text):
             self._read_sentence(sentence)
+
+    def _read_mark(self, name: str, match: re.Match) -> str:
+        self.written[name] = match[0]
+        return name + (f" and {match[1]}eyes" if match[1] else "")
+
+    def _as_written(self, words: str) -> str:
+        for name, written in self.written.items():
+            words = re.sub(rf"\b{name}\b", lambda _, written=written: written, words)
+        return words
 
     def _read_length(self, match: re.Match) -> str:
         if re.search(
@@ -461,13 +478,13 @@ class _Text:
         self.join = ""
         place = 0
         while place < len(words):
-            word, joined = raw[place], place > 0 and written[place - 1] == "-"
-            ahead = [w for w in words[place : place + 2 * _LONGEST] if w != "-"][:_LONGEST]
+            word = raw[place]
+            ahead = [w for w in words[place : place + 2 * _LONGEST] if w not in ("-", ":")][:_LONGEST]
             count, entry = self.reader.find(ahead)
             if word == "-":
                 place += 1
                 continue
-            if words[place] in _SKIPPED and entry is None:
+            if words[place] in _SKIPPED | _PROPERTIES and entry is None:
                 place += 1
                 continue
             reserved = self._reserved(word, words[place], place, words, entry if count > 1 else None)
@@ -475,20 +492,20 @@ class _Text:
                 place += 1
                 continue
             if entry is None:
-                self._unknown(written[place], words, raw, place)
+                self._unknown(written[place], words, place)
                 place += 1
                 continue
             used, end = 0, place
             while used < count:
-                used += words[end] != "-"
+                used += words[end] not in ("-", ":")
                 end += 1
-            said = " ".join(written[place:end]).replace(" - ", "-")
-            self._known(entry, said, words, raw, place, end, joined)
+            said = " ".join(written[place:end]).replace(" - ", "-").replace(" :", ":")
+            self._known(entry, said, words, raw, end)
             place = end
         self._flush()
 
-    def _reserved(self, word, lemma, place, words, longer) -> bool:
-        """Words of the grammar."""
+    def _reserved(self, word: str, lemma: str, place: int, words: Sequence[str], longer: _Entry | None) -> bool:
+        """Whether it is a word of the grammar, and not the first of a longer phrase; then it is read."""
         if longer:
             return False
         if lemma in ("male", "female") or word in _SEXES:
@@ -498,15 +515,8 @@ class _Text:
             self.is_copula, self.after_part = True, False
         elif word in _BREAKS:
             self._flush()
-            self.negated, self.excepted, self.hedge, self.is_copula, self.parts, self.given = (
-                False,
-                False,
-                1.0,
-                False,
-                [],
-                [],
-            )
-            self.subject = []
+            self.negated, self.excepted, self.is_copula, self.hedge = False, False, False, 1.0
+            self.parts, self.given, self.subject = [], [], []
         elif word in _NEGATIONS or word.endswith("n't"):
             self._flush()
             self.negated, self.given = True, []
@@ -554,7 +564,7 @@ class _Text:
             self.join = ""
         return True
 
-    def _known(self, entry: _Entry, said: str, words, raw, place, end, joined):
+    def _known(self, entry: _Entry, said: str, words: Sequence[str], raw: Sequence[str], end: int):
         following = words[end] if end < len(words) else ""
         if entry.attributes:
             self.state(entry.attributes, self.hedge, said)
@@ -667,7 +677,7 @@ class _Text:
                 [name for part in parts for name in self.reader.by_part.get(part, {}).values()], 0.0, f"no {said}"
             )
 
-    def _unknown(self, word: str, words, raw, place):
+    def _unknown(self, word: str, words: Sequence[str], place: int):
         lemma = words[place]
         following = words[place + 1] if place + 1 < len(words) else ""
         is_first = not self.statements and not self.parts and not self.is_copula

@@ -1,4 +1,5 @@
 import dataclasses
+import itertools
 import json
 
 import numpy as np
@@ -12,9 +13,12 @@ from transformers import CLIPImageProcessorPil, ResNetConfig, ResNetModel
 
 import dedn_hf.data
 from dedn_hf import DednModel
+from dedn_hf.candidates_dedn import class_rows, read_candidates
 from dedn_hf.data.synthetic_birds import load as load_synthetic_birds
 from dedn_hf.evaluation import gzsl_metrics
+from dedn_hf.evaluation.descriptions import describe_unseen_classes
 from dedn_hf.features.extraction import extract_feature_maps
+from dedn_hf.names_dedn import readable_attribute
 from dedn_hf.recipes import read_recipe
 from dedn_hf.training import DednTrainingArguments, PixelValueDataset
 from dedn_hf.training.inputs import prepare_inputs
@@ -260,3 +264,42 @@ def test_figures_are_those_of_the_training_run(run, birds, tmp_path):
     assert (results["protocol"], results["seeds"]) == ("validated", [0])
     with Image.open(tmp_path / "evaluation/seen_unseen_curve.png") as image:
         image.verify()
+
+
+def test_unseen_classes_in_prose(run, birds, tmp_path, capsys):
+    make_model(birds, tmp_path / "model")
+    names = [birds.class_names[index] for index in birds.unseen_class_ids]
+    texts = {
+        name: [f"{readable_attribute(attribute)}."]
+        for name, attribute in zip(names, itertools.cycle(birds.attribute_names[:6]))
+    }
+    file = tmp_path / "descriptions.json"
+    file.write_text(json.dumps(texts | {"no class of these": "red wings"}))
+    run(tmp_path / "model", tmp_path / "out", "--descriptions", file)
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["class_attributes"] == {"of": "descriptions", "differing_classes": 0}
+    assert set(results["understood"]) == set(names)
+    assert f"{len(names)} unseen classes are described in prose" in capsys.readouterr().out
+    run(tmp_path / "model", tmp_path / "own")
+    own = json.loads((tmp_path / "own/results.json").read_text())
+    # Seen classes are as they were, and what images have goes by what classes truly have.
+    assert results["attribute_ranking"] == own["attribute_ranking"] and results["test"] != own["test"]
+    described = DednModel.from_pretrained(tmp_path / "model")
+    candidates = {name: {"text": text} for name, text in texts.items()}
+    rows = class_rows(described, read_candidates(described.config, candidates), "likely")
+    understood = describe_unseen_classes(described, texts)
+    order = [list(understood).index(name) for name in texts]
+    torch.testing.assert_close(described.class_attributes[~described.seen_classes][order], rows)
+
+    for content, match in (
+        ({names[0]: ["red wings"]}, f"{len(names) - 1} of {len(names)} unseen classes are not described"),
+        ({names[0]: 3}, "must be a text or a list of sentences"),
+        ({}, "must hold names of classes and their descriptions"),
+        ([], "descriptions.json must hold names and values"),
+    ):
+        file.write_text(json.dumps(content))
+        with pytest.raises(CommandFailed, match=match):
+            run(tmp_path / "model", tmp_path / "other", "--descriptions", file)
+    with pytest.raises(CommandFailed, match=r"missing\.json"):
+        run(tmp_path / "model", tmp_path / "other", "--descriptions", tmp_path / "missing.json")
+    assert not (tmp_path / "other").exists()

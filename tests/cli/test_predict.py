@@ -644,3 +644,42 @@ def test_ranks_stand_in_a_file_and_in_the_table(photos, classifier, capsys):
 def test_no_ranks_where_no_class_has_a_parent(photos):
     assert run("photos/0.png", "--output", "names.csv") == 0
     assert list(read_csv("names.csv")[0]) == ["image", "label", "score", "seen", "error"]
+
+
+def test_a_class_more_in_prose(photos, classifier, capsys):
+    text = "a small red bird with a blue head and a heart"
+    assert run("photos/0.png", "--describe", f"My bird: {text}", "--top_k", 500, "--output", "birds.csv") == 0
+    (row,) = read_csv("birds.csv")
+    candidates = dict.fromkeys(classifier.model.config.label2id) | {"My bird": text}
+    labels = classifier("photos/0.png", candidates, top_k=None)["labels"]
+    found = [row[key] for key in row if key == "label" or key.startswith("label_")]
+    assert found[: len(labels)] == [label["label"] for label in labels] and "My bird" in found
+    assert float(row["score"]) == pytest.approx(labels[0]["score"], abs=2e-6)
+    err = capsys.readouterr().err
+    assert "My bird: " in err and "blue crown" in err and "not read: heart" in err
+
+
+def test_a_table_in_prose_and_one_more(photos, capsys):
+    (photos.parent / "mine.csv").write_text(
+        "class,description\nred one,a red bird\nblue one,a bird with a blue head\n"
+    )
+    assert run("photos/0.png", "--classes", "mine.csv", "--describe", "green: a green back", "--top_k", 9) == 0
+    printed = capsys.readouterr()
+    assert sum(printed.out.count(name) for name in ("  red one", "  blue one", "  green")) == 3
+    assert "classes described in prose: 2" in printed.err and "green: green back" in printed.err
+
+
+@pytest.mark.parametrize(
+    "options, match",
+    [
+        (["--describe", "a red bird"], "is no name and text"),
+        (["--describe", "a: red belly", "--describe", "a : blue belly"], "--describe names 'a' more than once"),
+        (["--describe", "mine: a nice fellow"], "Class 'mine' is described by 'a nice fellow', of which nothing"),
+    ],
+)
+def test_prose_that_is_none(photos, capsys, options, match):
+    try:
+        assert run("photos", *options) == 2
+    except SystemExit as end:
+        assert end.code == 2
+    assert match in capsys.readouterr().err

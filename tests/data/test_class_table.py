@@ -3,7 +3,7 @@ import random
 import numpy as np
 import pytest
 
-from dedn_hf.data.class_table import load_class_table
+from dedn_hf.data.class_table import ClassTable, load_class_table
 
 
 @pytest.fixture
@@ -182,3 +182,30 @@ def test_parents(read):
 def test_parents_in_a_circle(read, rows, circle):
     with pytest.raises(ValueError, match=rf"birds\.csv, {circle}; leave one of them empty"):
         read("\n".join(["class,parent,a", *rows]))
+
+
+def test_classes_in_prose(read):
+    table = read('class,description,a,b\none,"red, with a tail",0.5,\nother,,1,0\n')
+    assert table.attribute_names == ["a", "b"]
+    assert table.descriptions() == {
+        "one": {"text": "red, with a tail", "attributes": {"a": 0.5}},
+        "other": {"a": 1, "b": 0},
+    }
+    assert "birds.csv: classes described in prose: 1" in table.understood
+
+
+def test_a_table_of_prose_alone(read):
+    table = read("class,description\none,a red bird\nother,a blue bird\n")
+    assert table.descriptions()["one"] == {"text": "a red bird", "attributes": None}
+    with pytest.raises(ValueError, match=r"line 3: class 'other' is described by nothing"):
+        read("class,description\none,a red bird\nother,\n")
+    with pytest.raises(ValueError, match="there are no attributes after 'class'"):
+        read("class,description\none,\nother,\n")
+
+
+def test_prose_is_no_attribute_where_none_is_asked_for(tmp_path):
+    (tmp_path / "birds.csv").write_text("class,description,a\none,red,1\nother,,0\n")
+    table = ClassTable()
+    table.read_classes(tmp_path / "birds.csv")
+    assert table.prose == {} and table.attribute_names == ["a"]
+    assert "birds.csv: columns that are not read as attributes: description" in table.notes

@@ -27,9 +27,9 @@ def read_descriptions(file: str | os.PathLike) -> dict[str, list[str]]:
     """
     try:
         content = read_json(Path(file))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
-    if not isinstance(content, dict) or not content:
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror or error}") from error
+    if not content:
         raise ValueError(f"{file} must hold names of classes and their descriptions.")
     descriptions = {name: [text] if isinstance(text, str) else text for name, text in content.items()}
     for name, texts in descriptions.items():

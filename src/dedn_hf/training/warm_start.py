@@ -151,3 +151,4 @@ class WarmStart:
             parts.append("backbone.")
         state = {name: value for name, value in first.state_dict().items() if name.startswith(tuple(parts))}
         model.load_state_dict(state, strict=False)
+        config.attribute_terms = config.attribute_terms or first.config.attribute_terms
