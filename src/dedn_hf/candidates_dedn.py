@@ -348,7 +348,7 @@ def likely_attributes(strengths: torch.Tensor, named: torch.Tensor, values: torc
     known, target = strengths.double().cpu(), values.double().cpu().clamp(min=0).sqrt()
     named, count = named.cpu(), len(known)
     mean, roots = known.mean(dim=0), known.sqrt()
-    if count < 3:
+    if count < 3 or len(named) == known.shape[1]:
         return mean.to(strengths)
     mean_root, of_named = roots.mean(dim=0), roots[:, named]
     spread, others = of_named - mean_root[named], roots - mean_root

@@ -596,8 +596,6 @@ class _Text:
                 return  # of dark brown
             if words[end - 1] in _SHADES:
                 weight *= 0.6
-            if self.is_copula and self.parts and not self.values and self.join not in ("", "and", "or", ","):
-                self.is_copula = False
             if self.after_part and not self.is_copula:
                 self.given = []
                 self.is_copula = self.pending_part is not None  # "wings brown"
