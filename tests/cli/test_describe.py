@@ -1,12 +1,18 @@
 """What a model understands of a text, from its config alone."""
 
 import json
+import re
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 from command_line import CommandFailed
+from synthetic_model import SYNTHETIC_MODEL
+from tiny_pipeline import make_image
+from transformers import pipeline
 
+from dedn_hf.data.class_table import load_class_table
 from dedn_hf.registration import DEFAULT_MODEL
 
 
@@ -50,3 +56,60 @@ def test_another_kind_of_model(dedn, tmp_path):
 def test_no_weights_are_read(dedn, config_only, monkeypatch):
     monkeypatch.setitem(sys.modules, "dedn_hf.modeling_dedn", None)  # importing it fails
     dedn("describe", "--model", config_only, "--text", "a red belly")
+
+
+PHOTOS = [f"photos/{number}.png" for number in range(2)]
+
+
+@pytest.fixture
+def photos(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    for number, path in enumerate(PHOTOS):
+        make_image(number, width=80, height=60).save(path)
+    return tmp_path
+
+
+def test_photos_begin_a_table_and_go_on_with_it(dedn, photos, capsys):
+    dedn("describe", *PHOTOS, "--name", "Lantern", "--classes", "birds.csv", "--model", SYNTHETIC_MODEL)
+    assert "birds.csv: Lantern, 62 attributes" in capsys.readouterr().out
+    before = Path("birds.csv").read_bytes()
+    dedn("describe", "photos", "--name", "Marsh Flute", "--classes", "birds.csv", "--model", SYNTHETIC_MODEL)
+    assert Path("birds.csv").read_bytes().startswith(before)
+    table = load_class_table("birds.csv")
+    assert table.class_names == ["Lantern", "Marsh Flute"]
+    classifier = pipeline("zero-shot-attribute-classification", model=str(SYNTHETIC_MODEL), device="cpu")
+    described = classifier.describe(PHOTOS)
+    for strengths in table.descriptions().values():
+        assert strengths == pytest.approx(described, abs=0.005)
+
+
+def test_photos_and_words_are_shown(dedn, photos, capsys):
+    dedn("describe", PHOTOS[0], "--text", "a red wing", "--model", SYNTHETIC_MODEL, "--json")
+    printed = capsys.readouterr()
+    strengths = json.loads(printed.out)["attributes"]
+    assert len(strengths) == 62 and all(0 <= strength <= 1 for strength in strengths.values())
+    assert len(printed.err.splitlines()) == 20
+    dedn("describe", PHOTOS[0], "--model", SYNTHETIC_MODEL, "--json")
+    without = json.loads(capsys.readouterr().out)["attributes"]
+    assert {name for name in strengths if strengths[name] != pytest.approx(without[name])} == {"has_wing_color::red"}
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "say what to describe: photos, or --text"),
+        (["photos/0.png", "--name", "x"], "--name and --classes go together"),
+        (["nothing.png"], "'nothing.png', cannot be read"),
+        (["photos/0.png", "--name", "x", "--classes", "birds.xlsx"], "birds.xlsx is no CSV file"),
+        (["photos/0.png", "--name", "One", "--classes", "mine.csv"], "mine.csv has the class 'one' already"),
+        (["photos/0.png", "--name", "x", "--classes", "other.csv"], "no attributes of the model: corolla"),
+    ],
+)
+def test_photos_that_cannot_be_described(dedn, photos, capsys, arguments, message):
+    Path("mine.csv").write_text("class,wing color: red\none,1\n")
+    Path("other.csv").write_text("class,corolla\none,1\n")
+    before = {path: path.read_bytes() for path in photos.glob("*.csv")}
+    with pytest.raises(CommandFailed, match=re.escape(message)):
+        dedn("describe", *arguments, "--model", SYNTHETIC_MODEL)
+    assert {path: path.read_bytes() for path in photos.glob("*.csv")} == before

@@ -3,7 +3,7 @@ import random
 import numpy as np
 import pytest
 
-from dedn_hf.data.class_table import ClassTable, load_class_table
+from dedn_hf.data.class_table import ClassTable, add_class, load_class_table
 
 
 @pytest.fixture
@@ -209,3 +209,41 @@ def test_prose_is_no_attribute_where_none_is_asked_for(tmp_path):
     table.read_classes(tmp_path / "birds.csv")
     assert table.prose == {} and table.attribute_names == ["a"]
     assert "birds.csv: columns that are not read as attributes: description" in table.notes
+
+
+@pytest.mark.parametrize(
+    "before, row",
+    [
+        ("class,a,B b\none,0.5,1\n", "new,0.25,\n"),
+        ("class,a,B b\none,0.5,1", "\nnew,0.25,\n"),
+        ("class,a,c\r\none,50,20\r\n", "new,25,100\r\n"),
+        ("class;a;parent\none;0,5;x\n", "new;0,25;\n"),
+        ("class,a\none,50%\n", "new,25%\n"),
+        ("# mine\nclass,a\none,yes\n", "new,25%\n"),
+    ],
+)
+def test_a_class_more(tmp_path, before, row):
+    """In the table's own columns and scale; what was there stays to the byte."""
+    file = tmp_path / "birds.csv"
+    file.write_bytes(before.encode())
+    add_class(file, "new", {"a": 0.25, "c": 1.0} | ({"b b": 0.5} if "B b" in before else {}))
+    expected = row.replace("0.25,\n", "0.25,0.5\n") if "B b" in before else row
+    assert file.read_bytes().decode() == before + expected
+    assert load_class_table(file).descriptions()["new"]["a"] == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    "before, message",
+    [
+        ("class,a\nnew,1\n", "has the class 'new' already"),
+        ("class,a\none,high\n", "'a' is 'high'"),
+        (",class,a\n0,one,1\n", "another first column than 'class'"),
+        ("class,x\none,1\n", "columns that are no attributes of the model: x"),
+    ],
+)
+def test_tables_that_take_no_class(tmp_path, before, message):
+    file = tmp_path / "birds.csv"
+    file.write_text(before)
+    with pytest.raises(ValueError, match=message):
+        add_class(file, "new", {"a": 0.25})
+    assert file.read_text() == before

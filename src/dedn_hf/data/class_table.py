@@ -305,7 +305,8 @@ def add_class(file: str | os.PathLike, name: str, strengths: Mapping[str, float]
         elif top is None:
             cells.append(f"{100 * strengths[found]:.0f}%")
         else:
-            cells.append(f"{strengths[found] * top:.3g}")
+            has_commas = delimiter != "," and re.search(rb"\d,\d", content)
+            cells.append(f"{strengths[found] * top:.3g}".replace(".", "," if has_commas else "."))
     if strangers:
         raise ValueError(
             f"{file} has columns that are no attributes of the model: {', '.join(strangers[:5])}"
