@@ -6,7 +6,7 @@ TORCH ?= torch==2.13.0
 BIN = .venv/bin
 OUTPUT = outputs/synthetic_birds
 
-.PHONY: demo test test-all test-timm lint format clean
+.PHONY: demo test test-all test-demo test-timm lint format clean
 
 # With PHOTO=photo.jpg the last lines name the bird of a photo, too, by the model that comes with the package.
 demo: .venv/installed
@@ -30,6 +30,10 @@ test-all: lint
 test-timm: .venv-timm/installed
 	OMP_NUM_THREADS=1 .venv-timm/bin/pytest tests/test_timm.py tests/test_backbone_dedn.py tests/features/test_extraction.py
 
+# The page of `dedn demo` in a browser, in an environment of its own: Gradio takes no Pillow 13 yet.
+test-demo: .venv-demo/installed
+	OMP_NUM_THREADS=1 .venv-demo/bin/pytest -m "slow or not slow" tests/test_demo.py tests/test_demo_page.py
+
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -39,13 +43,21 @@ format: .venv/installed
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf .venv .venv-timm
+	rm -rf .venv .venv-demo .venv-timm
 
 .venv/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed: make PYTHON=python3.12 …')"
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet $(TORCH)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+.venv-demo/installed: pyproject.toml constraints.txt
+	test -x .venv-demo/bin/python || $(PYTHON) -m venv .venv-demo
+	.venv-demo/bin/python -m pip install --quiet $(TORCH)
+	grep -v '^pillow==' constraints.txt > .venv-demo/constraints.txt
+	.venv-demo/bin/python -m pip install --quiet --constraint .venv-demo/constraints.txt --editable ".[demo]" \
+		'playwright>=1.50' 'pytest>=8' 'pytest-timeout>=2.4'
 	touch $@
 
 # PyPI's torchvision goes with PyPI's own torch: with === it is that one, and no CPU build of the same version.

@@ -155,9 +155,9 @@ def plot_fit(own: np.ndarray, strangers: np.ndarray, path: Path):
     calibration, spread = figure.subplots(1, 2)
     scores, truth = _as_many(own, strangers)
     mean, share, _ = reliability_bins(scores, truth)
-    calibration.plot([0, 1], [0, 1], color="0.7")
+    calibration.plot([0, 100], [0, 100], color="0.7")
     calibration.plot(mean, share, "o-", color="#1f5a94")
-    calibration.set(xlabel="fit", ylabel="share of images of a candidate", title="as many strangers as others")
+    calibration.set(xlabel="fit, per cent", ylabel="per cent of a candidate", title="as many strangers as others")
     bins = np.linspace(0, 1, 31)
     for values, label, color in ((own, "of a candidate", "#1f5a94"), (strangers, "strangers", "#d95f02")):
         weights = np.full(len(values), 1 / len(values))

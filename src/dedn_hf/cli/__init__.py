@@ -16,7 +16,8 @@ from importlib.metadata import version
 COMMANDS = {
     "predict": "name what photos show",
     "explain": "draw why: the attributes that speak for a name, and where they are",
-    "describe": "show what a model understands of a class described in words",
+    "describe": "show a class as a model understands words about it, or photos of it",
+    "demo": "open a page for a browser: photos, questions, classes of your own",
     "train": "train on the built-in birds, a benchmark or your own folder",
     "evaluate": "read the test images once: figures and pictures",
     "features": "run a backbone over a data set, into a store to train on",

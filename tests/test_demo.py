@@ -1,0 +1,177 @@
+"""What the page of `dedn demo` does, without a browser; `test_demo_page.py` opens it in one."""
+
+import csv
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from synthetic_model import SYNTHETIC_MODEL
+from transformers import pipeline
+
+from dedn_hf.data.class_table import load_class_table
+from dedn_hf.demo import BOTH, MINE, OWN, BadInput, Page, plain
+
+TASK = "zero-shot-attribute-classification"
+
+
+@pytest.fixture(scope="module")
+def page():
+    return Page(pipeline(TASK, model=str(SYNTHETIC_MODEL), device="cpu"))
+
+
+@pytest.fixture
+def photo(tmp_path):
+    path = tmp_path / "bird.png"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (80, 120, 3), dtype=np.uint8)).save(path)
+    return str(path)
+
+
+def test_a_photo_and_its_names(page, photo):
+    session = page.look(page.new_session(), photo, OWN)
+    expected = page.classifier(photo, top_k=5)
+    assert page.labels(session) == {entry["label"]: pytest.approx(entry["score"]) for entry in expected["labels"]}
+    image, masks = page.places(session)
+    assert image.shape == (80, 120, 3)
+    assert [words for _, words in masks] == [
+        page.classifier.in_words(entry) for entry in page.classifier(photo, top_attributes=8)["attributes"]
+    ]
+    for mask, _ in masks:
+        # The model sees the square in the middle.
+        assert mask.shape == (80, 120) and mask.any() and not mask[:, :20].any() and not mask[:, 100:].any()
+    # Models of before say nothing of fit.
+    assert page.summary(session) == ""
+    assert page.look(session, None, OWN).result is None
+
+
+def test_where_it_was_seen_is_where_attention_is_highest(page, photo):
+    session = page.look(page.new_session(), photo, OWN)
+    grids = [np.asarray(entry["attention"]) for entry in session.result["attributes"]]
+    for grid, (mask, _) in zip(grids, page.places(session)[1]):
+        side = 80 / len(grid)
+        row, column = np.unravel_index(grid.argmax(), grid.shape)
+        assert mask[int((row + 0.5) * side), int(20 + (column + 0.5) * side)] > 0
+        row, column = np.unravel_index(grid.argmin(), grid.shape)
+        assert mask[int((row + 0.5) * side), int(20 + (column + 0.5) * side)] == 0 or grid.min() > grid.max() / 2
+
+
+def test_answers_move_the_labels(page, photo):
+    session = page.look(page.new_session(), photo, OWN)
+    before, question = page.labels(session), session.result["ask"][0]
+    assert page.questions(session)[0] == plain(question["question"])
+    session = page.answer(session, 0, True)
+    expected = page.classifier(photo, observed={question["attribute"]: True}, top_k=5)["labels"]
+    assert page.labels(session) == {entry["label"]: pytest.approx(entry["score"], rel=1e-3) for entry in expected}
+    assert "Answered: " in page.summary(session)
+    asked = [entry["attribute"] for entry in session.result["ask"]]
+    session = page.answer(session, 0, None)
+    assert asked[0] not in [entry["attribute"] for entry in session.result["ask"]]
+    assert page.labels(page.forget_answers(session)) == {name: pytest.approx(score) for name, score in before.items()}
+    page.answer(page.new_session(), 0, True)  # without a photo there is nothing to answer
+
+
+def test_classes_of_ones_own(page, photo, tmp_path):
+    session = page.new_session()
+    with pytest.raises(BadInput, match="no classes of yours"):
+        page.look(session, photo, MINE)
+    attribute = next(shown for shown, name in page.attribute_of.items() if name == "has_head_color::red")
+    session, said = page.add_class(session, "Garden  Lantern", "a blue wing and a gizmo", [attribute], None)
+    assert "Garden Lantern is one of your classes" in said and "Not read: gizmo" in said
+    session, _ = page.add_class(session, "Seen", "", [], [photo])
+    strengths = session.classes["Garden Lantern"]
+    assert strengths["has_head_color::red"] == 1 and strengths["has_wing_color::blue"] > 0.5
+    assert session.classes["Seen"] == pytest.approx(page.classifier.describe(photo), abs=1e-6)
+    assert set(page.labels(page.look(session, photo, MINE))) == {"Garden Lantern", "Seen"}
+    together = page.look(session, photo, BOTH).result["labels"]
+    assert len(together) == page.config.num_labels + 2
+    file = page.save_table(session, str(tmp_path))
+    again = page.load_table(page.new_session(), file)
+    for name, row in session.classes.items():
+        assert again.classes[name] == pytest.approx(row, abs=0.005)
+    assert load_class_table(file).class_names == ["Garden Lantern", "Seen"]
+    assert list(page.remove_class(session, "Seen").classes) == ["Garden Lantern"]
+
+
+def test_visitors_do_not_mix(page, photo):
+    first, second = page.new_session(), page.new_session()
+    page.add_class(first, "mine", "a red wing", [], None)
+    page.look(first, photo, OWN)
+    assert second.classes == {} and second.result is None and page.new_session().classes == {}
+
+
+def test_many_photos(page, photo, tmp_path):
+    broken = tmp_path / "=broken.jpg"
+    broken.write_bytes(b"no image")
+    rows, file = page.name_many(page.new_session(), [photo, str(broken), photo], OWN, str(tmp_path))
+    assert [row[0] for row in rows] == ["bird.png", "=broken.jpg", "bird.png"]
+    assert rows[0][1] == page.classifier(photo)["labels"][0]["label"] and rows[0] == rows[2]
+    assert rows[1][1] == "" and "cannot be read as a photo" in rows[1][4] and str(tmp_path) not in rows[1][4]
+    with open(file, newline="", encoding="utf-8") as lines:
+        table = list(csv.reader(lines))
+    assert table[0] == ["photo", "name", "score", "fit", "because"] and len(table) == 4
+    assert table[2][0] == "'=broken.jpg"  # no formula
+    with pytest.raises(BadInput, match="Choose photos first"):
+        page.name_many(page.new_session(), None, OWN, str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"<html><script>alert(1)</script></html>", b'<svg xmlns="http://www.w3.org/2000/svg"/>', b"", b"\xff\xd8\xff"],
+    ids=["HTML", "SVG", "nothing", "half a JPEG"],
+)
+def test_what_is_no_photo(page, tmp_path, content):
+    (tmp_path / "bird.jpg").write_bytes(content)
+    with pytest.raises(BadInput, match=r"^bird\.jpg cannot be read as a photo") as error:
+        page.look(page.new_session(), str(tmp_path / "bird.jpg"), OWN)
+    assert str(tmp_path) not in str(error.value)
+
+
+def test_a_bomb_of_an_image(page, tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    Image.new("RGB", (100, 100)).save(tmp_path / "bird.png")
+    with pytest.raises(BadInput, match="cannot be read as a photo"):
+        page.look(page.new_session(), str(tmp_path / "bird.png"), OWN)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (("", "a red wing", [], None), "Give the class a name"),
+        (("x", " ", [], None), "Describe it"),
+        (("x", "a nice fellow", [], None), "of which nothing is understood"),
+        (("x", "", [], ["/no/such.png"]), "such.png cannot be read"),
+    ],
+)
+def test_classes_that_cannot_be_added(page, arguments, message):
+    session = page.new_session()
+    with pytest.raises(ValueError, match=message):
+        page.add_class(session, *arguments)
+    assert session.classes == {}
+
+
+def test_names_are_text_and_no_markup(page):
+    _, said = page.add_class(page.new_session(), "<img src=x onerror=alert(1)> [a](b) **c**", "a red wing", [], None)
+    assert "<img" not in said and "\\[a\\]\\(b\\)" in said and "\\*\\*c\\*\\*" in said
+
+
+def test_a_table_with_formulas(page, tmp_path):
+    (tmp_path / "mine.csv").write_text('class,wing color: red\n"=HYPERLINK(""x"")",1\n')
+    session = page.load_table(page.new_session(), str(tmp_path / "mine.csv"))
+    assert list(session.classes) == ['=HYPERLINK("x")']
+    with open(page.save_table(session, str(tmp_path)), newline="", encoding="utf-8") as lines:
+        assert list(csv.reader(lines))[1][0] == '\'=HYPERLINK("x")'
+
+
+def test_a_table_that_visitors_begin_with(tmp_path):
+    (tmp_path / "mine.csv").write_text("class,wing color: red\none,1\n")
+    page = Page(pipeline(TASK, model=str(SYNTHETIC_MODEL), device="cpu"), tmp_path / "mine.csv")
+    session = page.new_session()
+    page.remove_class(session, "one")
+    assert list(page.new_session().classes) == ["one"] and session.classes == {}
+
+
+def test_files_to_download_lie_in_the_folder_of_the_page(page, photo, tmp_path):
+    session, _ = page.add_class(page.new_session(), "x", "a red wing", [], None)
+    for file in (page.save_table(session, str(tmp_path)), page.name_many(session, [photo], OWN, str(tmp_path))[1]):
+        assert Path(file).is_relative_to(tmp_path) and os.path.isfile(file)
