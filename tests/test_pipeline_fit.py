@@ -96,9 +96,10 @@ def test_none_of_these_is_a_row_and_all_sum_to_one(classifier):
     assert classifier(image, none_of_these=True, top_k=2)["labels"] == result["labels"][:2]
 
 
-def test_lists_of_candidates_have_fits_of_their_own(classifier):
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_lists_of_candidates_have_fits_of_their_own(classifier, batch_size):
     images, lists = [make_image(0), make_image(1), make_image(2)], [["owl", "crow"], NEW, ["owl"]]
-    results = classifier(images, lists, none_of_these=True, batch_size=2, **EVERYTHING)
+    results = classifier(images, lists, none_of_these=True, batch_size=batch_size, **EVERYTHING)
     for image, candidates, result in zip(images, lists, results):
         alone = classifier(image, candidates, none_of_these=True, **EVERYTHING)
         assert result["fit"] == pytest.approx(alone["fit"], rel=1e-4)

@@ -646,7 +646,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             contributions = self._contributions(model_outputs["attribute_score"][0], rows, evidence, logits)
         fit, targets = None, targets_of(index)
         if targets is not None:
-            scores = model_outputs["attribute_score"].to(targets.means.device)
+            scores = model_outputs["attribute_score"][0][None].to(targets.means.device)
             fit = self.model.class_probabilities(scores, targets).max().item()
         scores = (config.score_scale * logits).softmax(dim=-1)
         labels = self._labels(scores, logits, names, seen, fit if none_of_these else None)
