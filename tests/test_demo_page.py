@@ -3,8 +3,15 @@ The page of `dedn demo` in a real browser. `make test-demo` has an environment f
 Chromium these are skipped.
 """
 
+import contextlib
+import os
 import shutil
 import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import zipfile
 
 import numpy as np
 import pytest
@@ -21,6 +28,7 @@ pytestmark = [
 ]
 
 from dedn_hf.demo import MAX_FILE_SIZE, Page, launch  # noqa: E402
+from dedn_hf.hub.space import write_space  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -161,6 +169,29 @@ def test_a_huge_upload_is_refused(visit, address):
     files = {"files": {"name": "bird.jpg", "mimeType": "image/jpeg", "buffer": content}}
     response = page.request.post(f"{address}gradio_api/upload", multipart=files)
     assert MAX_FILE_SIZE == "50mb" and response.status == 413
+
+
+def test_a_space_runs_as_it_stands(tmp_path):
+    """Of its own wheel: the package that these tests import is not found there."""
+    space = tmp_path / "space"
+    write_space(space, "me/birds")
+    with zipfile.ZipFile(next(space.glob("*.whl"))) as wheel:
+        wheel.extractall(tmp_path / "site")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"PYTHONPATH": str(tmp_path / "site"), "GRADIO_SERVER_PORT": str(port)}
+    with subprocess.Popen([sys.executable, "app.py"], cwd=space, env=environment) as process:
+        try:
+            for _ in range(120):
+                with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/") as response:
+                    assert response.status == 200
+                    return
+                assert process.poll() is None
+                time.sleep(1)
+            pytest.fail("it does not answer")
+        finally:
+            process.terminate()
 
 
 def test_it_listens_on_this_machine_alone(address):

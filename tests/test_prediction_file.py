@@ -244,3 +244,13 @@ def test_label_studio_imports_tasks_with_predictions(folder):
 def test_images_that_could_not_be_read_get_no_label(format, nothing):
     write("out.json", ROWS[2:3], format=format, model_version="m")
     assert read_json("out.json") == nothing
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl", "parquet"])
+def test_a_column_for_fit(ending):
+    rows = [(image, said if isinstance(said, str) else said | {"fit": 0.25}) for image, said in ROWS[:3]]
+    write(f"out.{ending}", rows, with_fit=True)
+    read = {"csv": pd.read_csv, "jsonl": lambda file: pd.read_json(file, lines=True), "parquet": pd.read_parquet}
+    table = read[ending](f"out.{ending}")
+    assert list(table.columns)[4:9] == ["error", "label_2", "score_2", "seen_2", "fit"]
+    assert table["fit"].fillna(-1).tolist() == [0.25, 0.25, -1]

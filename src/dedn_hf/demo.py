@@ -296,14 +296,6 @@ def build(page: Page, folder: str):
     """
     import gradio as gr
 
-    class Photo(gr.Image):
-        """An image as it was given: Gradio's own reading of a broken file ends in an error that says nothing."""
-
-        is_template = True  # it looks like its parent
-
-        def preprocess(self, payload):
-            return None if payload is None else payload.path
-
     def told(handler):
         """What a visitor did wrong as a line on the page."""
 
@@ -342,9 +334,11 @@ def build(page: Page, folder: str):
         which = gr.Radio([OWN, MINE, BOTH], value=OWN, label="Choose among")
         with gr.Tab("A photo"), gr.Row():
             with gr.Column():
-                photo = Photo(
+                photo = gr.Image(
                     type="filepath", sources=["upload", "clipboard", "webcam"], label="Photo", elem_id="photo"
                 )
+                # Its own reading of a broken file ends in an error that says nothing.
+                photo.preprocess = lambda payload: None if payload is None else payload.path
                 places = gr.AnnotatedImage(label="Because of these (hover, or tap the names)", elem_id="places")
             with gr.Column():
                 labels = gr.Label(label="Names", num_top_classes=NUM_LABELS, elem_id="names")

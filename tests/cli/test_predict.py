@@ -683,3 +683,19 @@ def test_prose_that_is_none(photos, capsys, options, match):
     except SystemExit as end:
         assert end.code == 2
     assert match in capsys.readouterr().err
+
+
+def test_none_of_these_is_a_label_and_fit_a_column(photos, classifier, capsys):
+    expected = classifier("photos/0.png", none_of_these=True, top_k=None)
+    assert run("photos/0.png", "--none_of_these", "--top_k", 201) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "none of these" in line]
+    assert f"{100 * (1 - expected['fit']):5.1f} %" in line
+    assert run("photos", "--none_of_these", "--output", "birds.csv") == 0
+    rows = {row["image"]: row for row in read_csv("birds.csv")}
+    row = rows["photos/0.png"]
+    assert row["label"] == expected["labels"][0]["label"]
+    assert float(row["fit"]) == pytest.approx(expected["fit"], abs=1e-5)
+    assert rows["photos/4b.jpg"]["fit"] == "" and rows["photos/4b.jpg"]["error"]
+    before = Path("birds.csv").read_bytes()
+    assert run("photos", "--none_of_these", "--output", "birds.csv", "--resume") == 0
+    assert Path("birds.csv").read_bytes() == before
