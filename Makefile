@@ -32,7 +32,8 @@ test-timm: .venv-timm/installed
 
 # The page of `dedn demo` in a browser, in an environment of its own: Gradio takes no Pillow 13 yet.
 test-demo: .venv-demo/installed
-	OMP_NUM_THREADS=1 .venv-demo/bin/pytest -m "slow or not slow" tests/test_demo.py tests/test_demo_page.py
+	OMP_NUM_THREADS=1 .venv-demo/bin/pytest -m "slow or not slow" tests/test_demo.py tests/test_demo_page.py \
+		tests/test_demo_attacks.py
 
 lint: .venv/installed
 	$(BIN)/ruff check .

@@ -10,8 +10,9 @@ from PIL import Image
 from synthetic_model import SYNTHETIC_MODEL
 from transformers import pipeline
 
+from dedn_hf import demo
 from dedn_hf.data.class_table import load_class_table
-from dedn_hf.demo import BOTH, MINE, OWN, BadInput, Page, plain
+from dedn_hf.demo import AGAINST, BOTH, FOR, MINE, OWN, BadInput, Page, plain
 
 TASK = "zero-shot-attribute-classification"
 
@@ -32,14 +33,16 @@ def test_a_photo_and_its_names(page, photo):
     session = page.look(page.new_session(), photo, OWN)
     expected = page.classifier(photo, top_k=5)
     assert page.labels(session) == {entry["label"]: pytest.approx(entry["score"]) for entry in expected["labels"]}
-    image, masks = page.places(session)
-    assert image.shape == (80, 120, 3)
-    assert [words for _, words in masks] == [
-        page.classifier.in_words(entry) for entry in page.classifier(photo, top_attributes=8)["attributes"]
-    ]
-    for mask, _ in masks:
-        # The model sees the square in the middle.
-        assert mask.shape == (80, 120) and mask.any() and not mask[:, :20].any() and not mask[:, 100:].any()
+    image, masks, colours = page.places(session)
+    assert image.size == (120, 80)
+    told = page.classifier(photo, top_attributes=8)["attributes"]
+    runner_up = expected["labels"][1]["label"]
+    for (mask, words), entry in zip(masks, told, strict=True):
+        against = entry["contribution"] < 0
+        assert words == page.classifier.in_words(entry) + f", for {runner_up}" * against
+        assert colours[words] == (AGAINST if against else FOR)
+        # The model sees the square in the middle; the edge of a mark is 3 pixels wide.
+        assert mask.shape == (80, 120) and mask.any() and not mask[:, :17].any() and not mask[:, 103:].any()
     # Models of before say nothing of fit.
     assert page.summary(session) == ""
     assert page.look(session, None, OWN).result is None
@@ -51,9 +54,20 @@ def test_where_it_was_seen_is_where_attention_is_highest(page, photo):
     for grid, (mask, _) in zip(grids, page.places(session)[1]):
         side = 80 / len(grid)
         row, column = np.unravel_index(grid.argmax(), grid.shape)
-        assert mask[int((row + 0.5) * side), int(20 + (column + 0.5) * side)] > 0
+        assert mask[int((row + 0.5) * side), int(20 + (column + 0.5) * side)] == demo.MARK_OPACITY
         row, column = np.unravel_index(grid.argmin(), grid.shape)
-        assert mask[int((row + 0.5) * side), int(20 + (column + 0.5) * side)] == 0 or grid.min() > grid.max() / 2
+        within = mask[int((row + 0.5) * side), int(20 + (column + 0.5) * side)] == demo.MARK_OPACITY
+        assert not within or grid.min() > grid.max() / 2
+
+
+def test_little_is_kept_of_a_photo(page, tmp_path):
+    Image.new("RGB", (3000, 2000), "red").save(tmp_path / "large.png")
+    session = page.look(page.new_session(), str(tmp_path / "large.png"), OWN)
+    assert session.photo.size == (800, 533)
+    # All maps together, which come as lists of floats of 32 bytes each.
+    assert all(entry["attention"].dtype == np.float16 for entry in session.result["attributes"])
+    _, masks, _ = page.places(session)
+    assert masks[0][0].shape == (533, 800)
 
 
 def test_answers_move_the_labels(page, photo):
@@ -113,6 +127,32 @@ def test_many_photos(page, photo, tmp_path):
     assert table[2][0] == "'=broken.jpg"  # no formula
     with pytest.raises(BadInput, match="Choose photos first"):
         page.name_many(page.new_session(), None, OWN, str(tmp_path))
+
+
+def test_of_many_photos_the_file_has_all_and_the_page_a_few(page, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "MAX_ROWS", 2)
+    rows, file = page.name_many(page.new_session(), [photo] * 4, OWN, str(tmp_path))
+    assert len(rows) == 2
+    with open(file, newline="", encoding="utf-8") as lines:
+        assert len(list(csv.reader(lines))) == 5
+
+
+def test_too_many_photos_are_refused_before_any_is_read(page, photo, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo, "MAX_PHOTOS", 2)
+    for call in (
+        lambda: page.name_many(page.new_session(), [photo] * 3, OWN, str(tmp_path)),
+        lambda: page.add_class(page.new_session(), "x", "", [], [photo] * 3),
+    ):
+        with pytest.raises(BadInput, match="These are 3 photos, and at most 2 are read"):
+            call()
+    assert not (tmp_path / "names.csv").exists()
+
+
+def test_a_table_with_a_fault_is_told_without_its_place(page, tmp_path):
+    (tmp_path / "mine.csv").write_text("class,wing color: red\none,<b>much</b>\n")
+    with pytest.raises(BadInput, match=r"^mine\.csv cannot be used") as error:
+        page.load_table(page.new_session(), str(tmp_path / "mine.csv"))
+    assert str(tmp_path) not in str(error.value)
 
 
 @pytest.mark.parametrize(

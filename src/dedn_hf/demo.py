@@ -8,27 +8,51 @@ does is in [`Session`], of which each visitor has one.
 """
 
 import csv
-import io
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+import torch
+from PIL import Image, ImageFilter
 
 from .data.class_table import load_class_table
-from .images_dedn import load_any_image
+from .images_dedn import attention_in_image, load_any_image
 from .names_dedn import NameMatcher, readable_attribute
 
 NUM_LABELS, NUM_ATTRIBUTES, NUM_QUESTIONS = 5, 8, 3
 MAX_FILE_SIZE = "50mb"
 MAX_PHOTOS = 1000
-# A gradient over a photo would hide it: marked is where attention is more than half of its highest.
-MARKED, MARK_OPACITY = 0.5, 0.4
+# Of a table on the page; the file has all.
+MAX_ROWS = 200
+# Longer side of the photo that marks are drawn on, in pixels.
+DRAWN_SIZE = 800
+# A gradient over a photo would hide it: marked is where attention is more than half of its highest, and its edge.
+MARKED, MARK_OPACITY, EDGE = 0.5, 0.25, 7
+# For the first name, and for the runner-up: apart for all eyes.
+FOR, AGAINST = "#2563eb", "#ea580c"
+MAX_LETTERS, MAX_VISITORS = 5000, 200
+ANSWERS = {"yes": True, "no": False, "don't know": None}
+# Darker than the theme's, to be read by everybody.
+COLOURS = {
+    "button_primary_background_fill": "*primary_700",
+    "button_primary_background_fill_dark": "*primary_700",
+    "button_primary_background_fill_hover": "*primary_800",
+    "block_label_text_color": "*primary_800",
+    "block_title_text_color": "*primary_800",
+}
+CSS = """
+.gradio-container { max-width: 1100px !important; margin: 0 auto !important; }
+/* One place at a time: that of the reason that is pointed at. */
+#places .mask:not(.active) { opacity: 0 !important; }
+.question { font-weight: 600; }
+button:focus-visible, input:focus-visible, textarea:focus-visible {
+    outline: 3px solid #0d9488 !important; outline-offset: 2px; }
+"""
 OWN, MINE, BOTH = "the model's classes", "my classes", "both"
 INTRODUCTION = (
     "Drop, paste or take a photo. **Names** are of the classes chosen below; **fit** says whether it shows any of "
@@ -49,7 +73,7 @@ class Session:
         result (`dict`, *optional*):
             The [`ImageResult`] of the photo, with all labels.
         photo (`Image.Image`, *optional*):
-            The photo, upright.
+            The photo, upright, as large as it is drawn: of the rest nothing is kept.
         observed (`dict[str, float | None]`):
             What was answered about it.
         classes (`dict[str, dict[str, float]]`):
@@ -104,16 +128,21 @@ class Page:
         session.result, session.photo, session.observed = None, None, {}
         if file is None:
             return session
-        session.photo = read_photo(file)
+        photo = read_photo(file)
         session.candidates = self.candidates(session, which)
         session.result = self.classifier(
-            session.photo,
+            photo,
             candidate_labels=session.candidates,
             top_k=None,
             top_attributes=None,
             attention="grid",
             ask=NUM_QUESTIONS,
         )
+        for entry in session.result["attributes"]:
+            # As lists they would take twenty times the memory, for as long as the page is open.
+            entry["attention"] = np.asarray(entry["attention"], np.float16)
+        photo.thumbnail((DRAWN_SIZE, DRAWN_SIZE))
+        session.photo = photo
         return session
 
     def answer(self, session: Session, place: int, answer: bool | None) -> Session:
@@ -149,24 +178,25 @@ class Page:
             lines.append("Answered: " + ", ".join(map(plain, answered)) + ".")
         return "  \n".join(lines)
 
-    def places(self, session: Session) -> tuple[np.ndarray, list[tuple[np.ndarray, str]]]:
-        """The photo, and for each telling attribute in words where it was seen: a mask of the photo's size."""
-        photo, result = session.photo, session.result
-        small = photo.copy()
-        small.thumbnail((1024, 1024))
-        left, top, right, bottom = (side * small.width / photo.width for side in result["crop"])
-        # From a pixel to the cell of the grid that it lies on; beside the crop there is none.
-        columns = (np.arange(small.width) + 0.5 - left) / (right - left)
-        rows = (np.arange(small.height) + 0.5 - top) / (bottom - top)
-        masks = []
-        for entry in result["attributes"][:NUM_ATTRIBUTES]:
-            attention = np.asarray(entry["attention"])
+    def places(self, session: Session) -> tuple[Image.Image, list[tuple[np.ndarray, str]], dict[str, str]]:
+        """
+        The photo; for each telling attribute in words where it was seen, a mask of the photo's size; and the words'
+        colours, which say whether they speak for the first name.
+        """
+        told = session.result["attributes"][:NUM_ATTRIBUTES]
+        maps = torch.tensor(np.stack([entry["attention"] for entry in told]), dtype=torch.float32)
+        maps = attention_in_image(maps, self.classifier.image_processor, *session.photo.size).numpy()
+        runner_up = [entry["label"] for entry in session.result["labels"][1:2]]
+        masks, colours = [], {}
+        for entry, attention in zip(told, maps):
             marked = attention > MARKED * attention.max()
-            within = [np.clip((share * len(marked)).astype(int), 0, len(marked) - 1) for share in (rows, columns)]
-            mask = marked[np.ix_(*within)]
-            mask &= np.outer((rows >= 0) & (rows < 1), (columns >= 0) & (columns < 1))
-            masks.append((MARK_OPACITY * mask, self.classifier.in_words(entry)))
-        return np.asarray(small), masks
+            wider = Image.fromarray(marked.astype(np.uint8)).filter(ImageFilter.MaxFilter(EDGE))
+            words = self.classifier.in_words(entry)
+            if entry["contribution"] < 0:
+                words += "".join(f", for {name}" for name in runner_up)
+            colours[words] = FOR if entry["contribution"] >= 0 else AGAINST
+            masks.append((np.where(marked, MARK_OPACITY, np.asarray(wider)), words))
+        return session.photo, masks, colours
 
     def questions(self, session: Session) -> list[str]:
         """What to answer next, in Markdown."""
@@ -185,7 +215,10 @@ class Page:
         if attributes:
             parts["attributes"] = [self.attribute_of[attribute] for attribute in attributes]
         if photos:
-            parts["images"] = [read_photo(photo) for photo in photos[:MAX_PHOTOS]]
+            check_number(photos)
+            for photo in photos:  # tells of one that cannot be read, by its name alone
+                read_photo(photo)
+            parts["images"] = [Path(photo) for photo in photos]
         if not parts:
             raise BadInput("Describe it: by words, by attributes or by photos.")
         from .candidates_dedn import class_rows, prose_of, read_candidates
@@ -211,7 +244,10 @@ class Page:
         """Classes of a table, as `dedn predict --classes` reads it."""
         from .candidates_dedn import class_rows, read_candidates
 
-        table = load_class_table(file)
+        try:
+            table = load_class_table(file)
+        except ValueError as error:  # which begins with the whole path
+            raise BadInput(str(error).replace(str(file), os.path.basename(file))) from error
         table.match_attributes(NameMatcher(self.config.attribute_names))
         candidates = read_candidates(self.config, table.descriptions())
         rows = self.classifier.model.strengths(class_rows(self.classifier.model, candidates, "likely"))
@@ -230,26 +266,47 @@ class Page:
         rows += [[name, *(f"{of[attribute]:.3g}" for attribute in names)] for name, of in session.classes.items()]
         return _write_csv(rows, folder, "classes.csv")
 
-    def name_many(self, session: Session, files: Sequence[str] | None, which: str, folder: str, progress=iter):
-        """A row for each of many photos, and the same as a CSV file. Photos are read one after the other."""
+    def name_many(
+        self, session: Session, files: Sequence[str] | None, which: str, folder: str, progress=iter
+    ) -> tuple[list[list], str]:
+        """
+        A row for each of many photos in a CSV file, and the first of them. Photos are read one after the other, and
+        rows are written as they come.
+        """
         if not files:
             raise BadInput("Choose photos first.")
+        check_number(files)
         classify = self.classifier.prepare_call(
             candidate_labels=self.candidates(session, which), top_k=1, top_attributes=3
         )
-        rows = []
-        for file in progress(list(files)[:MAX_PHOTOS]):
-            name = os.path.basename(file)
-            try:
-                result = classify([self.classifier.preprocess(read_photo(file))])[0]
-            except BadInput as error:
-                rows.append([name, "", "", "", str(error)])
-                continue
-            (label,), fit = result["labels"], result["fit"]
-            why = ", ".join(self.classifier.in_words(entry) for entry in result["attributes"])
-            rows.append([name, label["label"], round(label["score"], 3), "" if fit is None else round(fit, 3), why])
-        header = ["photo", "name", "score", "fit", "because"]
-        return rows, _write_csv([header, *rows], folder, "names.csv")
+        shown = []
+
+        def rows() -> Iterator[list]:
+            yield ["photo", "name", "score", "fit", "because"]
+            for file in progress(list(files)):
+                row = self._name(classify, file)
+                if len(shown) < MAX_ROWS:
+                    shown.append(row)
+                yield row
+
+        path = _write_csv(rows(), folder, "names.csv")
+        return shown, path
+
+    def _name(self, classify, file: str) -> list:
+        name = os.path.basename(file)
+        try:
+            result = classify([self.classifier.preprocess(read_photo(file))])[0]
+        except BadInput as error:
+            return [name, "", "", "", str(error)]
+        (label,), fit = result["labels"], result["fit"]
+        why = ", ".join(self.classifier.in_words(entry) for entry in result["attributes"])
+        return [name, label["label"], round(label["score"], 3), "" if fit is None else round(fit, 3), why]
+
+
+def check_number(photos: Sequence[str]):
+    """A BadInput if there are more photos than are read at a time."""
+    if len(photos) > MAX_PHOTOS:
+        raise BadInput(f"These are {len(photos):,} photos, and at most {MAX_PHOTOS:,} are read at a time.")
 
 
 def plain(text: str) -> str:
@@ -271,12 +328,11 @@ def read_photo(file: str | os.PathLike) -> Image.Image:
         raise BadInput(f"{os.path.basename(file)} cannot be read as a photo: {reason[:200]}") from error
 
 
-def _write_csv(rows: list[list], folder: str, name: str) -> str:
+def _write_csv(rows: Iterable[list], folder: str, name: str) -> str:
     """A CSV file in which no cell is a formula to a spreadsheet."""
-    text = io.StringIO()
-    csv.writer(text).writerows([["'" + cell if _is_formula(cell) else cell for cell in row] for row in rows])
-    path = Path(tempfile.mkdtemp(dir=folder), name)
-    path.write_text(text.getvalue(), encoding="utf-8")
+    path = Path(folder, name)
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows(["'" + cell if _is_formula(cell) else cell for cell in row] for row in rows)
     return str(path)
 
 
@@ -284,15 +340,13 @@ def _is_formula(cell) -> bool:
     return isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
 
 
-def build(page: Page, folder: str):
+def build(page: Page):
     """
     The page as Gradio has it.
 
     Args:
         page ([`Page`]):
             What it does.
-        folder (`str`):
-            Where files to download are written.
     """
     import gradio as gr
 
@@ -302,8 +356,19 @@ def build(page: Page, folder: str):
         def handle(*args):
             try:
                 return handler(*args)
-            except (BadInput, ValueError, OSError) as error:
+            except (ValueError, OSError) as error:
                 raise gr.Error(escape(" ".join(str(error).split())[:500]), duration=10) from None
+
+        return handle
+
+    def to_download(write):
+        """A function that writes a file into a folder, as one that gives it to a visitor and keeps none of it."""
+        write = told(write)
+
+        def handle(*args):
+            with tempfile.TemporaryDirectory() as folder:
+                # Gradio has a copy, of those that it deletes, before this goes on.
+                yield write(*args, folder)
 
         return handle
 
@@ -311,15 +376,19 @@ def build(page: Page, folder: str):
         """What stands in the first tab."""
         shown = session.result is not None
         questions = page.questions(session) if shown else []
-        rows = []
+        rows, drawn = [], gr.AnnotatedImage(None)
         for place in range(NUM_QUESTIONS):
             there = place < len(questions)
-            rows += [gr.Row(visible=there), gr.Markdown(questions[place] if there else "")]
+            rows += [gr.Group(visible=there), gr.Markdown(questions[place] if there else "")]
+        if shown:
+            photo, masks, colours = page.places(session)
+            drawn = gr.AnnotatedImage((photo, masks), color_map=colours)
         return [
             session,
             page.labels(session) if shown else None,
             page.summary(session) if shown else "",
-            page.places(session) if shown else None,
+            gr.Row(visible=shown),
+            drawn,
             gr.Button(visible=bool(session.observed)),
             *rows,
         ]
@@ -329,88 +398,131 @@ def build(page: Page, folder: str):
         return session, gr.Dropdown(choices=names, value=None, label=f"My classes: {len(names)}")
 
     with gr.Blocks(title="dedn", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
-        session = gr.State(page.new_session, time_to_live=3600)
+        session = gr.State(page.new_session(), time_to_live=3600)
         gr.Markdown("# dedn\n" + INTRODUCTION)
         which = gr.Radio([OWN, MINE, BOTH], value=OWN, label="Choose among")
-        with gr.Tab("A photo"), gr.Row():
-            with gr.Column():
-                photo = gr.Image(
-                    type="filepath", sources=["upload", "clipboard", "webcam"], label="Photo", elem_id="photo"
-                )
-                # Its own reading of a broken file ends in an error that says nothing.
-                photo.preprocess = lambda payload: None if payload is None else payload.path
-                places = gr.AnnotatedImage(label="Because of these (hover, or tap the names)", elem_id="places")
-            with gr.Column():
-                labels = gr.Label(label="Names", num_top_classes=NUM_LABELS, elem_id="names")
-                summary = gr.Markdown(elem_id="summary")
-                questions = []
-                for _ in range(NUM_QUESTIONS):
-                    with gr.Row(visible=False) as row:
-                        question = gr.Markdown()
-                        buttons = [gr.Button(text, size="sm", min_width=60) for text in ("yes", "no", "don't know")]
-                    questions.append((row, question, buttons))
-                again = gr.Button("Forget my answers", visible=False)
+        with gr.Tab("A photo"):
+            with gr.Row():
+                with gr.Column(min_width=300):
+                    photo = gr.Image(
+                        type="filepath",
+                        sources=["upload", "clipboard", "webcam"],
+                        label="Photo",
+                        height=320,
+                        buttons=["fullscreen"],
+                        elem_id="photo",
+                    )
+                    # Its own reading of a broken file ends in an error that says nothing.
+                    photo.preprocess = lambda payload: None if payload is None else payload.path
+                with gr.Column(min_width=300):
+                    labels = gr.Label(label="Names", num_top_classes=NUM_LABELS, elem_id="names")
+                    summary = gr.Markdown(elem_id="summary")
+            with gr.Row(visible=False) as why:
+                with gr.Column(min_width=300):
+                    gr.Markdown("### Why, and where\nPoint at a reason, or choose it, to see its place.")
+                    places = gr.AnnotatedImage(
+                        label="Why, and where", show_label=False, buttons=["fullscreen"], elem_id="places"
+                    )
+                with gr.Column(min_width=300):
+                    gr.Markdown("### What do you see?\nThese answers would tell most; the names follow.")
+                    questions = []
+                    for _ in range(NUM_QUESTIONS):
+                        with gr.Group(visible=False) as group:
+                            question = gr.Markdown(elem_classes="question", padding=True)
+                            with gr.Row():
+                                buttons = [gr.Button(text, size="sm", min_width=60) for text in ANSWERS]
+                        questions.append((group, question, buttons))
+                    again = gr.Button("Forget my answers", size="sm", visible=False)
         with gr.Tab("My classes"), gr.Row():
-            with gr.Column():
+            with gr.Column(min_width=300):
                 name = gr.Textbox(label="Name", max_length=200)
                 text = gr.Textbox(
-                    label="In words", placeholder="a small songbird with a blue head and a red belly", lines=3
+                    label="In words",
+                    placeholder="a small songbird with a blue head and a red belly",
+                    lines=3,
+                    max_length=MAX_LETTERS,
                 )
-                attributes = gr.Dropdown(list(page.attribute_of), multiselect=True, label="By attributes")
+                attributes = gr.Dropdown(
+                    list(page.attribute_of), multiselect=True, label="By attributes: type to search, also for a group"
+                )
                 photos = gr.File(file_count="multiple", label="By photos", height=120)
                 add = gr.Button("Add the class", variant="primary")
                 said = gr.Markdown(elem_id="said")
-            with gr.Column():
+            with gr.Column(min_width=300):
                 mine = gr.Dropdown(list(page.begin_with), label=f"My classes: {len(page.begin_with)}", elem_id="mine")
                 remove = gr.Button("Take this one out")
-                table = gr.File(label="Load a table (CSV)", height=120)
+                table = gr.File(label="Load a table (CSV)", height=120, elem_id="table")
                 save = gr.Button("Save my classes as a table")
                 saved = gr.File(label="Table", interactive=False, height=80)
         with gr.Tab("Many photos"):
-            many = gr.File(file_count="multiple", label="Photos", height=160)
+            many = gr.File(file_count="multiple", label=f"Photos, up to {MAX_PHOTOS:,}", height=160)
             name_all = gr.Button("Name them", variant="primary")
             found = gr.Dataframe(
                 headers=["photo", "name", "score", "fit", "because"],
                 datatype="str",
                 interactive=False,
                 wrap=True,
+                label=f"The first {MAX_ROWS}: choose a heading to sort by it",
                 elem_id="found",
             )
-            names_file = gr.File(label="Table", interactive=False, height=80)
+            names_file = gr.File(label="Table of all", interactive=False, height=80)
 
-        first_tab = [session, labels, summary, places, again]
-        first_tab += [part for row, question, _ in questions for part in (row, question)]
+        for files in (photos, many, table):
+            # Its own leaves an empty file behind for each.
+            files.preprocess = sent_files if files.file_count == "multiple" else lambda sent: sent and sent.path
+        # Nothing of it is for programs.
+        private = {"api_visibility": "private"}
+        first_tab = [session, labels, summary, why, places, again]
+        first_tab += [part for group, question, _ in questions for part in (group, question)]
         look = told(lambda session, file, which: show(page.look(session, file, which)))
         for event in (photo.change, which.change):
-            event(look, [session, photo, which], first_tab)
+            event(look, [session, photo, which], first_tab, **private)
         for place, (_, _, buttons) in enumerate(questions):
-            for button, answer in zip(buttons, (True, False, None)):
+            for button, answer in zip(buttons, ANSWERS.values()):
                 button.click(
                     told(lambda session, place=place, answer=answer: show(page.answer(session, place, answer))),
                     session,
                     first_tab,
+                    show_progress="hidden",
+                    **private,
                 )
-        again.click(told(lambda session: show(page.forget_answers(session))), session, first_tab)
+        again.click(told(lambda session: show(page.forget_answers(session))), session, first_tab, **private)
 
         def add_class(*values):
             changed, understood = page.add_class(*values)
             return *show_classes(changed), understood
 
-        add.click(told(add_class), [session, name, text, attributes, photos], [session, mine, said])
-        remove.click(told(lambda *values: show_classes(page.remove_class(*values))), [session, mine], [session, mine])
-        table.upload(told(lambda *values: show_classes(page.load_table(*values))), [session, table], [session, mine])
-        save.click(told(lambda session: page.save_table(session, folder)), session, saved)
+        add.click(told(add_class), [session, name, text, attributes, photos], [session, mine, said], **private)
+        remove.click(
+            told(lambda *values: show_classes(page.remove_class(*values))),
+            [session, mine],
+            [session, mine],
+            **private,
+        )
+        table.upload(
+            told(lambda *values: show_classes(page.load_table(*values))),
+            [session, table],
+            [session, mine],
+            **private,
+        )
+        save.click(to_download(page.save_table), session, saved, **private)
 
         def name_many(session, files, which, progress=gr.Progress()):  # noqa: B008
-            return page.name_many(session, files, which, folder, lambda files: progress.tqdm(files, unit="photos"))
+            def watched(files):
+                return progress.tqdm(files, unit="photos")
 
-        handle = told(name_many)
-        name_all.click(
-            lambda session, files, which, progress=gr.Progress(): handle(session, files, which, progress),  # noqa: B008
-            [session, many, which],
-            [found, names_file],
-        )
+            def write(folder):
+                return page.name_many(session, files, which, folder, watched)
+
+            yield from to_download(write)()
+
+        name_all.click(name_many, [session, many, which], [found, names_file], **private)
     return blocks
+
+
+def sent_files(payload) -> list[str]:
+    """The files that a visitor has sent."""
+    return [] if payload is None else [file.path for file in payload.root]
 
 
 def launch(page: Page, host: str, port: int | None, wait: bool = True):
@@ -435,19 +547,22 @@ def launch(page: Page, host: str, port: int | None, wait: bool = True):
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     import gradio as gr
 
-    folder = tempfile.mkdtemp(prefix="dedn_demo_")
-    blocks = build(page, folder)
+    blocks = build(page)
     fonts = ["ui-sans-serif", "system-ui", "sans-serif"]
     _, address, _ = blocks.queue(api_open=False).launch(
         server_name=host,
         server_port=port,
         share=False,
+        mcp_server=False,
+        enable_monitoring=False,
         quiet=True,
         prevent_thread_lock=not wait,
         max_file_size=MAX_FILE_SIZE,
-        allowed_paths=[folder],
+        allowed_paths=[],
+        state_session_capacity=MAX_VISITORS,
         footer_links=[],
         ssr_mode=False,
-        theme=gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"]),
+        theme=gr.themes.Soft(primary_hue="teal", font=fonts, font_mono=["ui-monospace", "monospace"]).set(**COLOURS),
+        css=CSS,
     )
     return blocks, address

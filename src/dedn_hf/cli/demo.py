@@ -4,9 +4,12 @@ Opens a page for a browser: a photo's names with reasons and places, questions t
     dedn demo
     dedn demo --classes my_birds.csv --port 8080
 
-It listens on this machine alone unless --host says otherwise, and no call leaves it. It needs pip install
-'dedn-hf[demo]'.
+It listens on this machine alone unless --host says otherwise, and once the model is loaded no call leaves it. It
+needs pip install 'dedn-hf[demo]'.
 """
+
+import ipaddress
+import sys
 
 from ..registration import DEFAULT_MODEL
 from . import CommandParser, check_model
@@ -31,5 +34,40 @@ def main(arguments: list[str]):
     from .predict import load_classifier
 
     page = Page(load_classifier(args.model, args.device), args.classes)
+    stay_on_this_machine(args.host)
     print("Ctrl-C ends it.")
     launch(page, args.host, args.port)
+
+
+def stay_on_this_machine(host: str = "127.0.0.1"):
+    """
+    Has this process refuse, from now on and for good, to connect to any other machine, or to ask for the address of
+    one: whatever a library would like to report, and whatever a visitor gives as the URL of a file.
+
+    Args:
+        host (`str`, *optional*):
+            The address that it listens on itself, and may connect to.
+    """
+    own = {host, "localhost", ""}
+
+    def is_own(address) -> bool:
+        address = address.decode() if isinstance(address, bytes) else address
+        if address is None or address in own:
+            return True
+        try:
+            return ipaddress.ip_address(address).is_loopback or ipaddress.ip_address(address).is_unspecified
+        except ValueError:
+            return False
+
+    def refuse(event: str, arguments: tuple):
+        if event in ("socket.connect", "socket.sendto"):
+            address = arguments[1]
+            address = address[0] if isinstance(address, tuple) else None  # a path of this machine
+        elif event in ("socket.getaddrinfo", "socket.gethostbyname"):
+            address = arguments[0]
+        else:
+            return
+        if not is_own(address):
+            raise PermissionError(f"the page connects to no other machine, and not to {address}")
+
+    sys.addaudithook(refuse)
