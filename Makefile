@@ -30,7 +30,7 @@ test-all: lint
 test-timm: .venv-timm/installed
 	OMP_NUM_THREADS=1 .venv-timm/bin/pytest tests/test_timm.py tests/test_backbone_dedn.py tests/features/test_extraction.py
 
-# The page of `dedn demo` in a browser, in an environment of its own: Gradio takes no Pillow 13 yet.
+# The page of `dedn demo` in a browser, in an environment of its own: Gradio takes no Pillow 13 and no tomlkit 0.15 yet.
 test-demo: .venv-demo/installed
 	OMP_NUM_THREADS=1 .venv-demo/bin/pytest -m "slow or not slow" tests/test_demo.py tests/test_demo_page.py \
 		tests/test_demo_attacks.py
@@ -56,7 +56,7 @@ clean:
 .venv-demo/installed: pyproject.toml constraints.txt
 	test -x .venv-demo/bin/python || $(PYTHON) -m venv .venv-demo
 	.venv-demo/bin/python -m pip install --quiet $(TORCH)
-	grep -v '^pillow==' constraints.txt > .venv-demo/constraints.txt
+	sed 's/^pillow==.*/pillow==12.3.0/; s/^tomlkit==.*/tomlkit==0.14.0/' constraints.txt > .venv-demo/constraints.txt
 	.venv-demo/bin/python -m pip install --quiet --constraint .venv-demo/constraints.txt --editable ".[demo]" \
 		'playwright>=1.50' 'pytest>=8' 'pytest-timeout>=2.4'
 	touch $@

@@ -34,15 +34,14 @@ def test_a_photo_and_its_names(page, photo):
     expected = page.classifier(photo, top_k=5)
     assert page.labels(session) == {entry["label"]: pytest.approx(entry["score"]) for entry in expected["labels"]}
     image, masks, colours = page.places(session)
-    assert image.size == (120, 80)
+    assert image.size == (800, 533)
     told = page.classifier(photo, top_attributes=8)["attributes"]
-    runner_up = expected["labels"][1]["label"]
     for (mask, words), entry in zip(masks, told, strict=True):
         against = entry["contribution"] < 0
-        assert words == page.classifier.in_words(entry) + f", for {runner_up}" * against
+        assert words == page.classifier.in_words(entry) + " (against it)" * against
         assert colours[words] == (AGAINST if against else FOR)
-        # The model sees the square in the middle; the edge of a mark is 3 pixels wide.
-        assert mask.shape == (80, 120) and mask.any() and not mask[:, :17].any() and not mask[:, 103:].any()
+        # The model sees the square in the middle; the edge of a mark is 5 pixels wide.
+        assert mask.shape == (533, 800) and mask.any() and not mask[:, :127].any() and not mask[:, 673:].any()
     # Models of before say nothing of fit.
     assert page.summary(session) == ""
     assert page.look(session, None, OWN).result is None
@@ -52,11 +51,11 @@ def test_where_it_was_seen_is_where_attention_is_highest(page, photo):
     session = page.look(page.new_session(), photo, OWN)
     grids = [np.asarray(entry["attention"]) for entry in session.result["attributes"]]
     for grid, (mask, _) in zip(grids, page.places(session)[1]):
-        side = 80 / len(grid)
+        side = 533 / len(grid)
         row, column = np.unravel_index(grid.argmax(), grid.shape)
-        assert mask[int((row + 0.5) * side), int(20 + (column + 0.5) * side)] == demo.MARK_OPACITY
+        assert mask[int((row + 0.5) * side), int(800 / 6 + (column + 0.5) * side)] == demo.MARK_OPACITY
         row, column = np.unravel_index(grid.argmin(), grid.shape)
-        within = mask[int((row + 0.5) * side), int(20 + (column + 0.5) * side)] == demo.MARK_OPACITY
+        within = mask[int((row + 0.5) * side), int(800 / 6 + (column + 0.5) * side)] == demo.MARK_OPACITY
         assert not within or grid.min() > grid.max() / 2
 
 

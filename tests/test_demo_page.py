@@ -98,6 +98,35 @@ def test_a_photo_its_names_and_an_answer(visit, photos):
     assert page.inner_text("#names") == before
 
 
+def test_the_place_of_a_reason_is_seen_when_it_is_pointed_at_or_reached_by_the_keyboard(visit, photos):
+    page = visit()
+    upload(page, photos[0])
+    page.wait_for_selector("#places .mask", state="attached")
+    shown = "[...document.querySelectorAll('#places .mask')].map(mask => getComputedStyle(mask).opacity)"
+    page.wait_for_function(f"{shown}.every(opacity => opacity === '0')")
+    reasons = page.locator("#places .legend-item")
+    for place in range(reasons.count()):
+        reasons.nth(place).hover()
+        page.wait_for_function(f"{shown}.every((opacity, place) => opacity === String(Number(place === {place})))")
+    page.mouse.move(0, 0)
+    reasons.first.focus()
+    page.wait_for_function(f"{shown}[0] === '1'")
+    # On to the answers, and one of them, without a mouse.
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.innerText.trim()") == "yes":
+            break
+    assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.keyboard.press("Enter")
+    page.wait_for_function("document.querySelector('#summary').innerText.includes('Answered')")
+
+
+def test_as_dark_as_the_visitor_likes_it(visit):
+    for scheme in ("light", "dark"):
+        page = visit(color_scheme=scheme)
+        page.wait_for_function(f"document.body.classList.contains('dark') === {str(scheme == 'dark').lower()}")
+
+
 def test_a_class_and_its_table(visit, photos, tmp_path):
     page = visit()
     page.get_by_role("tab", name="My classes").click()

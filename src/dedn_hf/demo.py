@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image, ImageFilter, ImageOps
 
 from .data.class_table import load_class_table
 from .images_dedn import attention_in_image, load_any_image
@@ -32,7 +32,7 @@ MAX_ROWS = 200
 # Longer side of the photo that marks are drawn on, in pixels.
 DRAWN_SIZE = 800
 # A gradient over a photo would hide it: marked is where attention is more than half of its highest, and its edge.
-MARKED, MARK_OPACITY, EDGE = 0.5, 0.25, 7
+MARKED, MARK_OPACITY, EDGE = 0.5, 0.25, 11
 # For the first name, and for the runner-up: apart for all eyes.
 FOR, AGAINST = "#2563eb", "#ea580c"
 MAX_LETTERS, MAX_VISITORS = 5000, 200
@@ -42,6 +42,7 @@ COLOURS = {
     "button_primary_background_fill": "*primary_700",
     "button_primary_background_fill_dark": "*primary_700",
     "button_primary_background_fill_hover": "*primary_800",
+    "button_primary_background_fill_hover_dark": "*primary_800",
     "block_label_text_color": "*primary_800",
     "block_title_text_color": "*primary_800",
 }
@@ -141,8 +142,7 @@ class Page:
         for entry in session.result["attributes"]:
             # As lists they would take twenty times the memory, for as long as the page is open.
             entry["attention"] = np.asarray(entry["attention"], np.float16)
-        photo.thumbnail((DRAWN_SIZE, DRAWN_SIZE))
-        session.photo = photo
+        session.photo = ImageOps.contain(photo, (DRAWN_SIZE, DRAWN_SIZE))
         return session
 
     def answer(self, session: Session, place: int, answer: bool | None) -> Session:
@@ -186,14 +186,13 @@ class Page:
         told = session.result["attributes"][:NUM_ATTRIBUTES]
         maps = torch.tensor(np.stack([entry["attention"] for entry in told]), dtype=torch.float32)
         maps = attention_in_image(maps, self.classifier.image_processor, *session.photo.size).numpy()
-        runner_up = [entry["label"] for entry in session.result["labels"][1:2]]
         masks, colours = [], {}
         for entry, attention in zip(told, maps):
             marked = attention > MARKED * attention.max()
             wider = Image.fromarray(marked.astype(np.uint8)).filter(ImageFilter.MaxFilter(EDGE))
             words = self.classifier.in_words(entry)
             if entry["contribution"] < 0:
-                words += "".join(f", for {name}" for name in runner_up)
+                words += " (against it)"
             colours[words] = FOR if entry["contribution"] >= 0 else AGAINST
             masks.append((np.where(marked, MARK_OPACITY, np.asarray(wider)), words))
         return session.photo, masks, colours
@@ -421,7 +420,11 @@ def build(page: Page):
                 with gr.Column(min_width=300):
                     gr.Markdown("### Why, and where\nPoint at a reason, or choose it, to see its place.")
                     places = gr.AnnotatedImage(
-                        label="Why, and where", show_label=False, buttons=["fullscreen"], elem_id="places"
+                        label="Why, and where",
+                        show_label=False,
+                        height=420,
+                        buttons=["fullscreen"],
+                        elem_id="places",
                     )
                 with gr.Column(min_width=300):
                     gr.Markdown("### What do you see?\nThese answers would tell most; the names follow.")
@@ -453,7 +456,7 @@ def build(page: Page):
                 remove = gr.Button("Take this one out")
                 table = gr.File(label="Load a table (CSV)", height=120, elem_id="table")
                 save = gr.Button("Save my classes as a table")
-                saved = gr.File(label="Table", interactive=False, height=80)
+                saved = gr.File(label="Table", interactive=False, visible=False, height=80)
         with gr.Tab("Many photos"):
             many = gr.File(file_count="multiple", label=f"Photos, up to {MAX_PHOTOS:,}", height=160)
             name_all = gr.Button("Name them", variant="primary")
@@ -465,7 +468,7 @@ def build(page: Page):
                 label=f"The first {MAX_ROWS}: choose a heading to sort by it",
                 elem_id="found",
             )
-            names_file = gr.File(label="Table of all", interactive=False, height=80)
+            names_file = gr.File(label="Table of all", interactive=False, visible=False, height=80)
 
         for files in (photos, many, table):
             # Its own leaves an empty file behind for each.
@@ -505,14 +508,19 @@ def build(page: Page):
             [session, mine],
             **private,
         )
-        save.click(to_download(page.save_table), session, saved, **private)
+
+        def save_table(session, folder):
+            return gr.File(page.save_table(session, folder), visible=True)
+
+        save.click(to_download(save_table), session, saved, **private)
 
         def name_many(session, files, which, progress=gr.Progress()):  # noqa: B008
             def watched(files):
                 return progress.tqdm(files, unit="photos")
 
             def write(folder):
-                return page.name_many(session, files, which, folder, watched)
+                rows, path = page.name_many(session, files, which, folder, watched)
+                return rows, gr.File(path, visible=True)
 
             yield from to_download(write)()
 

@@ -8,7 +8,9 @@ It listens on this machine alone unless --host says otherwise, and once the mode
 needs pip install 'dedn-hf[demo]'.
 """
 
+import argparse
 import ipaddress
+import socket
 import sys
 
 from ..registration import DEFAULT_MODEL
@@ -22,12 +24,14 @@ def main(arguments: list[str]):
     )
     parser.add_argument("--classes", metavar="FILE", help="a table of classes that every visitor begins with")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine alone)")
-    parser.add_argument("--port", type=int, help="port (default: the first that is free from 7860 on)")
+    parser.add_argument("--port", type=_port, help="port (default: the first that is free from 7860 on)")
     parser.add_argument("--device", help="cpu, cuda, … (default: an accelerator if there is one)")
     args = parser.parse_args(arguments)
     check_model(args.model)
+    check_address(args.host, args.port)
     try:
-        import gradio  # noqa: F401
+        # Gradio has a folder of this name among temporary files, which an import takes for it there.
+        from gradio import Blocks  # noqa: F401
     except ImportError as error:
         raise ImportError("dedn demo needs Gradio: pip install 'dedn-hf[demo]'") from error
     from ..demo import Page, launch
@@ -71,3 +75,20 @@ def stay_on_this_machine(host: str = "127.0.0.1"):
             raise PermissionError(f"the page connects to no other machine, and not to {address}")
 
     sys.addaudithook(refuse)
+
+
+def check_address(host: str, port: int | None = None):
+    """A ValueError if nothing can listen there, before a model is loaded."""
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as tried:
+            tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            tried.bind((host, port or 0))
+    except OSError as error:
+        where = f"port {port} of {host}" if port else host
+        raise ValueError(f"--host, --port: cannot listen at {where}: {error.strerror}") from error
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 0 < int(text) < 65536:
+        raise argparse.ArgumentTypeError(f"{text!r} is no port from 1 to 65535")
+    return int(text)
