@@ -11,25 +11,21 @@ Of a model that has not seen the validation classes, `choose/` of a run, it take
 answers.json and answers.png, and prints the table.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from measuring import make_parser, predict_held_out
 
 from dedn_hf import DednModel
 from dedn_hf.answers_dedn import answer_log_likelihoods, information_gains
-from dedn_hf.data import load_gzsl_dataset
 from dedn_hf.evaluation import gzsl_metrics
 from dedn_hf.evaluation.metrics import per_class_accuracy
 from dedn_hf.evaluation.plots import save_figure
-from dedn_hf.evaluation.report import predict_examples
 from dedn_hf.files import write_json
-from dedn_hf.recipes import read_recipe
 from dedn_hf.results import provenance
-from dedn_hf.training.inputs import prepare_inputs
 
 COUNTS = (0, 1, 2, 4, 8, 16)
 CHOICES = ("ask", "property", "random")
@@ -103,24 +99,16 @@ def _draw_order(random: np.random.Generator, choice: str, properties: Sequence[s
 
 
 def main(arguments: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or Hub id of a model")
-    parser.add_argument("--dataset", required=True, help="what it was trained for")
-    parser.add_argument("--data_dir", help="folder of the data set's files")
-    parser.add_argument("--feature_maps", help="read a store of `dedn features` instead of images")
+    parser = make_parser(__doc__)
     parser.add_argument("--output_dir", required=True, help="folder for answers.json and answers.png")
     args = parser.parse_args(arguments)
 
     model = DednModel.from_pretrained(args.model).eval()
     config = model.config
-    dataset = load_gzsl_dataset(args.dataset, args.data_dir, word_vectors="random")
-    is_final = config.num_labels == len(dataset.class_names)
-    splits = ("test_unseen", "test_seen") if is_final else ("validation_unseen", "validation_seen")
-    inputs = prepare_inputs(dataset, args.feature_maps, config=read_recipe(args.dataset).model)
-    predictions = [predict_examples(model, inputs.make(dataset.splits[split])) for split in splits]
-    logits = config.score_scale * np.concatenate([prediction.logits for prediction in predictions])
-    labels = np.concatenate([prediction.labels for prediction in predictions])
-    labels = np.array([config.label2id[dataset.class_names[label]] for label in labels])
+    dataset, held_out = predict_held_out(model, args.dataset, args.data_dir, args.feature_maps)
+    splits = [each.split for each in held_out]
+    logits = config.score_scale * np.concatenate([each.predictions.logits for each in held_out])
+    labels = np.concatenate([each.labels for each in held_out])
     strengths = model.strengths(model.class_attributes.float()).numpy()
     properties = [name.partition("::")[0] for name in config.attribute_names]
     if len(set(properties)) == len(properties):

@@ -8,20 +8,16 @@ attributes, and the others count as none, as the mean of the seen classes, or as
 Of a model that has not seen the validation classes, `choose/` of a run, it takes the validation images.
 """
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from measuring import make_parser, predict_held_out
 
 from dedn_hf import DednModel
 from dedn_hf.candidates_dedn import likely_attributes
-from dedn_hf.data import load_gzsl_dataset
 from dedn_hf.evaluation import gzsl_metrics, mix_expert_scores
-from dedn_hf.evaluation.report import predict_examples
-from dedn_hf.recipes import read_recipe
-from dedn_hf.training.inputs import prepare_inputs
 
 UNNAMED = ("zero", "mean", "likely")
 
@@ -144,22 +140,15 @@ def read_scores(
     if scores and Path(scores).is_file():
         with np.load(scores, allow_pickle=False) as file:
             return file["expert_scores"], file["labels"]
-    loaded = load_gzsl_dataset(dataset, data_dir, word_vectors="random")
-    split = "test_unseen" if model.config.num_labels == len(loaded.class_names) else "validation_unseen"
-    inputs = prepare_inputs(loaded, feature_maps, config=read_recipe(dataset).model)
-    predictions = predict_examples(model, inputs.make(loaded.splits[split]))
-    labels = np.array([model.config.label2id[loaded.class_names[label]] for label in predictions.labels])
+    _, (held_out,) = predict_held_out(model, dataset, data_dir, feature_maps, ["unseen"])
+    expert_scores, labels = held_out.predictions.expert_scores, held_out.labels
     if scores:
-        np.savez(scores, expert_scores=predictions.expert_scores, labels=labels)
-    return predictions.expert_scores, labels
+        np.savez(scores, expert_scores=expert_scores, labels=labels)
+    return expert_scores, labels
 
 
 def main(arguments: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or Hub id of a model")
-    parser.add_argument("--dataset", required=True, help="what it was trained for")
-    parser.add_argument("--data_dir", help="folder of the data set's files")
-    parser.add_argument("--feature_maps", help="read a store of `dedn features` instead of images")
+    parser = make_parser(__doc__)
     parser.add_argument("--scores", metavar="FILE.npz", help="attribute scores: read, or written if it is not there")
     args = parser.parse_args(arguments)
 

@@ -10,13 +10,13 @@ also N pictures without a bird, parts of test images beside the box, and photos 
 family is the last word of its name. Writes fit.json and fit.png, and prints the table.
 """
 
-import argparse
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from measuring import make_parser, predict_held_out
 from PIL import Image
 from scipy.special import logsumexp, softmax
 from sklearn.metrics import roc_auc_score, roc_curve
@@ -24,16 +24,13 @@ from transformers import CLIPImageProcessorPil
 
 from dedn_hf import DednModel
 from dedn_hf.class_fit_dedn import ClassTargets
-from dedn_hf.data import load_gzsl_dataset
 from dedn_hf.evaluation.metrics import expected_calibration_error, reliability_bins
 from dedn_hf.evaluation.plots import save_figure
-from dedn_hf.evaluation.report import Predictions, predict_examples
+from dedn_hf.evaluation.report import Predictions
 from dedn_hf.files import write_json
 from dedn_hf.images_dedn import load_any_image
 from dedn_hf.names_dedn import readable_classes
-from dedn_hf.recipes import read_recipe
 from dedn_hf.results import provenance
-from dedn_hf.training.inputs import prepare_inputs
 
 COUNTS = (2, 10, 50, 150, 200)
 PHOTOS = (
@@ -63,7 +60,7 @@ def separation(own: np.ndarray, strangers: np.ndarray, is_probability: bool = Tr
     """
     truth = np.repeat([True, False], [len(own), len(strangers)])
     scores = np.concatenate([own, strangers])
-    false, true, _ = roc_curve(truth, scores)
+    false, true, _ = roc_curve(truth, scores, drop_intermediate=False)
     figures = {"AUROC": float(roc_auc_score(truth, scores)), "FPR95": 100 * float(false[np.argmax(true >= 0.95)])}
     if is_probability:
         figures["ECE"] = expected_calibration_error(*_as_many(own, strangers))
@@ -168,11 +165,7 @@ def plot_fit(own: np.ndarray, strangers: np.ndarray, path: Path):
 
 
 def main(arguments: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or Hub id of a model")
-    parser.add_argument("--dataset", required=True, help="what it was trained for")
-    parser.add_argument("--data_dir", help="folder of the data set's files")
-    parser.add_argument("--feature_maps", help="read a store of `dedn features` instead of images")
+    parser = make_parser(__doc__)
     parser.add_argument("--backgrounds", type=int, default=0, metavar="N", help="so many pictures without a bird, too")
     parser.add_argument("--output_dir", required=True, help="folder for fit.json and fit.png")
     args = parser.parse_args(arguments)
@@ -181,15 +174,11 @@ def main(arguments: list[str] | None = None):
     config = model.config
     if model.class_targets() is None:
         parser.error(f"{args.model} was not taught what fits")
-    dataset = load_gzsl_dataset(args.dataset, args.data_dir, word_vectors="random")
-    is_final = config.num_labels == len(dataset.class_names)
-    splits = ("test_seen", "test_unseen") if is_final else ("validation_seen", "validation_unseen")
-    inputs = prepare_inputs(dataset, args.feature_maps, config=read_recipe(args.dataset).model)
-    predictions = [predict_examples(model, inputs.make(dataset.splits[split])) for split in splits]
-    place = {name: index for index, name in config.id2label.items()}
-    labels = [np.array([place[dataset.class_names[label]] for label in each.labels]) for each in predictions]
-    kinds = [np.flatnonzero(model.seen_classes), np.flatnonzero(~model.seen_classes)]
     names = ("seen", "unseen")
+    dataset, held_out = predict_held_out(model, args.dataset, args.data_dir, args.feature_maps, names)
+    splits, is_final = [each.split for each in held_out], config.num_labels == len(dataset.class_names)
+    predictions, labels = [each.predictions for each in held_out], [each.labels for each in held_out]
+    kinds = [np.flatnonzero(model.seen_classes), np.flatnonzero(~model.seen_classes)]
 
     rows, fits = {}, {}
     for kind, candidates in enumerate(kinds):

@@ -9,22 +9,18 @@ Of a model that has not seen the validation classes, `choose/` of a run, it take
 unseen ones. Photos are drawn from the images of each class, and others are named; 10 draws. Writes photos.json.
 """
 
-import argparse
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from measuring import make_parser, predict_held_out
 
 from dedn_hf import DednModel
 from dedn_hf.candidates_dedn import DESCRIPTION_IN_PHOTOS
-from dedn_hf.data import load_gzsl_dataset
 from dedn_hf.evaluation.metrics import per_class_accuracy
-from dedn_hf.evaluation.report import predict_examples
 from dedn_hf.files import write_json
-from dedn_hf.recipes import read_recipe
 from dedn_hf.results import provenance
-from dedn_hf.training.inputs import prepare_inputs
 
 COUNTS = (1, 5, 20)
 DRAWS = 10
@@ -69,24 +65,16 @@ def measure(model: DednModel, scores: torch.Tensor, labels: np.ndarray, describe
 
 
 def main(arguments: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or Hub id of a model")
-    parser.add_argument("--dataset", required=True, help="what it was trained for")
-    parser.add_argument("--data_dir", help="folder of the data set's files")
-    parser.add_argument("--feature_maps", help="read a store of `dedn features` instead of images")
+    parser = make_parser(__doc__)
     parser.add_argument("--output_dir", required=True, help="folder for photos.json")
     args = parser.parse_args(arguments)
 
     model = DednModel.from_pretrained(args.model).eval()
-    dataset = load_gzsl_dataset(args.dataset, args.data_dir, word_vectors="random")
-    is_final = model.config.num_labels == len(dataset.class_names)
-    split = "test_unseen" if is_final else "validation_unseen"
-    inputs = prepare_inputs(dataset, args.feature_maps, config=read_recipe(args.dataset).model)
-    prediction = predict_examples(model, inputs.make(dataset.splits[split]))
-    ids, labels = np.unique(prediction.labels, return_inverse=True)
-    rows = [model.config.label2id[dataset.class_names[label]] for label in ids]
-    described = model.strengths(model.class_attributes.float())[rows]
-    figures = measure(model, torch.from_numpy(prediction.attribute_scores), labels, described)
+    dataset, (held_out,) = predict_held_out(model, args.dataset, args.data_dir, args.feature_maps, ["unseen"])
+    split = held_out.split
+    ids, labels = np.unique(held_out.labels, return_inverse=True)
+    described = model.strengths(model.class_attributes.float())[ids]
+    figures = measure(model, torch.from_numpy(held_out.predictions.attribute_scores), labels, described)
     results = {"model": Path(args.model).name, "dataset": dataset.name, "split": split, "T1": figures}
     write_json(Path(args.output_dir, "photos.json"), results | provenance())
     print(f"T1 of {len(ids)} classes of {split}, per cent, mean and standard deviation of {DRAWS} draws")

@@ -9,19 +9,15 @@ birds: "American Goldfinch" is a Goldfinch. Of a model that has not seen the val
 takes the validation images.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from measuring import make_parser, predict_held_out
 from scipy.special import softmax
 from tqdm.auto import tqdm
 
 from dedn_hf import DednModel
-from dedn_hf.data import load_gzsl_dataset
-from dedn_hf.evaluation.report import predict_examples
 from dedn_hf.ranks_dedn import SURE, ranks_of, sure_ranks
-from dedn_hf.recipes import read_recipe
-from dedn_hf.training.inputs import prepare_inputs
 
 COLUMNS = {
     "images": "images",
@@ -89,26 +85,18 @@ def rank_figures(
 
 
 def main(arguments: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or Hub id of a model")
-    parser.add_argument("--dataset", required=True, help="what it was trained for")
-    parser.add_argument("--data_dir", help="folder of the data set's files")
-    parser.add_argument("--feature_maps", help="read a store of `dedn features` instead of images")
+    parser = make_parser(__doc__)
     args = parser.parse_args(arguments)
 
     model = DednModel.from_pretrained(args.model).eval()
     config = model.config
     names = list(config.id2label.values())
     parents = config.class_parents or last_words(names)
-    dataset = load_gzsl_dataset(args.dataset, args.data_dir, word_vectors="random")
-    is_final = config.num_labels == len(dataset.class_names)
-    splits = ("test_unseen", "test_seen") if is_final else ("validation_unseen", "validation_seen")
-    inputs = prepare_inputs(dataset, args.feature_maps, config=read_recipe(args.dataset).model)
-    rows = []
-    for split in splits:
-        prediction = predict_examples(model, inputs.make(dataset.splits[split]))
-        labels = np.array([config.label2id[dataset.class_names[label]] for label in prediction.labels])
-        rows.append((split, softmax(config.score_scale * prediction.logits.astype(np.float64), axis=1), labels))
+    _, held_out = predict_held_out(model, args.dataset, args.data_dir, args.feature_maps)
+    rows = [
+        (each.split, softmax(config.score_scale * each.predictions.logits.astype(np.float64), axis=1), each.labels)
+        for each in held_out
+    ]
     scores, labels = (np.concatenate(parts) for parts in list(zip(*rows))[1:])
 
     print(f"{len(names)} classes under {len(set(parents.values()))} ranks, sure from {SURE} on, per cent")

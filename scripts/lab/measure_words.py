@@ -9,12 +9,12 @@ DESCRIPTIONS.json has class → sentences, of the unseen classes; an encoder is 
 model that has not seen the validation classes, `choose/` of a run, it takes the validation images.
 """
 
-import argparse
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
 from measure_descriptions import read_scores
+from measuring import make_parser
 from tqdm.auto import tqdm
 
 from dedn_hf import DednModel
@@ -128,11 +128,7 @@ def encoder_table(
 
 
 def main(arguments: list[str] | None = None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder or Hub id of a model")
-    parser.add_argument("--dataset", required=True, help="what it was trained for")
-    parser.add_argument("--data_dir", help="folder of the data set's files")
-    parser.add_argument("--feature_maps", help="read a store of `dedn features` instead of images")
+    parser = make_parser(__doc__)
     parser.add_argument("--scores", metavar="FILE.npz", help="attribute scores: read, or written if it is not there")
     parser.add_argument("--descriptions", required=True, metavar="FILE.json", help="class → sentences")
     parser.add_argument("--text_encoder", help="folder of a sentence encoder in transformers' format")

@@ -155,7 +155,7 @@ def test_reserved_columns_are_no_attributes(folder):
     assert dataset.attribute_names == ["red", "blue"]
     np.testing.assert_allclose(dataset.class_attributes[:2], STRENGTHS[:2])
     assert dataset.class_parents == {"Robin": "Bird", "Wren": "Bird"}
-    assert "classes.csv: columns that are not read as attributes: Parent, description" in dataset.notes
+    assert "classes.csv: columns that are not read as attributes: description" in dataset.notes
 
 
 def test_what_is_not_utf_8_is_named_by_its_line(tmp_path):
