@@ -69,6 +69,14 @@ def test_little_is_kept_of_a_photo(page, tmp_path):
     assert masks[0][0].shape == (533, 800)
 
 
+def test_a_rank_where_the_class_is_not_sure(page, photo, monkeypatch):
+    parents = dict.fromkeys(page.config.label2id, "Bird *")
+    monkeypatch.setattr(page.config, "class_parents", parents)
+    session = page.look(page.new_session(), photo, OWN)
+    name = session.result["ranks"][0]["label"]
+    assert f"**Surely**: {plain(name)} (" in page.summary(session)
+
+
 def test_answers_move_the_labels(page, photo):
     session = page.look(page.new_session(), photo, OWN)
     before, question = page.labels(session), session.result["ask"][0]

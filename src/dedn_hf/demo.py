@@ -173,6 +173,8 @@ class Page:
         fit, lines = session.result["fit"], []
         if fit is not None:
             lines.append(f"**Fit {fit:.0%}**: " + ("one of them." if fit >= 0.5 else "perhaps none of these."))
+        for rank in session.result.get("ranks", [])[:1]:
+            lines.append(f"**Surely**: {plain(rank['label'])} ({rank['score']:.0%}).")
         answered = [self.classifier.in_words(entry) for entry in session.result["attributes"] if "observed" in entry]
         if answered:
             lines.append("Answered: " + ", ".join(map(plain, answered)) + ".")
