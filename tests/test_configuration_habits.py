@@ -467,3 +467,12 @@ def test_a_trainer_with_what_a_config_asks_of_the_output(tmp_path):
     trainer.train()
     prediction = trainer.predict(data)
     assert prediction.predictions[0].shape == (4, 5) and prediction.metrics["test_loss"] > 0
+
+
+@pytest.mark.parametrize("dtype", ["0", "float33", "nn", "load"])
+def test_a_dtype_that_is_none(tmp_path, dtype):
+    make_tiny_config().save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"dtype": dtype}))
+    with pytest.raises(ValueError, match=f"`dtype` must be a type of numbers of torch.*{dtype!r}"):
+        DednConfig.from_pretrained(tmp_path)

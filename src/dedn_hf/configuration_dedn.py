@@ -161,6 +161,7 @@ class DednConfig(PretrainedConfig):
         **kwargs,
     ):
         _check_spelling(kwargs)
+        _check_dtype(kwargs.get("dtype"))
         self.backbone_config = backbone_config
         self.freeze_backbone = freeze_backbone
         self.freeze_batch_norm = freeze_batch_norm
@@ -434,6 +435,15 @@ def _check_spelling(names):
     for name in names.keys() - dir(PretrainedConfig):
         if closest := difflib.get_close_matches(name, _SETTINGS, n=1, cutoff=0.8):
             raise TypeError(f"DednConfig has no setting `{name}`. Do you mean `{closest[0]}`?")
+
+
+def _check_dtype(dtype):
+    """transformers takes any text for a name of torch."""
+    if isinstance(dtype, str):
+        import torch
+
+        if not isinstance(getattr(torch, dtype.removeprefix("torch."), None), torch.dtype):
+            raise ValueError(f"`dtype` must be a type of numbers of torch, such as 'float32', but it is {dtype!r}.")
 
 
 def _read_integer(name: str, value) -> int:

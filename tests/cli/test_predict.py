@@ -507,7 +507,7 @@ def test_memory_does_not_grow_with_the_number_of_images(tmp_path, suffix, monkey
         "attributes": [{"label": name, "score": 0.5, "contribution": 0.0} for name in names],
     }
     classifier = SimpleNamespace(
-        model=SimpleNamespace(config=SimpleNamespace(attribute_names=names, label2id={"jay": 0})),
+        model=SimpleNamespace(config=SimpleNamespace(attribute_names=names, label2id={"jay": 0}, class_parents={})),
         device=torch.device("cpu"),
         preprocess=lambda image: {"size": image.size},
         prepare_call=lambda **parameters: lambda inputs: [answer] * len(inputs),
