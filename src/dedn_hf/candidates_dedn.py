@@ -4,7 +4,6 @@ attributes, answers about an image, and the rows of class attributes that they m
 """
 
 import difflib
-import functools
 import math
 import numbers
 import re
@@ -16,7 +15,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
-from .names_dedn import NameMatcher, readable_attribute
+from .names_dedn import matcher_of, readable_attribute
 from .words_dedn import UnderstoodResult, understand
 
 # What a class may be made of.
@@ -43,7 +42,7 @@ class Prose(dict):
     def __or__(self, attributes: Mapping[str, float]) -> "Prose":
         """What is said in attributes, too, goes before what was understood."""
         joined = Prose(self.understood)
-        joined.update(attributes)
+        joined.update({**self, **attributes})
         joined.by_text = self.by_text - attributes.keys()
         return joined
 
@@ -130,7 +129,7 @@ def _read_description(config: PreTrainedConfig, name: str, description) -> dict[
     if description is None:
         return None
     if isinstance(description, str):
-        if not _matcher(tuple(config.attribute_names)).find_like(description):
+        if not matcher_of(tuple(config.attribute_names)).find_like(description):
             return read_prose(config, name, description)
         description = [description]
     if not isinstance(description, Mapping) and hasattr(description, "keys"):  # a row of a pandas table
@@ -219,7 +218,7 @@ def _find_attribute(config: PreTrainedConfig, complaint: str, attribute) -> str:
     names = config.attribute_names
     if attribute in names:
         return attribute
-    matcher = _matcher(tuple(names))
+    matcher = matcher_of(tuple(names))
     found = matcher.find(attribute) if isinstance(attribute, str) else None
     if found is not None:
         return found
@@ -236,7 +235,7 @@ def _find_class(config: PreTrainedConfig, name: str) -> str:
     label2id = config.label2id
     if name in label2id:
         return name
-    matcher = _matcher(tuple(label2id))
+    matcher = matcher_of(tuple(label2id))
     found, may_be = matcher.find(name), matcher.find_like(name)
     if found is None and may_be:
         raise ValueError(f"Class {name!r} may be {_or(may_be)}. Write it as one of them.")
@@ -271,7 +270,7 @@ def names_and_seen(config: PreTrainedConfig, candidates: dict[str, Any] | None) 
     if (twice := _first_repeated(found.values())) is not None:
         written = " and ".join(repr(name) for name, other in found.items() if other == twice)
         raise ValueError(f"`candidate_labels` has {written}, which are one class. Name each class once.")
-    trained = _matcher(tuple(config.trained_class_names))
+    trained = matcher_of(tuple(config.trained_class_names))
     seen = [
         label2id[found[name]] in seen_ids if description is None else name in trained
         for name, description in candidates.items()
@@ -301,6 +300,12 @@ def class_rows(model: PreTrainedModel, candidates: dict[str, Any] | None, unname
             "has in `candidate_labels`, or give the model its rows with `model.set_classes`."
         )
     return rows
+
+
+def class_strengths(model: PreTrainedModel, candidates: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Candidate → attribute → strength from 0 to 1, of all attributes: what the candidate is taken to be."""
+    rows = model.strengths(class_rows(model, candidates, "likely")).tolist()
+    return {name: dict(zip(model.config.attribute_names, row)) for name, row in zip(candidates, rows)}
 
 
 def _class_row(config: PreTrainedConfig, name: str, description, known, fill) -> torch.Tensor:
@@ -386,11 +391,6 @@ def _first_repeated(names: Iterable[str]) -> str | None:
             return name
         met.add(name)
     return None
-
-
-@functools.lru_cache(maxsize=16)
-def _matcher(names: tuple[str, ...]) -> NameMatcher:
-    return NameMatcher(names)
 
 
 def _or(names: Sequence[str]) -> str:

@@ -20,7 +20,9 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter, ImageOps
 
+from .candidates_dedn import class_strengths, prose_of, read_candidates
 from .data.class_table import load_class_table
+from .files import is_formula
 from .images_dedn import attention_in_image, load_any_image
 from .names_dedn import NameMatcher, readable_attribute
 
@@ -108,8 +110,7 @@ class Page:
 
     def in_list(self, name: str) -> str:
         """How an attribute stands in a list to choose from: its group first, so that they can be searched by it."""
-        index = self.config.attribute_names.index(name)
-        group = next(group for group, indices in self.config.attribute_groups.items() if index in indices)
+        group = self.classifier.group_of_attribute[self.config.attribute_names.index(name)]
         return readable_attribute(name) if group == "all" else f"{group}: {readable_attribute(name)}"
 
     def new_session(self) -> Session:
@@ -222,11 +223,8 @@ class Page:
             parts["images"] = [Path(photo) for photo in photos]
         if not parts:
             raise BadInput("Describe it: by words, by attributes or by photos.")
-        from .candidates_dedn import class_rows, prose_of, read_candidates
-
         candidates = read_candidates(self.config, {name: parts}, self.classifier._describe)
-        strengths = self.classifier.model.strengths(class_rows(self.classifier.model, candidates, "likely"))[0]
-        session.classes[name] = dict(zip(self.config.attribute_names, strengths.tolist()))
+        session.classes |= class_strengths(self.classifier.model, candidates)
         understood = prose_of(candidates).get(name)
         said = f"{plain(name)} is one of your classes."
         if understood:
@@ -243,16 +241,12 @@ class Page:
 
     def read_table(self, file: str | os.PathLike) -> dict[str, dict[str, float]]:
         """Classes of a table, as `dedn predict --classes` reads it."""
-        from .candidates_dedn import class_rows, read_candidates
-
         try:
             table = load_class_table(file)
         except ValueError as error:  # which begins with the whole path
             raise BadInput(str(error).replace(str(file), os.path.basename(file))) from error
         table.match_attributes(NameMatcher(self.config.attribute_names))
-        candidates = read_candidates(self.config, table.descriptions())
-        rows = self.classifier.model.strengths(class_rows(self.classifier.model, candidates, "likely"))
-        return {name: dict(zip(self.config.attribute_names, row)) for name, row in zip(candidates, rows.tolist())}
+        return class_strengths(self.classifier.model, read_candidates(self.config, table.descriptions()))
 
     def load_table(self, session: Session, file: str) -> Session:
         session.classes |= self.read_table(file)
@@ -333,12 +327,10 @@ def _write_csv(rows: Iterable[list], folder: str, name: str) -> str:
     """A CSV file in which no cell is a formula to a spreadsheet."""
     path = Path(folder, name)
     with open(path, "w", encoding="utf-8", newline="") as file:
-        csv.writer(file).writerows(["'" + cell if _is_formula(cell) else cell for cell in row] for row in rows)
+        csv.writer(file).writerows(
+            ["'" + cell if isinstance(cell, str) and is_formula(cell) else cell for cell in row] for row in rows
+        )
     return str(path)
-
-
-def _is_formula(cell) -> bool:
-    return isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r"))
 
 
 def build(page: Page):

@@ -172,6 +172,11 @@ def require_writable(path: str | os.PathLike):
         pass
 
 
+def is_formula(text: str) -> bool:
+    """Whether a spreadsheet would take a cell with this text for a formula."""
+    return text.startswith(("=", "+", "-", "@", "\t", "\r"))
+
+
 def printable(path: str | os.PathLike) -> str:
     """A path, or text with paths, that can be written as UTF-8; bytes that are not become `\\xe9` and the like."""
     # Python has a byte that is not UTF-8 as one of these.

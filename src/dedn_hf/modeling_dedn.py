@@ -28,7 +28,7 @@ from .attentive_pooling_dedn import attention_weights, attentive_pooling, eager_
 from .backbone_dedn import backbone_class, backbone_feature_map
 from .class_fit_dedn import ClassFit, ClassTargets
 from .configuration_dedn import DednConfig
-from .names_dedn import NameMatcher
+from .names_dedn import NameMatcher, matcher_of
 from .ranks_dedn import ranks_of, read_parents
 
 if TYPE_CHECKING:
@@ -680,16 +680,18 @@ class DednModel(DednPreTrainedModel):
         mean, std = self.attribute_statistics.float()
         if not std.any():
             return self.attribute_probabilities(attribute_scores).mean(dim=0)
-        known = self.strengths(self.class_attributes.float())
-        spread = (known[self.seen_classes] if self.seen_classes.any() else known).std(dim=0, correction=0)
+        spread = self._known_strengths().std(dim=0, correction=0)
         deviations = (attribute_scores.float().mean(dim=0) - mean) / std.clamp(min=1e-12)
         deviations = torch.where(self._tells(), deviations, 0)
         return (self.usual_strengths() + deviations * spread).clamp(0, 1)
 
     def usual_strengths(self) -> torch.Tensor:
         """The mean strength of each attribute in the seen classes, in all if none is seen: `(A,)`, from 0 to 1."""
+        return self._known_strengths().mean(dim=0)
+
+    def _known_strengths(self) -> torch.Tensor:
         known = self.strengths(self.class_attributes.float())
-        return (known[self.seen_classes] if self.seen_classes.any() else known).mean(dim=0)
+        return known[self.seen_classes] if self.seen_classes.any() else known
 
     def set_class_fit(self, buffers: dict | None):
         """
@@ -708,6 +710,11 @@ class DednModel(DednPreTrainedModel):
             self.class_fit.load_state_dict(buffers)
             self.class_fit.to(self.class_attributes)
 
+    @property
+    def knows_what_fits(self) -> bool:
+        """Whether the model was taught how well a class explains an image."""
+        return self.class_fit is not None and bool(self.class_fit.coefficients.any())
+
     def class_targets(
         self, class_attributes: torch.Tensor | None = None, names: list[str] | None = None
     ) -> ClassTargets | None:
@@ -723,12 +730,12 @@ class DednModel(DednPreTrainedModel):
         Returns:
             [`ClassTargets`], or `None` of a model that was not taught what fits.
         """
-        if self.class_fit is None or not self.class_fit.coefficients.any():
+        if not self.knows_what_fits:
             return None
         if class_attributes is None:
             class_attributes, names = self.class_attributes, list(self.config.id2label.values())
         known = self.config.trained_class_names[: self.config.class_fit_size[0]]
-        matcher, index_of = NameMatcher(known), {name: index for index, name in enumerate(known)}
+        matcher, index_of = matcher_of(tuple(known)), {name: index for index, name in enumerate(known)}
         trained = [index_of.get(matcher.find(name)) for name in names]
         return self.class_fit.targets(self.strengths(class_attributes), trained)
 

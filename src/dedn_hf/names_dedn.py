@@ -1,6 +1,7 @@
 """Names of classes and attributes: as people read them, and found in a list however they are written."""
 
 import difflib
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
@@ -191,10 +192,17 @@ class NameMatcher:
         return [list(names) for names in dict.fromkeys(tuple(names) for names in groups if len(names) > 1)]
 
 
+@functools.lru_cache(maxsize=16)
+def matcher_of(names: tuple[str, ...]) -> NameMatcher:
+    """A [`NameMatcher`] of names that are asked for again and again: it is made once."""
+    return NameMatcher(names)
+
+
 __all__ = [
     "NameMatcher",
     "describe_attribute",
     "loosen",
+    "matcher_of",
     "normalize",
     "question_about",
     "readable_attribute",

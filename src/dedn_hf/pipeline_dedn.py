@@ -472,7 +472,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         if name in ("average_flips", "none_of_these"):
             if not isinstance(value, (bool, np.bool_)):
                 raise ValueError(f"`{name}` must be True or False, but it is {value!r}.")
-            if name == "none_of_these" and value and self.model.class_targets() is None:
+            if name == "none_of_these" and value and not self.model.knows_what_fits:
                 raise ValueError(
                     "This model was not taught how well a class explains an image, so that it cannot say "
                     "`none_of_these`: train it anew by the protocol `validated`."
@@ -649,8 +649,8 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             scores = model_outputs["attribute_score"][0][None].to(targets.means.device)
             fit = self.model.class_probabilities(scores, targets).max().item()
         scores = (config.score_scale * logits).softmax(dim=-1)
-        labels = self._labels(scores, logits, names, seen, fit if none_of_these else None)
-        ranks = self._ranks(labels)
+        shown_fit = fit if none_of_these else None
+        labels = self._labels(scores, logits, names, seen, shown_fit)
         labels = [entry for entry in labels[:top_k] if entry["score"] >= threshold]
         by = contributions if attributes_by == "contribution" and len(names) > 1 else model_outputs["score"][0]
         order = by.abs().argsort(descending=True, stable=True)[:top_attributes]
@@ -660,7 +660,8 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 order.tolist(), model_outputs["score"][0][order].tolist(), contributions[order].tolist()
             )
         ]
-        result = {"labels": labels, "fit": fit, "attributes": attributes} | ranks
+        result = {"labels": labels, "fit": fit, "attributes": attributes}
+        result |= self._ranks(scores, names, shown_fit)
         if observed is not None:
             result["observed"] = dict(observed)
         if ask:
@@ -754,9 +755,11 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             attributes.append(again | kept)
         if len(names) > 1:
             attributes.sort(key=lambda entry: -abs(entry["contribution"]))
-        labels = self._labels(probabilities, logits, names, seen, result["fit"] if none_of_these else None)
+        shown_fit = result["fit"] if none_of_these else None
+        labels = self._labels(probabilities, logits, names, seen, shown_fit)
         rescored = {key: value for key, value in result.items() if key != "ask"}
-        rescored |= {"labels": labels, "attributes": attributes, "observed": observed} | self._ranks(labels)
+        rescored |= {"labels": labels, "attributes": attributes, "observed": observed}
+        rescored |= self._ranks(probabilities, names, shown_fit)
         return rescored | ({"ask": self._questions(probabilities.float(), rows, observed, ask)} if ask else {})
 
     def _labels(self, scores, logits, names, seen, fit: float | None) -> list[LabelResult]:
@@ -778,8 +781,9 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         labels = [entry | {"score": fit * entry["score"]} for entry in labels]
         return sorted([*labels, none], key=lambda entry: -entry["score"])
 
-    def _ranks(self, labels: list[LabelResult]) -> dict[str, list[RankResult]]:
-        scores = {entry["label"]: entry["score"] for entry in labels}
+    def _ranks(self, scores, names, fit: float | None) -> dict[str, list[RankResult]]:
+        # In the order of the candidates, which is the same for all images: what stands above them is then kept.
+        scores = dict(zip(names, (scores if fit is None else fit * scores).tolist()))
         ranks = sure_ranks(scores, self.model.config.class_parents)
         return {} if ranks is None else {"ranks": ranks}
 

@@ -101,6 +101,8 @@ def test_photos_and_words_are_shown(dedn, photos, capsys):
         ([], "say what to describe: photos, or --text"),
         (["photos/0.png", "--name", "x"], "--name and --classes go together"),
         (["nothing.png"], "'nothing.png', cannot be read"),
+        (["photos/0.png", "--name", "x", "--classes", "a.csv", "--json"], "leave one of them out"),
+        (["--text", "a nice fellow", "--name", "x", "--classes", "a.csv"], "of which nothing is understood"),
         (["photos/0.png", "--name", "x", "--classes", "birds.xlsx"], "birds.xlsx is no CSV file"),
         (["photos/0.png", "--name", "One", "--classes", "mine.csv"], "mine.csv has the class 'one' already"),
         (["photos/0.png", "--name", "x", "--classes", "other.csv"], "no attributes of the model: corolla"),
@@ -113,3 +115,15 @@ def test_photos_that_cannot_be_described(dedn, photos, capsys, arguments, messag
     with pytest.raises(CommandFailed, match=re.escape(message)):
         dedn("describe", *arguments, "--model", SYNTHETIC_MODEL)
     assert {path: path.read_bytes() for path in photos.glob("*.csv")} == before
+
+
+def test_words_alone_make_a_row_of_a_table(dedn, photos, capsys):
+    """The class that the same words are elsewhere, on the scale of tables."""
+    text = "a red wing and a forked tail"
+    dedn("describe", "--text", text, "--name", "Lantern", "--classes", "birds.csv", "--model", SYNTHETIC_MODEL)
+    classifier = pipeline("zero-shot-attribute-classification", model=str(SYNTHETIC_MODEL), device="cpu")
+    described = load_class_table("birds.csv").descriptions()
+    labels = classifier(PHOTOS[0], described | {"Owl": ["has_tail_shape::pointed"]})["labels"]
+    expected = classifier(PHOTOS[0], {"Lantern": text, "Owl": ["has_tail_shape::pointed"]})["labels"]
+    for entry, other in zip(labels, expected):
+        assert entry["label"] == other["label"] and entry["score"] == pytest.approx(other["score"], abs=0.01)

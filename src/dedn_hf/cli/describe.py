@@ -35,59 +35,53 @@ def main(arguments: list[str]):
         parser.error("say what to describe: photos, or --text")
     if (args.name is None) != (args.classes is None):
         parser.error("--name and --classes go together")
+    if args.json and args.classes is not None:
+        parser.error("--json shows a class, and --classes adds it to a table: leave one of them out")
     check_model(args.model)
     if not args.images and args.classes is None:
         describe_text(args.text, args.model, args.json)
         return
-    from ..data.class_table import add_class
-
-    if args.images:
-        strengths = describe_photos(args.images, args.text, args.model, args.device)
-    else:
-        strengths = read_text(args.text, args.model)["attributes"]
+    strengths = describe_class(args.name or "described", args.images, args.text, args.model, args.device)
     if args.classes is not None:
+        from ..data.class_table import add_class
+
         add_class(args.classes, args.name, strengths)
         print(f"{args.classes}: {args.name}, {len(strengths)} attributes")
     elif args.json:
         print(json.dumps({"attributes": strengths}, ensure_ascii=False, indent=2))
 
 
-def describe_photos(paths: list[str], text: str | None, model: str, device: str | None) -> dict[str, float]:
-    """Strengths of all attributes by photos, and by a text; shows those that set the class apart."""
+def describe_class(name: str, paths: list[str], text: str | None, model: str, device: str | None) -> dict[str, float]:
+    """Strengths of all attributes by photos, a text or both; shows those that set the class apart."""
     from ..names_dedn import describe_attribute
     from .predict import ImageSearch, load_classifier
 
     images = list(ImageSearch(paths))
-    if not images:
+    if paths and not images:
         raise ValueError(f"there are no images in {', '.join(paths)}")
     classifier = load_classifier(model, device)
-    from ..candidates_dedn import read_candidates
+    from ..candidates_dedn import class_strengths, read_candidates
 
-    parts = {"images": images} | ({"text": text} if text is not None else {})
-    described = read_candidates(classifier.model.config, {"the class": parts}, classifier._describe)["the class"]
+    parts = {"images": images or None, "text": text}
+    candidates = read_candidates(classifier.model.config, {name: parts}, classifier._describe)
+    described = class_strengths(classifier.model, candidates)[name]
     usual = classifier.model.usual_strengths().tolist()
     apart = sorted(zip(described.items(), usual), key=lambda entry: -abs(entry[0][1] - entry[1]))[:NUM_SHOWN]
-    for (name, strength), of_all in apart:
-        print(f"{strength:4.2f}  {describe_attribute(name, strength < of_all, strength)}", file=sys.stderr)
-    return dict(described)
+    for (attribute, strength), of_all in apart:
+        print(f"{strength:4.2f}  {describe_attribute(attribute, strength < of_all, strength)}", file=sys.stderr)
+    return described
 
 
-def read_text(text: str, model: str) -> dict:
-    """What a model, of which the config is enough, understands of a text, see [`understand`]."""
+def describe_text(text: str, model: str, as_json: bool = False):
+    """Prints what a model, of which the config is enough, understands of a text."""
     from ..configuration_dedn import DednConfig
+    from ..names_dedn import readable_attribute
     from ..words_dedn import understand
 
     settings, _ = DednConfig.get_config_dict(model)
     if settings.get("model_type") != DednConfig.model_type:
         raise ValueError(f"{model} is a model of type {settings.get('model_type')!r}, but one of DEDN is needed")
-    return understand(DednConfig.from_dict(settings), text)
-
-
-def describe_text(text: str, model: str, as_json: bool = False):
-    """Prints what a model understands of a text."""
-    from ..names_dedn import readable_attribute
-
-    understood = read_text(text, model)
+    understood = understand(DednConfig.from_dict(settings), text)
     if as_json:
         print(json.dumps(understood, ensure_ascii=False, indent=2))
     else:

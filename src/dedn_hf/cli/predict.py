@@ -30,7 +30,7 @@ from functools import partial
 from pathlib import Path
 
 from ..data.image_files import why_ignored
-from ..files import printable
+from ..files import is_formula, printable
 from ..prediction_file import FORMATS, PredictionFile
 from ..prediction_formats import check_fiftyone_names
 from ..ranks_dedn import ranks_of
@@ -370,7 +370,7 @@ class ImageSearch:
 
 
 def _no_formula(path: str) -> str:
-    return os.path.join(".", path) if path.startswith(("=", "+", "-", "@", "\t", "\r")) else path
+    return os.path.join(".", path) if is_formula(path) else path
 
 
 def load_classifier(model: str, device: str | None = None):

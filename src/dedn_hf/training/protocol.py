@@ -392,7 +392,6 @@ class _Run:
             for name, buffer in model.state_dict().items()
             if name.startswith(("attribute_calibration", "attribute_levels", "attribute_statistics", "class_fit."))
         }
-        model.set_class_fit(None)
         return learned
 
     def _validated(self) -> dict:
