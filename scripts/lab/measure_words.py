@@ -18,7 +18,7 @@ from measuring import make_parser
 from tqdm.auto import tqdm
 
 from dedn_hf import DednModel
-from dedn_hf.candidates_dedn import class_rows, likely_attributes
+from dedn_hf.candidates_dedn import Prose, class_rows, likely_attributes
 from dedn_hf.evaluation import gzsl_metrics, mix_expert_scores
 from dedn_hf.evaluation.descriptions import describe_unseen_classes, read_descriptions
 from dedn_hf.names_dedn import NameMatcher, describe_attribute, readable_attribute, readable_classes
@@ -119,7 +119,8 @@ def encoder_table(
     for name, entry in understood.items():
         rows = [nearest[phrases.index(phrase)] for phrase in entry["unread"]]
         matched = {config.attribute_names[row.argmax()]: 1.0 for row in rows if row.max() >= least}
-        candidates[name] = matched | entry["attributes"]
+        # Prose, too: as strong as in the class that has it most.
+        candidates[name] = Prose({**entry, "attributes": matched | entry["attributes"]})
     described = strengths.copy()
     described[[config.label2id[name] for name in candidates]] = model.strengths(
         class_rows(model, candidates, "likely")
