@@ -84,6 +84,10 @@ def _random_word_vectors(dataset: GzslDataset, seed: int) -> dict:
     return {"word_vectors": np.random.default_rng(seed).normal(size=shape).astype(np.float32)}
 
 
+def _one_hot_word_vectors(dataset: GzslDataset, seed: int) -> dict:
+    return {"word_vectors": np.eye(len(dataset.attribute_names), dtype=np.float32)}
+
+
 VARIANTS = {
     "full": Variant("nothing"),
     "no_fine_expert": Variant(
@@ -108,6 +112,7 @@ VARIANTS = {
     "random_groups": Variant("random groups of the same sizes", change=_random_groups),
     "clustered_groups": Variant("as many groups, clustered by word vectors (k-means)", change=_clustered_groups),
     "random_word_vectors": Variant("one random word vector an attribute", change=_random_word_vectors),
+    "one_hot_word_vectors": Variant("a word vector an attribute that tells nothing", change=_one_hot_word_vectors),
     "word2vec_word_vectors": Variant("word vectors of word2vec", needs_word_vectors=True),
     "sentence_word_vectors": Variant("word vectors of a sentence-embedding model", needs_word_vectors=True),
 }
