@@ -56,7 +56,7 @@ class Variant:
     @property
     def varies(self) -> set[str]:
         """The recorded settings in which it may differ from the full model."""
-        return {"variant", "word_vectors_sha256", "word_vector_size", *self.config}
+        return {"variant", "word_vectors", "word_vectors_sha256", "word_vector_size", *self.config}
 
     def prepare_model(self, model: DednModel):
         """Sets what is dropped to zero and freezes it."""

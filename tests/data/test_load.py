@@ -9,6 +9,7 @@ from dedn_hf.data import GzslDataset, awa2, cub, folder, load_gzsl_dataset, sun,
 from dedn_hf.data.dataset import image_features
 from dedn_hf.data.load import check_gzsl_dataset, describe_dataset, load_images
 from dedn_hf.data.proposed_split import PROPOSED_SPLIT_NAME
+from dedn_hf.data.word_vectors import load_word_vectors
 
 MODULES = {"cub": cub, "sun": sun, "awa2": awa2, "folder": folder, "synthetic_birds": synthetic_birds}
 OFFICIAL = ("cub", "sun", "awa2")
@@ -135,8 +136,25 @@ def test_own_folder(folder):
     assert dataset.name == "folder" and len(dataset.attribute_groups) == 2 and dataset.word_vectors.shape == (3, 64)
     (folder / "attribute_vectors").mkdir()
     np.save(folder / "attribute_vectors/folder.npy", np.eye(3))
+    assert dataset.word_vector_source == "random"
     dataset = load_gzsl_dataset("folder", str(folder))
     assert len(dataset.attribute_groups) == 3 and dataset.word_vectors.shape == (3, 3)
+    assert dataset.word_vector_source == "folder.npy"
+
+
+def test_own_folder_with_a_sentence_embedding_model(folder, sentence_model):
+    """It reads the descriptions of `attributes.csv`, and the words of the name where there is none."""
+    plain = load_gzsl_dataset("folder", str(folder), str(sentence_model))
+    assert plain.word_vector_source == sentence_model.name
+    (folder / "attributes.csv").write_text(
+        "attribute,group,description\nred,colour,a bright man made tail\nblue,colour,\nlong tail,tail,\n"
+    )
+    described = load_gzsl_dataset("folder", str(folder), str(sentence_model)).word_vectors
+    assert not np.allclose(described[0], plain.word_vectors[0])
+    np.testing.assert_array_equal(described[1:], plain.word_vectors[1:])
+    np.testing.assert_allclose(
+        described, load_word_vectors(sentence_model, ["a bright man made tail", "blue", "long tail"]), atol=1e-6
+    )
 
 
 def test_check_of_a_folder(folder):

@@ -8,9 +8,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import cached_assets_path
 from safetensors.torch import save_file
-from transformers import BertConfig, BertModel, BertTokenizerFast
+from transformers import AutoModel, BertConfig, BertModel, BertTokenizerFast
 
+from dedn_hf.data import word_vectors
 from dedn_hf.data.word_vectors import compose_word_vectors, load_word_vectors
 
 
@@ -206,21 +208,6 @@ def test_no_such_source(source):
         load_word_vectors(source, NAMES)
 
 
-@pytest.fixture
-def sentence_model(tmp_path):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "wing", "color", "red", "tail", "man", "made", "bright"]
-    (folder / "vocab.txt").write_text("\n".join(words))
-    BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
-    torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(words), hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8
-    )
-    BertModel(config).save_pretrained(folder)
-    return folder
-
-
 def test_sentence_embedding_model(sentence_model):
     """Padding has no part in a mean, and a description is read in place of a name."""
     vectors = load_word_vectors(str(sentence_model), NAMES)
@@ -233,6 +220,38 @@ def test_sentence_embedding_model(sentence_model):
     assert not np.allclose(vectors[3], described[3])
     described_alone = load_word_vectors(sentence_model, ["x"], {"x": "man made"})
     np.testing.assert_allclose(described_alone[0], vectors[2], atol=1e-6)
+
+
+def test_embeddings_are_kept(sentence_model, monkeypatch):
+    """What a run began with is there when it is resumed, and no other model's or description's."""
+    first = load_word_vectors(sentence_model, NAMES)
+    loaded = []
+    load = AutoModel.from_pretrained
+    monkeypatch.setattr(AutoModel, "from_pretrained", lambda name: loaded.append(name) or load(name))
+    np.testing.assert_array_equal(load_word_vectors(sentence_model, NAMES), first)
+    assert not loaded
+
+    load_word_vectors(sentence_model, NAMES, {"has_bill::hooked": "bright red tail"})
+    assert len(loaded) == 1
+    torch.manual_seed(1)
+    BertModel(BertConfig.from_pretrained(sentence_model)).save_pretrained(sentence_model)
+    other = load_word_vectors(sentence_model, NAMES)
+    assert len(loaded) == 2 and not np.allclose(other, first)
+
+    kept = list(cached_assets_path("dedn-hf", namespace="word_vectors", subfolder="embedded").iterdir())
+    assert {file.suffix for file in kept} == {".safetensors"}
+    for file in kept:
+        file.write_bytes(b"damaged")
+    np.testing.assert_array_equal(load_word_vectors(sentence_model, NAMES), other)
+    assert len(loaded) == 3
+
+
+def test_a_cache_that_cannot_be_written_to_costs_time_only(sentence_model, monkeypatch):
+    def refuse(*args, **options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(word_vectors, "cached_assets_path", refuse)
+    assert load_word_vectors(sentence_model, NAMES).shape == (4, 8)
 
 
 def test_folder_that_is_no_model(tmp_path):

@@ -93,6 +93,8 @@ class GzslDataset:
             Fingerprint of the split, see [`fingerprint_split`].
         word_vectors (`np.ndarray` of shape `(A, D)`, *optional*):
             One vector an attribute.
+        word_vector_source (`str`, *optional*):
+            Where they are from: `"random"`, a Hub id, or the name of a file or folder. `None` for the data set's own.
         part_names (`list[str]`, *optional*, defaults to `[]`):
             Names of the rows of `part_points`.
         attribute_parts (`dict[str, tuple[str, ...]]`, *optional*, defaults to `{}`):
@@ -120,6 +122,7 @@ class GzslDataset:
     split_name: str
     split_sha256: str
     word_vectors: np.ndarray | None = None
+    word_vector_source: str | None = None
     part_names: list[str] = field(default_factory=list)
     attribute_parts: dict[str, tuple[str, ...]] = field(default_factory=dict)
     image_attributes: dict[int, np.ndarray] | None = None

@@ -1,5 +1,6 @@
 """Word vectors of attributes: from a file, from a language model, or composed where there is neither."""
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -11,10 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from huggingface_hub import cached_assets_path
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoConfig, AutoModel, AutoTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +39,9 @@ def load_word_vectors(
             - a text file of word vectors as of GloVe or word2vec, a word and its numbers a line: a vector is the sum
               of those of the words in the attribute's name, and words that the file lacks are left out with a warning;
             - the folder or Hub id of a sentence-embedding model in transformers format: a vector is the mean of its
-              last hidden state over the tokens of the description, or else of the words in the name;
+              last hidden state over the tokens of the description, or else of the words in the name. They are kept
+              in the cache of `huggingface_hub`, since other threads give other last digits, and a run that is resumed
+              must find what it began with;
             - `"random"`: see [`compose_word_vectors`].
         attribute_names (`Sequence[str]`):
             The A attributes.
@@ -225,7 +229,12 @@ def _floats(values: list[bytes]) -> np.ndarray | None:
 
 
 def _embed(name_or_path: str, attribute_names: Sequence[str], descriptions: Mapping[str, str]) -> np.ndarray:
+    texts = [descriptions.get(name) or " ".join(split_words(name)) for name in attribute_names]
     try:
+        digest = hashlib.sha256(json.dumps([_model_version(name_or_path), texts]).encode()).hexdigest()
+        known = _read_known(digest)
+        if known is not None:
+            return known
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
         model = AutoModel.from_pretrained(name_or_path).eval()
     except (OSError, ValueError) as error:
@@ -234,8 +243,7 @@ def _embed(name_or_path: str, attribute_names: Sequence[str], descriptions: Mapp
         ) from error
     if model.config.is_encoder_decoder:
         model = model.get_encoder()
-    texts = [descriptions.get(name) or " ".join(split_words(name)) for name in attribute_names]
-    vectors = []
+    batches = []
     for first in tqdm(range(0, len(texts), 32), desc="Embedding attributes", unit="batch", disable=None):
         try:
             batch = tokenizer(texts[first : first + 32], padding=True, truncation=True, return_tensors="pt")
@@ -247,5 +255,38 @@ def _embed(name_or_path: str, attribute_names: Sequence[str], descriptions: Mapp
                 f"({error}). Name another one."
             ) from error
         mask = batch["attention_mask"].unsqueeze(-1)
-        vectors.append((hidden * mask).sum(dim=1) / mask.sum(dim=1))
-    return torch.cat(vectors).numpy()
+        batches.append((hidden * mask).sum(dim=1) / mask.sum(dim=1))
+    vectors = torch.cat(batches).numpy()
+    _write_known(digest, vectors)
+    return vectors
+
+
+def _model_version(name_or_path: str) -> list[list[str]] | str | None:
+    """What changes with whatever an embedding depends on: the commit of the Hub, or the files of a folder."""
+    folder = Path(name_or_path)
+    if not folder.is_dir():
+        return getattr(AutoConfig.from_pretrained(name_or_path), "_commit_hash", None)
+    version = []
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        with open(path, "rb") as file:
+            version.append([path.name, hashlib.file_digest(file, "sha256").hexdigest()])
+    return version
+
+
+def _known_file(digest: str) -> Path:
+    return cached_assets_path("dedn-hf", namespace="word_vectors", subfolder="embedded") / f"{digest}.safetensors"
+
+
+def _read_known(digest: str) -> np.ndarray | None:
+    try:
+        return load_file(_known_file(digest))["word_vectors"].numpy()
+    except Exception:  # one that is not there, is damaged or cannot be read costs time only
+        return None
+
+
+def _write_known(digest: str, vectors: np.ndarray):
+    with contextlib.suppress(OSError, SafetensorError):  # as on a disk that is full or not to be written to
+        file = _known_file(digest)
+        temporary = file.with_suffix(f".{os.getpid()}")
+        save_file({"word_vectors": torch.from_numpy(vectors)}, temporary)
+        os.replace(temporary, file)

@@ -141,6 +141,7 @@ def describe_run(protocol: str, dataset: GzslDataset, inputs: ModelInputs, args:
     settings = {name: getattr(args, name) for name in _RECORDED_ARGUMENTS}
     config = build_model(dataset, range(len(dataset.class_names)), dataset.unseen_class_ids, **inputs.config).config
     settings |= {name: getattr(config, name) for name in _RECORDED_SETTINGS} | inputs.source
+    settings["word_vectors"] = dataset.word_vector_source
     settings["word_vectors_sha256"] = hashlib.sha256(dataset.word_vectors.tobytes()).hexdigest()
     named = repr((dataset.class_names, dataset.attribute_names)).encode()
     settings["class_attributes_sha256"] = hashlib.sha256(named + dataset.class_attributes.tobytes()).hexdigest()
