@@ -41,8 +41,9 @@ SHARE = 0.2
 NEAREST = 5
 # A class has an attribute from this strength on.
 HAS = 0.5
-# How held-out attributes are scored.
+# How held-out attributes are scored, and for comparison the others.
 WAYS = {
+    "trained": "not at all; the AUROC is of the trained attributes",
     "word vector": "the model, by the word vector as it is",
     "mapped": "the model, by the word vector that ridge regression maps it to, fitted on trained attributes",
     "nearest": f"mean of the scores of the {NEAREST} trained attributes with the nearest word vectors",
@@ -137,8 +138,9 @@ def measure_draw(
             The attributes that it was trained without.
 
     Returns:
-        `dict`: `trained attributes alone` → `T1`; of [`WAYS`] → `AUROC` over images of all validation images, `AUROC
-        of unseen` over those of validation classes, and `T1` (per cent) with the held-out attributes.
+        `dict`: each of [`WAYS`] → `AUROC` over all validation images, `AUROC of unseen` over those of validation
+        classes, the number of attributes that either is the mean of, since some class must have an attribute and some
+        not, and `T1`, all in per cent.
     """
     config = model.config
     class_ids = [dataset.class_names.index(config.id2label[label]) for label in range(config.num_labels)]
@@ -153,19 +155,19 @@ def measure_draw(
         labels = np.array([config.label2id[dataset.class_names[label]] for label in labels])
         return np.concatenate([unseen.expert_scores, seen.expert_scores]), labels, len(unseen.labels)
 
-    def judge(scores: np.ndarray, labels: np.ndarray, num_unseen: int, columns: np.ndarray) -> dict[str, float]:
-        figures = {}
+    def judge(scores: np.ndarray, labels: np.ndarray, num_unseen: int, judged: np.ndarray) -> dict[str, float]:
+        """AUROC of the attributes that are judged, and T1 of these and the trained ones together."""
+        figures, columns = {}, judged | ~held_out
         # [coarse, fine] × [region, channel]
         mixes = np.outer([config.coarse_mix, 1 - config.coarse_mix], [config.region_mix, 1 - config.region_mix])
         of_attribute = np.einsum("nijh,ij->nh", scores, mixes)
-        if columns.all():
-            for name, part in (("AUROC", slice(None)), ("AUROC of unseen", slice(num_unseen))):
-                there = strengths[labels[part]] >= HAS
-                told = [
-                    roc_auc_score(there[:, index], of_attribute[part, index])
-                    for index in np.flatnonzero(held_out & there.any(axis=0) & ~there.all(axis=0))
-                ]
-                figures |= {name: 100 * float(np.mean(told)), f"{name}: attributes": len(told)}
+        for name, part in (("AUROC", slice(None)), ("AUROC of unseen", slice(num_unseen))):
+            there = strengths[labels[part]] >= HAS
+            told = [
+                roc_auc_score(there[:, index], of_attribute[part, index])
+                for index in np.flatnonzero(judged & there.any(axis=0) & ~there.all(axis=0))
+            ]
+            figures |= {name: 100 * float(np.mean(told)) if told else float("nan"), f"{name}: attributes": len(told)}
         logits = mix_expert_scores(
             scores[:num_unseen][..., columns], rows[:, columns], config.region_mix, config.coarse_mix
         )
@@ -177,12 +179,11 @@ def measure_draw(
     near = np.argsort(-start[held_out] @ start[~held_out].T, axis=1)[:, :NEAREST]
     by_nearest = by_word_vector[0].copy()
     by_nearest[..., held_out] = by_word_vector[0][..., ~held_out][..., near].mean(axis=-1)
-    everything = np.ones_like(held_out)
     return {
-        "trained attributes alone": judge(*by_word_vector, ~held_out),
-        "word vector": judge(*by_word_vector, everything),
-        "mapped": judge(*by_mapped, everything),
-        "nearest": judge(by_nearest, *by_word_vector[1:], everything),
+        "trained": judge(*by_word_vector, ~held_out),
+        "word vector": judge(*by_word_vector, held_out),
+        "mapped": judge(*by_mapped, held_out),
+        "nearest": judge(by_nearest, *by_word_vector[1:], held_out),
     }
 
 
@@ -193,10 +194,9 @@ def format_figures(draws: Sequence[dict]) -> str:
     for way in draws[0]:
         cells = []
         for figure in figures:
-            values = [draw[way][figure] for draw in draws if figure in draw[way]]
-            spread = f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""
-            cells.append(f"{np.mean(values):.1f}{spread}" if values else "")
-        lines.append(f"| {WAYS.get(way, 'not at all: trained ones alone')} | {' | '.join(cells)} |")
+            values = [draw[way][figure] for draw in draws]
+            cells.append(f"{np.mean(values):.1f}" + (f" ± {np.std(values, ddof=1):.1f}" if len(values) > 1 else ""))
+        lines.append(f"| {WAYS[way]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
