@@ -1,6 +1,7 @@
 import ast
 import importlib.metadata
 import zipfile
+from pathlib import Path
 
 import pytest
 import yaml
@@ -29,6 +30,11 @@ def test_what_is_in_it(without_wheel, tmp_path):
     assert any(line.startswith("torch") for line in requirements) and not any("extra" in line for line in requirements)
     ast.parse((tmp_path / "space" / "app.py").read_text())
     assert "# birds" in text
+
+
+def test_the_page_of_a_space_is_the_one_that_was_tested():
+    constraints = (Path(__file__).parents[2] / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert f"gradio=={space.GRADIO}" in constraints
 
 
 def test_a_model_of_ones_own(without_wheel, tmp_path):
