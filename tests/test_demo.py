@@ -2,12 +2,14 @@
 
 import csv
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from synthetic_model import SYNTHETIC_MODEL
+from tiny_pipeline import make_classifier
 from transformers import pipeline
 
 from dedn_hf import demo
@@ -228,6 +230,37 @@ def test_of_many_photos_the_file_has_all_and_the_page_a_few(page, photo, tmp_pat
     assert len(rows) == 2
     with open(file, newline="", encoding="utf-8") as lines:
         assert len(list(csv.reader(lines))) == 5
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_number_of_photos(tmp_path):
+    """Ten times as many as are read at a time, one time after the other, of one visitor."""
+    page, random, held, peaks = Page(make_classifier()), np.random.default_rng(0), [], []
+    session = page.new_session()
+    tracemalloc.start()
+    try:
+        for number in range(10):
+            folder = tmp_path / str(number)
+            folder.mkdir()
+            files = [str(folder / f"{place}.png") for place in range(demo.MAX_PHOTOS)]
+            for file in files:
+                Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8)).save(file)
+            before, _ = tracemalloc.get_traced_memory()
+            tracemalloc.reset_peak()
+            rows, file = page.name_many(session, files, OWN, str(folder))
+            peaks.append(tracemalloc.get_traced_memory()[1] - before)
+            assert len(rows) == demo.MAX_ROWS
+            with open(file, newline="", encoding="utf-8") as lines:
+                assert sum(1 for row in csv.reader(lines) if row[1]) == len(files) + 1
+            del rows, files
+            held.append(tracemalloc.get_traced_memory()[0])
+    finally:
+        tracemalloc.stop()
+    assert len(held) * demo.MAX_PHOTOS == 10_000
+    print(held, peaks)
+    assert held[-1] - held[1] < 100_000
+    # Of a photo nothing is kept but its row, of the first ones: less than a tenth of what their results take.
+    assert max(peaks[1:]) < 1_000_000
 
 
 def test_too_many_photos_are_refused_before_any_is_read(page, photo, tmp_path, monkeypatch):

@@ -32,6 +32,7 @@ NUM_LABELS, NUM_ATTRIBUTES, NUM_QUESTIONS = 5, 8, 3
 # Of a property that is asked for, the likeliest.
 NUM_VALUES = 6
 MAX_FILE_SIZE = "50mb"
+# Photos are deleted an hour after they were sent: a slow machine names so many in less.
 MAX_PHOTOS = 1000
 # Of a table on the page; the file has all.
 MAX_ROWS = 200
@@ -492,7 +493,7 @@ def build(page: Page):
                     for _ in range(NUM_QUESTIONS):
                         with gr.Group(visible=False) as group:
                             question = gr.Markdown(elem_classes="question", padding=True)
-                            with gr.Row(elem_classes="answers"):
+                            with gr.Row(elem_classes="answers", equal_height=True):
                                 buttons = [
                                     gr.Button("", size="sm", min_width=80, visible=False)
                                     for _ in range(NUM_VALUES + 2)
