@@ -254,7 +254,6 @@ def test_memory_does_not_grow_with_the_number_of_photos(tmp_path):
         objects.append(len(gc.get_objects()))
         resident.append(int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
     # Of 8,000 photos each would be one object at least, and as the model takes it 55 MB in all.
-    print(objects, resident)
     assert objects[-1] - objects[1] < 1000
     assert resident[-1] - resident[1] < 20e6
 
