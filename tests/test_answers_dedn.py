@@ -2,7 +2,13 @@ import numpy as np
 import pytest
 import torch
 
-from dedn_hf.answers_dedn import answer_log_likelihoods, information_gains
+from dedn_hf.answers_dedn import (
+    answer_log_likelihoods,
+    information_gains,
+    picked_answers,
+    property_gains,
+    value_chances,
+)
 
 STRENGTHS = torch.tensor([[0.0, 0.3, 1.0, 0.5], [0.9, 0.3, 0.2, 0.5], [0.6, 0.3, 0.05, 0.5]])
 
@@ -40,3 +46,48 @@ def test_the_gain_of_a_question_is_the_expected_fall_of_the_entropy():
 
 def test_there_is_nothing_to_ask_of_one_that_is_certain():
     assert information_gains(torch.tensor([0.0, 1.0, 0.0]), STRENGTHS).max() < 1e-6
+
+
+# Attributes 0 and 2 are values of the first property, 3 is alone, and 1 is that of the last.
+PROPERTIES = torch.tensor([0, 2, 0, 1])
+
+
+def test_a_value_is_picked_in_proportion_to_its_strength():
+    values, none = value_chances(STRENGTHS, PROPERTIES)
+    for row, (first, second) in enumerate([(0.1, 0.9), (0.9, 0.2), (0.6, 0.1)]):
+        parts = np.array([first, second, (1 - first) * (1 - second)])
+        np.testing.assert_allclose([*values[row, [0, 2]], none[row, 0]], parts / parts.sum(), atol=1e-6)
+    # Alone in its property, it is there or not.
+    torch.testing.assert_close(values[:, [3, 1]], STRENGTHS[:, [3, 1]])
+    torch.testing.assert_close(none[:, 1:], 1 - STRENGTHS[:, [3, 1]])
+
+
+def test_the_gain_of_a_property_is_the_expected_fall_of_the_entropy():
+    probabilities = torch.tensor([[0.2, 0.5, 0.3], [0.9, 0.05, 0.05]])
+
+    def entropy(p):
+        return -torch.xlogy(p, p).sum() / np.log(2)
+
+    values, none = value_chances(STRENGTHS, PROPERTIES)
+    gains = property_gains(probabilities, STRENGTHS, PROPERTIES)
+    for row, gain in zip(probabilities, gains):
+        expected = entropy(row)
+        for likelihoods in (values[:, 0], values[:, 2], none[:, 0]):
+            joint = row * likelihoods
+            expected -= joint.sum() * entropy(joint / joint.sum())
+        assert gain[0].item() == pytest.approx(expected.item(), rel=1e-4)
+        torch.testing.assert_close(gain[[1, 2]], information_gains(row, STRENGTHS)[[3, 1]], atol=1e-6, rtol=0)
+
+
+def test_of_a_property_of_which_each_attribute_is_one_it_is_the_gain_of_each():
+    probabilities = torch.tensor([0.2, 0.5, 0.3])
+    gains = property_gains(probabilities, STRENGTHS, torch.arange(4))
+    torch.testing.assert_close(gains, information_gains(probabilities, STRENGTHS), atol=1e-6, rtol=0)
+
+
+def test_what_is_picked_is_there_and_nothing_else():
+    values = ["red", "blue", "grey"]
+    assert picked_answers(values, ["blue"]) == {"red": 0.0, "blue": 1.0, "grey": 0.0}
+    assert picked_answers(values, {"red", "grey"}) == {"red": 1.0, "blue": 0.0, "grey": 1.0}
+    assert picked_answers(values, []) == dict.fromkeys(values, 0.0)
+    assert picked_answers(values, None) == dict.fromkeys(values)

@@ -1,6 +1,7 @@
 """What the page of `dedn demo` does, without a browser; `test_demo_page.py` opens it in one."""
 
 import csv
+import gc
 import os
 from pathlib import Path
 
@@ -8,13 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 from synthetic_model import SYNTHETIC_MODEL
+from tiny_pipeline import make_classifier
 from transformers import pipeline
 
 from dedn_hf import demo
 from dedn_hf.data.class_table import load_class_table
-from dedn_hf.demo import AGAINST, BOTH, FOR, MINE, OWN, BadInput, Page, plain
+from dedn_hf.demo import AGAINST, BOTH, FOR, MINE, OWN, BadInput, Page, answers_in_words, plain
 
 TASK = "zero-shot-attribute-classification"
+STATM = Path("/proc/self/statm")
 
 
 @pytest.fixture(scope="module")
@@ -80,16 +83,102 @@ def test_a_rank_where_the_class_is_not_sure(page, photo, monkeypatch):
 def test_answers_move_the_labels(page, photo):
     session = page.look(page.new_session(), photo, OWN)
     before, question = page.labels(session), session.result["ask"][0]
+    assert question == page.classifier(photo, ask=3, ask_by="property")["ask"][0]
     assert page.questions(session)[0] == plain(question["question"])
-    session = page.answer(session, 0, True)
-    expected = page.classifier(photo, observed={question["attribute"]: True}, top_k=5)["labels"]
+    values = [answer["attribute"] for answer in question["answers"]]
+    texts = [text for text, _ in page.options(session, 0)]
+    assert texts == [*(answer["label"] for answer in question["answers"][:6]), "none of these", "don't know"]
+    session = page.answer(session, 0, 1)
+    observed = {value: value == values[1] for value in values}
+    expected = page.classifier(photo, observed=observed, top_k=5)["labels"]
     assert page.labels(session) == {entry["label"]: pytest.approx(entry["score"], rel=1e-3) for entry in expected}
-    assert "Answered: " in page.summary(session)
-    asked = [entry["attribute"] for entry in session.result["ask"]]
-    session = page.answer(session, 0, None)
-    assert asked[0] not in [entry["attribute"] for entry in session.result["ask"]]
+    assert f"Answered: {plain(question['property'])}: {plain(texts[1])}." in page.summary(session).replace("\\:", ":")
+    asked = [entry["property"] for entry in session.result["ask"]]
+    assert question["property"] not in asked
+    session = page.answer(session, 0, len(page.options(session, 0)) - 1)  # nobody knows
+    assert asked[0] not in [entry["property"] for entry in session.result["ask"]]
     assert page.labels(page.forget_answers(session)) == {name: pytest.approx(score) for name, score in before.items()}
-    page.answer(page.new_session(), 0, True)  # without a photo there is nothing to answer
+    page.answer(page.new_session(), 0, 0)  # without a photo there is nothing to answer
+
+
+def test_none_of_the_values_that_are_shown(page, photo):
+    session = page.look(page.new_session(), photo, OWN)
+    asked = page.classifier(photo, ask=99, ask_by="property")["ask"]
+    session.result["ask"] = [question] = [entry for entry in asked if len(entry["answers"]) > 6][:1]
+    shown = [answer["attribute"] for answer in question["answers"][:6]]
+    page.answer(session, 0, 6)
+    assert session.observed == dict.fromkeys(shown, 0.0)
+    others = {answer["attribute"] for answer in question["answers"][6:]}
+    again = page.classifier(photo, observed=session.observed, ask=99, ask_by="property")["ask"]
+    assert [{answer["attribute"] for answer in entry["answers"]} <= others for entry in again].count(True) == 1
+    assert page.summary(session).count("not ") == 6
+
+
+def test_an_attribute_alone_is_asked_by_yes_or_no(page, photo):
+    session = page.look(page.new_session(), photo, OWN)
+    session.result["ask"] = [{"answers": [{"attribute": "has_wing_color::blue", "label": "blue", "chance": 0.5}]}]
+    assert page.options(session, 0) == [
+        ("yes", {"has_wing_color::blue": 1.0}),
+        ("no", {"has_wing_color::blue": 0.0}),
+        ("don't know", {"has_wing_color::blue": None}),
+    ]
+    assert page.options(session, 1) == []
+
+
+def test_answers_in_words():
+    observed = {"has_wing_color::blue": 0.0, "has_size::small": None, "has_wing_color::red": 1.0, "striped": 0.0}
+    observed |= {"has_tail_shape::forked": 0.0, "has_tail_shape::round": 0.0}
+    assert answers_in_words(observed) == ["wing color: red", "striped: no", "tail shape: not forked, not round"]
+    assert answers_in_words({"has_size::small": None}) == []
+
+
+PARENTS = (
+    "class,parent,wing color: red,wing color: blue\none,warm,1,0\nother,warm,0.9,0\nthird,,0,1\nwarm,any,0.5,0.5\n"
+)
+
+
+def test_parents_of_a_table_of_ones_own(page, photo, tmp_path):
+    (tmp_path / "mine.csv").write_text(PARENTS.replace("third,,", "third,any,"))
+    session = page.load_table(page.new_session(), str(tmp_path / "mine.csv"))
+    assert session.parents == {"one": "warm", "other": "warm", "third": "any", "warm": "any"}
+    page.look(session, photo, MINE)
+    scores = page.labels(session)
+    ranks = {rank["label"]: rank["score"] for rank in session.result["ranks"]}
+    assert ranks["any"] == pytest.approx(1, abs=1e-5)
+    warm = scores["one"] + scores["other"] + scores["warm"]
+    assert ("warm" in ranks) == (warm >= 0.8) and ranks.get("warm", warm) == pytest.approx(warm)
+    assert f"**Surely**: {next(iter(ranks))} (" in page.summary(session)
+    # Answers move ranks, too.
+    page.answer(session, 0, 0)
+    assert session.result["ranks"][-1]["label"] == "any"
+    # Of the model's classes, and for other visitors, there are none.
+    assert "ranks" not in page.look(session, photo, OWN).result
+    other = page.new_session()
+    page.add_class(other, "one", "a red wing", [], None)
+    assert "ranks" not in page.look(other, photo, MINE).result and page.config.class_parents == {}
+
+
+def test_a_saved_table_keeps_parents(page, tmp_path):
+    (tmp_path / "mine.csv").write_text(PARENTS)
+    session = page.load_table(page.new_session(), str(tmp_path / "mine.csv"))
+    page.remove_class(session, "other")
+    page.add_class(session, "new", "a red wing", [], None)
+    file = page.save_table(session, str(tmp_path))
+    again = page.load_table(page.new_session(), file)
+    assert again.parents == session.parents == {"one": "warm", "warm": "any"}
+    assert list(again.classes) == list(session.classes) == ["one", "third", "warm", "new"]
+    # A class that is read anew has the parent that it has there.
+    (tmp_path / "more.csv").write_text("class,parent,wing color: red\none,cool,1\nwarm,,1\n")
+    assert page.load_table(session, str(tmp_path / "more.csv")).parents == {"one": "cool"}
+
+
+def test_parents_that_go_in_a_circle_with_those_that_are_there(page, tmp_path):
+    (tmp_path / "mine.csv").write_text(PARENTS)
+    (tmp_path / "more.csv").write_text("class,parent,wing color: red\nany,one,1\n")
+    session = page.load_table(page.new_session(), str(tmp_path / "mine.csv"))
+    with pytest.raises(BadInput, match=r"^more\.csv: with the parents .* in a circle: 'one' → 'warm' → 'any' → 'one'"):
+        page.load_table(session, str(tmp_path / "more.csv"))
+    assert "any" not in session.classes and "any" not in session.parents
 
 
 def test_classes_of_ones_own(page, photo, tmp_path):
@@ -142,6 +231,31 @@ def test_of_many_photos_the_file_has_all_and_the_page_a_few(page, photo, tmp_pat
     assert len(rows) == 2
     with open(file, newline="", encoding="utf-8") as lines:
         assert len(list(csv.reader(lines))) == 5
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not STATM.exists(), reason="this system does not tell how much memory a process has")
+def test_memory_does_not_grow_with_the_number_of_photos(tmp_path):
+    """Ten times as many as are read at a time, one time after the other, of one visitor."""
+    page, random = Page(make_classifier()), np.random.default_rng(0)
+    session, objects, resident = page.new_session(), [], []
+    for number in range(10):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        files = [str(folder / f"{place}.png") for place in range(demo.MAX_PHOTOS)]
+        for file in files:
+            Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8)).save(file)
+        rows, file = page.name_many(session, files, OWN, str(folder))
+        assert len(rows) == demo.MAX_ROWS
+        with open(file, newline="", encoding="utf-8") as lines:
+            assert sum(1 for row in csv.reader(lines) if row[1]) == len(files) + 1
+        del rows, files, lines
+        gc.collect()
+        objects.append(len(gc.get_objects()))
+        resident.append(int(STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE"))
+    # Of 8,000 photos each would be one object at least, and as the model takes it 55 MB in all.
+    assert objects[-1] - objects[1] < 1000
+    assert resident[-1] - resident[1] < 20e6
 
 
 def test_too_many_photos_are_refused_before_any_is_read(page, photo, tmp_path, monkeypatch):
@@ -211,11 +325,12 @@ def test_a_table_with_formulas(page, tmp_path):
 
 
 def test_a_table_that_visitors_begin_with(tmp_path):
-    (tmp_path / "mine.csv").write_text("class,wing color: red\none,1\n")
+    (tmp_path / "mine.csv").write_text("class,parent,wing color: red\none,warm,1\n")
     page = Page(pipeline(TASK, model=str(SYNTHETIC_MODEL), device="cpu"), tmp_path / "mine.csv")
     session = page.new_session()
     page.remove_class(session, "one")
     assert list(page.new_session().classes) == ["one"] and session.classes == {}
+    assert page.new_session().parents == {"one": "warm"} and session.parents == {}
 
 
 def test_files_to_download_lie_in_the_folder_of_the_page(page, photo, tmp_path):

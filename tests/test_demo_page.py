@@ -30,6 +30,8 @@ pytestmark = [
 from dedn_hf.demo import MAX_FILE_SIZE, Page, launch  # noqa: E402
 from dedn_hf.hub.space import write_space  # noqa: E402
 
+ANSWER = ".answers button:visible"
+
 
 @pytest.fixture(scope="module")
 def address():
@@ -90,9 +92,11 @@ def test_a_photo_its_names_and_an_answer(visit, photos):
     upload(page, photos[0])
     page.wait_for_selector("#places img")
     before = page.inner_text("#names")
-    page.get_by_role("button", name="yes", exact=True).first.click()
+    answer = page.locator(ANSWER).first
+    told = answer.inner_text()
+    answer.click()
     page.wait_for_function("document.querySelector('#summary').innerText.includes('Answered')")
-    assert page.inner_text("#names") != before
+    assert f": {told}." in page.inner_text("#summary") and page.inner_text("#names") != before
     page.get_by_role("button", name="Forget my answers").click()
     page.wait_for_function("!document.querySelector('#summary').innerText.includes('Answered')")
     assert page.inner_text("#names") == before
@@ -114,11 +118,27 @@ def test_the_place_of_a_reason_is_seen_when_it_is_pointed_at_or_reached_by_the_k
     # On to the answers, and one of them, without a mouse.
     for _ in range(30):
         page.keyboard.press("Tab")
-        if page.evaluate("document.activeElement.innerText.trim()") == "yes":
+        if page.evaluate("document.activeElement.matches('.answers button')"):
             break
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
     page.keyboard.press("Enter")
     page.wait_for_function("document.querySelector('#summary').innerText.includes('Answered')")
+
+
+def test_a_property_has_its_values_and_two_answers_more(visit, photos):
+    page = visit()
+    upload(page, photos[0])
+    page.wait_for_selector(ANSWER)
+    rows = page.locator(".answers")
+    for place in range(3):
+        texts = rows.nth(place).locator("button:visible").all_inner_texts()
+        assert len(texts) == 3 or (4 <= len(texts) <= 8 and texts[-2:] == ["none of these", "don't know"])
+    question = page.locator(".question").first.inner_text()
+    rows.first.get_by_role("button", name="don't know").click()
+    # It is not asked again.
+    shown = "[...document.querySelectorAll('.question')].map(element => element.innerText)"
+    page.wait_for_function(f"!{shown}.some(text => text.includes({question!r}))")
+    page.wait_for_function(f"{shown}.some(text => text.endsWith('?'))")
 
 
 def test_as_dark_as_the_visitor_likes_it(visit):
@@ -180,7 +200,12 @@ def test_a_phone_and_the_keyboard(visit, photos):
     page.set_viewport_size({"width": 390, "height": 800})
     upload(page, photos[0])
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
-    page.get_by_role("button", name="yes", exact=True).first.focus()
+    # All values of a question are there, and none is cut off.
+    for button in page.locator(ANSWER).all():
+        box = button.bounding_box()
+        assert box["x"] >= 0 and box["x"] + box["width"] <= 390
+        assert button.evaluate("button => button.scrollWidth <= button.clientWidth")
+    page.locator(ANSWER).first.focus()
     page.keyboard.press("Enter")
     page.wait_for_function("document.querySelector('#summary').innerText.includes('Answered')")
 

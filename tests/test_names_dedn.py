@@ -2,7 +2,14 @@
 
 import pytest
 
-from dedn_hf.names_dedn import NameMatcher, describe_attribute, question_about, readable_attribute, readable_classes
+from dedn_hf.names_dedn import (
+    NameMatcher,
+    describe_attribute,
+    question_about,
+    readable_attribute,
+    readable_classes,
+    split_attribute,
+)
 
 OFFICIAL = [
     *("001.Black_footed_Albatross", "024.Red_faced_Cormorant", "023.Brandt_Cormorant", "047.American_Goldfinch"),
@@ -121,3 +128,19 @@ def test_questions_about_attributes():
     assert question_about("has_wing_color::blue") == "Is the wing color blue?"
     assert question_about("has_bill_length::shorter_than_head") == "Is the bill length shorter than head?"
     assert question_about("red_wing") == "Does it have this: red wing?"
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("has_wing_color::blue", ("wing color", "blue")),
+        ("has_size::small_(5_-_9_in)", ("size", "small (5 - 9 in)")),
+        ("wing_color::dark_blue", ("wing color", "dark blue")),
+        ("wing color: blue", ("wing color", "blue")),
+        ("man-made", ("man-made", "")),
+        ("has_tail", ("has tail", "")),
+        ("ratio 3:1", ("ratio 3:1", "")),
+    ],
+)
+def test_a_property_and_its_value(name, expected):
+    assert split_attribute(name) == expected

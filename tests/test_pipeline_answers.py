@@ -7,7 +7,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny_pipeline import check_same, make_classifier, make_image
+from tiny_pipeline import TASK, check_same, make_classifier, make_image, make_model, make_processor
+from transformers import pipeline
+
+from dedn_hf.answers_dedn import picked_answers, property_gains, value_chances
 
 IMAGE = make_image()
 EVERYTHING = {"top_k": None, "top_attributes": None}
@@ -173,3 +176,89 @@ def test_answers_go_with_lists_of_images_and_of_candidates(classifier):
         check_same(result, classifier(image, candidates, observed=observed, ask=2))
         assert result["observed"] == {"attribute 1": 1.0}
     assert len(make_classifier(observed=observed)(IMAGE)["observed"]) == 1
+
+
+COLOR = ["has_wing_color::blue", "has_wing_color::dark_grey", "has_wing_color::red"]
+SIZE = ["size: small", "size: large"]
+BY_PROPERTY = {"ask": 20, "ask_by": "property"}
+
+
+@pytest.fixture(scope="module")
+def named():
+    """Of the attributes three are wing colors, two are sizes, and two have no value in their names."""
+    model = make_model(attribute_names=[COLOR[0], "striped", SIZE[0], COLOR[1], "has_tail", COLOR[2], SIZE[1]])
+    model.config.score_scale = 0.25
+    return pipeline(TASK, model=model, image_processor=make_processor(), device="cpu")
+
+
+def test_questions_for_properties_are_those_that_tell_most(named):
+    result = named(IMAGE, top_k=None, **BY_PROPERTY)
+    questions = {entry["property"]: entry for entry in result["ask"]}
+    names, model = named.model.config.attribute_names, named.model
+    assert {what: entry["question"] for what, entry in questions.items()} == {
+        "wing color": "What is the wing color?",
+        "size": "What is the size?",
+        "striped": "Does it have this: striped?",
+        "has tail": "Does it have this: has tail?",
+    }
+    values = {"wing color": COLOR, "size": SIZE, "striped": ["striped"], "has tail": ["has_tail"]}
+    properties = torch.tensor([list(values).index(what) for name in names for what in values if name in values[what]])
+    probabilities = torch.tensor([labels_of(result)[name] for name in model.config.label2id])
+    strengths = model.strengths(model.class_attributes)
+    gains = property_gains(probabilities, strengths, properties).tolist()
+    assert {what: entry["gain"] for what, entry in questions.items()} == pytest.approx(
+        dict(zip(values, gains)), abs=1e-5
+    )
+    assert list(questions) == sorted(questions, key=lambda what: -questions[what]["gain"])
+    chances = dict(zip(names, (probabilities @ value_chances(strengths, properties)[0]).tolist()))
+    for what, entry in questions.items():
+        found = {answer["attribute"]: answer["chance"] for answer in entry["answers"]}
+        assert found == pytest.approx({name: chances[name] for name in values[what]}, abs=1e-5)
+        assert list(found.values()) == sorted(found.values(), reverse=True) and sum(found.values()) < 1
+        assert entry["group"] == named.group_of_attribute[min(names.index(name) for name in values[what])]
+    labels = {answer["attribute"]: answer["label"] for entry in result["ask"] for answer in entry["answers"]}
+    assert [labels[name] for name in (*COLOR, *SIZE)] == ["blue", "dark grey", "red", "small", "large"]
+    assert labels["striped"] == "striped" and labels["has_tail"] == "has tail"
+    assert json.loads(json.dumps(result)) == result
+    assert named(IMAGE, ask=2, ask_by="property")["ask"] == result["ask"][:2]
+
+
+def test_what_is_known_of_a_property_is_not_asked_again(named):
+    def asked(**observed):
+        result = named(IMAGE, observed={COLOR[0]: None} | observed, **BY_PROPERTY)
+        return {
+            entry["property"]: (entry["question"], {answer["attribute"] for answer in entry["answers"]})
+            for entry in result["ask"]
+        }
+
+    assert asked()["wing color"] == ("What is the wing color?", set(COLOR[1:]))
+    assert asked(**{COLOR[1]: 0.2})["wing color"] == ("Is the wing color red?", {COLOR[2]})
+    # It is none of them, nobody knows, or one was picked.
+    for answers in ({COLOR[1]: False, COLOR[2]: False}, {COLOR[1]: None, COLOR[2]: False}, {COLOR[2]: True}):
+        assert set(asked(**answers)) == {"size", "striped", "has tail"}
+    everything = dict.fromkeys(named.model.config.attribute_names)
+    assert named(IMAGE, observed=everything, **BY_PROPERTY)["ask"] == []
+
+
+def test_a_picked_value_and_then_the_next_question(named):
+    before = named(IMAGE, top_k=None, top_attributes=None, **BY_PROPERTY)
+    question = next(entry for entry in before["ask"] if entry["property"] == "wing color")
+    observed = picked_answers([answer["attribute"] for answer in question["answers"]], [COLOR[1]])
+    found = named.rescore(before, observed, **BY_PROPERTY)
+    expected = named(IMAGE, top_k=None, top_attributes=None, observed=observed, **BY_PROPERTY)
+    check_same(found, expected)
+    for entry, other in zip(found["ask"], expected["ask"], strict=True):
+        assert entry["question"] == other["question"] and entry["gain"] == pytest.approx(other["gain"], abs=1e-5)
+    assert [entry["property"] for entry in found["ask"]].count("wing color") == 0
+    # The default asks for attributes, as it always did.
+    assert all("attribute" in entry for entry in named.rescore(before, observed, ask=3)["ask"])
+    assert named(IMAGE, ask=3) == named(IMAGE, ask=3, ask_by="attribute")
+
+
+@pytest.mark.parametrize("ask_by", ["value", 3, ["property"]])
+def test_there_is_nothing_else_to_ask_by(classifier, ask_by):
+    message = "`ask_by` must be 'attribute' or 'property', but it is"
+    with pytest.raises(ValueError, match=message):
+        classifier(IMAGE, ask_by=ask_by)
+    with pytest.raises(ValueError, match=message):
+        classifier.rescore(classifier(IMAGE, **EVERYTHING), {}, ask=1, ask_by=ask_by)

@@ -1,7 +1,8 @@
 """
 Measures what a person's answers are worth, as in interventions on concept bottlenecks (Koh et al., ICML 2020):
 accuracy over the number of answers, one attribute an answer, yes or no by whether its class has half of it or more,
-all of them right or some wrong. Asked is what `ask` says, one property after the other, or at random.
+all of them right or some wrong. Asked is what `ask` says, one property after the other, or at random; or what it says
+with `ask_by="property"`, a property an answer, which is the value that its class has most of or another, wrong one.
 
     python scripts/lab/measure_answers.py --model outputs/synthetic_birds --dataset synthetic_birds --output_dir OUT
     python scripts/lab/measure_answers.py --model MODEL --dataset cub --data_dir DATA --feature_maps STORE \
@@ -20,15 +21,19 @@ from matplotlib.figure import Figure
 from measuring import make_parser, predict_held_out
 
 from dedn_hf import DednModel
-from dedn_hf.answers_dedn import answer_log_likelihoods, information_gains
+from dedn_hf.answers_dedn import answer_log_likelihoods, information_gains, picked_answers, property_gains
 from dedn_hf.evaluation import gzsl_metrics
 from dedn_hf.evaluation.metrics import per_class_accuracy
 from dedn_hf.evaluation.plots import save_figure
 from dedn_hf.files import write_json
+from dedn_hf.names_dedn import split_attribute
 from dedn_hf.results import provenance
 
 COUNTS = (0, 1, 2, 4, 8, 16)
-CHOICES = ("ask", "property", "random")
+# Of the last one no more is taken than the yes to the value that is picked: what `picked_answers` was chosen over.
+BY_PROPERTY = ("ask by property", "ask by property (yes alone)")
+CHOICES = ("ask", *BY_PROPERTY, "property", "random")
+COLORS = {"ask": "#1f5a94", "ask by property": "#2a9d5c", "property": "#d95f02", "random": "0.5"}
 
 
 def answer_curve(
@@ -52,8 +57,9 @@ def answer_curve(
         strengths (`np.ndarray` of shape `(K, A)`):
             Of attributes in the classes, from 0 to 1; those from ½ on are answered by yes.
         choice (`str`):
-            What is asked: `"ask"` for what is expected to tell most, `"property"` for all attributes of a property in
-            turn, the properties at random, or `"random"`.
+            What is asked: `"ask"` for what is expected to tell most, `"ask by property"` for the property that is, or
+            with `" (yes alone)"` as if nothing were said of its other values, `"property"` for all attributes of a
+            property in turn, the properties at random, or `"random"`.
         properties (`Sequence[str]` of length `A`):
             What each attribute is a value of.
         wrong (`float`, *optional*, defaults to 0):
@@ -67,28 +73,67 @@ def answer_curve(
         `list[np.ndarray]` of shape `(N, K)`: logarithms of the classes' shares, for each of the counts.
     """
     random, strengths = np.random.default_rng(seed), torch.from_numpy(np.asarray(strengths, np.float32))
-    num_images, num_attributes = len(labels), strengths.shape[1]
-    everything = range(num_attributes)
-    no, yes = (answer_log_likelihoods(strengths, dict.fromkeys(everything, answer)) for answer in (0.0, 1.0))
+    names, of_attribute = np.unique(np.asarray(properties), return_inverse=True)
+    of_class = strengths[torch.from_numpy(labels)]
+    # What each possible answer adds, and which one each image is given to each question.
+    if choice in BY_PROPERTY:
+        values = [np.flatnonzero(of_attribute == place).tolist() for place in range(len(names))]
+        told = _tell_picks(strengths, values, yes_alone=choice == BY_PROPERTY[1])
+        answers = _draw_picks(random, of_class, values, wrong)
+    else:
+        everything = range(len(properties))
+        yes, no = (answer_log_likelihoods(strengths, dict.fromkeys(everything, answer)).T for answer in (1.0, 0.0))
+        told, truth = torch.cat([yes, no]), of_class >= 0.5
+        truth ^= torch.from_numpy(random.random(truth.shape) < wrong)
+        answers = torch.arange(len(properties)) + len(properties) * ~truth
+    if not choice.startswith("ask"):
+        order = torch.from_numpy(np.stack([_draw_order(random, choice, properties) for _ in labels]))
     log_shares = torch.from_numpy(np.asarray(logits, np.float32)).log_softmax(dim=-1)
-    truth = strengths[torch.from_numpy(labels)] >= 0.5
-    truth ^= torch.from_numpy(random.random(truth.shape) < wrong)
-    if choice != "ask":
-        order = np.stack([_draw_order(random, choice, properties) for _ in range(num_images)])
-    rows, asked = torch.arange(num_images), torch.zeros(num_images, num_attributes, dtype=torch.bool)
+    rows, asked = torch.arange(len(labels)), torch.zeros(answers.shape, dtype=torch.bool)
     curve = []
     for number in range(max(counts) + 1):
         if number in counts:
             curve.append(log_shares.numpy())
+        if number >= answers.shape[1]:
+            continue
         if choice == "ask":
             gains = information_gains(log_shares.exp(), strengths)
             chosen = gains.masked_fill(asked, -1).argmax(dim=-1)
+        elif choice in BY_PROPERTY:
+            gains = property_gains(log_shares.exp(), strengths, torch.from_numpy(of_attribute))
+            chosen = gains.masked_fill(asked, -1).argmax(dim=-1)
         else:
-            chosen = torch.from_numpy(order[:, number % num_attributes])
+            chosen = order[:, number]
         asked[rows, chosen] = True
-        answers = truth[rows, chosen][:, None]
-        log_shares = (log_shares + torch.where(answers, yes.T[chosen], no.T[chosen])).log_softmax(dim=-1)
+        log_shares = (log_shares + told[answers[rows, chosen]]).log_softmax(dim=-1)
     return curve
+
+
+def _tell_picks(strengths: torch.Tensor, values: Sequence[Sequence[int]], yes_alone: bool) -> torch.Tensor:
+    """`(A + P, K)`: what it adds that an attribute is picked, and behind these that none of a property is."""
+    picks = sorted((pick, of) for of in values for pick in of)
+    answers = [picked_answers(of, [pick]) for pick, of in picks]
+    if yes_alone:
+        answers = [{pick: 1.0} for pick, _ in picks]
+    answers += [picked_answers(of, []) for of in values]
+    return torch.stack([answer_log_likelihoods(strengths, each).sum(dim=-1) for each in answers])
+
+
+def _draw_picks(
+    random: np.random.Generator, of_class: torch.Tensor, values: Sequence[Sequence[int]], wrong: float
+) -> torch.Tensor:
+    """`(N, P)`: rows of [`_tell_picks`], of each image and property."""
+    picks = np.empty((len(of_class), len(values)), dtype=np.int64)
+    for place, of in enumerate(values):
+        errs = random.random(len(of_class)) < wrong
+        if len(of) == 1:
+            is_picked = (of_class[:, of[0]].numpy() >= 0.5) ^ errs
+            picks[:, place] = np.where(is_picked, of[0], of_class.shape[1] + place)
+        else:
+            others = random.integers(1, len(of), len(of_class))
+            strongest = of_class[:, of].argmax(dim=-1).numpy()
+            picks[:, place] = np.asarray(of)[(strongest + errs * others) % len(of)]
+    return torch.from_numpy(picks)
 
 
 def _draw_order(random: np.random.Generator, choice: str, properties: Sequence[str]) -> np.ndarray:
@@ -110,10 +155,11 @@ def main(arguments: list[str] | None = None):
     logits = config.score_scale * np.concatenate([each.predictions.logits for each in held_out])
     labels = np.concatenate([each.labels for each in held_out])
     strengths = model.strengths(model.class_attributes.float()).numpy()
-    properties = [name.partition("::")[0] for name in config.attribute_names]
+    properties = [split_attribute(name)[0] for name in config.attribute_names]
+    in_turn = properties
     if len(set(properties)) == len(properties):
         of_index = {index: group for group, indices in config.attribute_groups.items() for index in indices}
-        properties = [of_index[index] for index in range(len(properties))]
+        in_turn = [of_index[index] for index in range(len(properties))]
 
     seen = list(config.seen_class_ids)
     unseen = np.setdiff1d(np.arange(config.num_labels), seen)
@@ -121,7 +167,11 @@ def main(arguments: list[str] | None = None):
     curves = {}
     for wrong in (0.0, 0.1):
         for choice in CHOICES:
-            options = {"choice": choice, "properties": properties, "wrong": wrong}
+            options = {
+                "choice": choice,
+                "properties": in_turn if choice == "property" else properties,
+                "wrong": wrong,
+            }
             among_unseen = answer_curve(
                 logits[of_unseen][:, unseen], np.searchsorted(unseen, labels[of_unseen]), strengths[unseen], **options
             )
@@ -134,10 +184,10 @@ def main(arguments: list[str] | None = None):
     write_json(Path(args.output_dir, "answers.json"), {**results, "curves": curves, **provenance()})
     plot_curves(curves, Path(args.output_dir, "answers.png"))
     print(f"{len(labels)} images of {', '.join(splits)}, per cent, after 0, 1, 2, … answers")
-    print(f"{'asked':24}{'':4}" + "".join(f"{count:>7}" for count in COUNTS))
+    print(f"{'asked':40}{'':4}" + "".join(f"{count:>7}" for count in COUNTS))
     for name, figures in curves.items():
         for metric, values in figures.items():
-            print(f"{name:24}{metric:4}" + "".join(f"{value:>7.1f}" for value in values))
+            print(f"{name:40}{metric:4}" + "".join(f"{value:>7.1f}" for value in values))
 
 
 def _mean_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
@@ -147,13 +197,12 @@ def _mean_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
 def plot_curves(curves: dict[str, dict[str, list[float]]], path: Path):
     """Accuracy over the number of answers, into a PNG file: T1 and H side by side, wrong answers dashed."""
     figure = Figure(figsize=(9, 4), layout="constrained")
-    colors = dict(zip(CHOICES, ("#1f5a94", "#d95f02", "0.5")))
     for axes, metric in zip(figure.subplots(1, 2, sharey=True), ("T1", "H")):
         for name, figures in curves.items():
             choice, wrong = name.split(", ")
-            axes.plot(
-                COUNTS, figures[metric], "-" if wrong.startswith("0") else "--", color=colors[choice], label=name
-            )
+            if choice in COLORS:
+                style = "-" if wrong.startswith("0") else "--"
+                axes.plot(COUNTS, figures[metric], style, color=COLORS[choice], label=name)
         axes.set(xlabel="answers", title=metric, xticks=COUNTS)
         axes.grid(alpha=0.3)
     axes.legend(fontsize=8)

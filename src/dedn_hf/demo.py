@@ -11,7 +11,7 @@ import csv
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -20,14 +20,19 @@ import numpy as np
 import torch
 from PIL import Image, ImageFilter, ImageOps
 
+from .answers_dedn import picked_answers
 from .candidates_dedn import class_strengths, prose_of, read_candidates
 from .data.class_table import load_class_table
 from .files import is_formula
 from .images_dedn import attention_in_image, load_any_image
-from .names_dedn import NameMatcher, readable_attribute
+from .names_dedn import NameMatcher, readable_attribute, split_attribute
+from .ranks_dedn import circle_of_parents, sure_ranks
 
 NUM_LABELS, NUM_ATTRIBUTES, NUM_QUESTIONS = 5, 8, 3
+# Of a property that is asked for, the likeliest.
+NUM_VALUES = 6
 MAX_FILE_SIZE = "50mb"
+# Photos are deleted an hour after they were sent: a slow machine names so many in less.
 MAX_PHOTOS = 1000
 # Of a table on the page; the file has all.
 MAX_ROWS = 200
@@ -38,7 +43,6 @@ MARKED, MARK_OPACITY, EDGE = 0.5, 0.25, 11
 # For the first name, and for the runner-up: apart for all eyes.
 FOR, AGAINST = "#2563eb", "#ea580c"
 MAX_LETTERS, MAX_VISITORS = 5000, 200
-ANSWERS = {"yes": True, "no": False, "don't know": None}
 # Darker than the theme's, to be read by everybody.
 COLOURS = {
     "button_primary_background_fill": "*primary_700",
@@ -81,6 +85,8 @@ class Session:
             What was answered about it.
         classes (`dict[str, dict[str, float]]`):
             Classes of the visitor → strengths.
+        parents (`dict[str, str]`):
+            Those of them that have one → the rank above.
         candidates (`dict`, *optional*):
             Those that the result is of.
     """
@@ -89,6 +95,7 @@ class Session:
     photo: Image.Image | None = None
     observed: dict[str, float | None] = field(default_factory=dict)
     classes: dict[str, dict[str, float]] = field(default_factory=dict)
+    parents: dict[str, str] = field(default_factory=dict)
     candidates: dict | None = None
 
 
@@ -106,7 +113,9 @@ class Page:
     def __init__(self, classifier, classes: str | os.PathLike | None = None):
         self.classifier, self.config = classifier, classifier.model.config
         self.attribute_of = {self.in_list(name): name for name in self.config.attribute_names}
-        self.begin_with = {} if classes is None else self.read_table(classes)
+        self.begin_with = Session()
+        if classes is not None:
+            self.load_table(self.begin_with, classes)
 
     def in_list(self, name: str) -> str:
         """How an attribute stands in a list to choose from: its group first, so that they can be searched by it."""
@@ -114,7 +123,8 @@ class Page:
         return readable_attribute(name) if group == "all" else f"{group}: {readable_attribute(name)}"
 
     def new_session(self) -> Session:
-        return Session(classes={name: dict(strengths) for name, strengths in self.begin_with.items()})
+        classes = {name: dict(strengths) for name, strengths in self.begin_with.classes.items()}
+        return Session(classes=classes, parents=dict(self.begin_with.parents))
 
     def candidates(self, session: Session, which: str) -> dict | None:
         """The pipeline's `candidate_labels`."""
@@ -132,25 +142,40 @@ class Page:
             return session
         photo = read_photo(file)
         session.candidates = self.candidates(session, which)
-        session.result = self.classifier(
+        result = self.classifier(
             photo,
             candidate_labels=session.candidates,
             top_k=None,
             top_attributes=None,
             attention="grid",
             ask=NUM_QUESTIONS,
+            ask_by="property",
         )
+        session.result = self._with_ranks(session, result)
         for entry in session.result["attributes"]:
             # As lists they would take twenty times the memory, for as long as the page is open.
             entry["attention"] = np.asarray(entry["attention"], np.float16)
         session.photo = ImageOps.contain(photo, (DRAWN_SIZE, DRAWN_SIZE))
         return session
 
-    def answer(self, session: Session, place: int, answer: bool | None) -> Session:
-        """A person's answer to one of the questions; the labels follow."""
+    def options(self, session: Session, place: int) -> list[tuple[str, dict[str, float | None]]]:
+        """What can be chosen for one of the questions, each with the answers about attributes that it is."""
         questions = (session.result or {}).get("ask", [])
-        if place < len(questions):
-            session.observed[questions[place]["attribute"]] = None if answer is None else float(answer)
+        if place >= len(questions):
+            return []
+        answers = questions[place]["answers"]
+        values = [answer["attribute"] for answer in answers]
+        unknown = ("don't know", picked_answers(values, None))
+        if len(values) == 1:
+            return [("yes", picked_answers(values, values)), ("no", picked_answers(values, [])), unknown]
+        picks = [(answer["label"], picked_answers(values, [answer["attribute"]])) for answer in answers[:NUM_VALUES]]
+        return [*picks, ("none of these", picked_answers(values[:NUM_VALUES], [])), unknown]
+
+    def answer(self, session: Session, place: int, option: int) -> Session:
+        """What a person chose for one of the questions; the labels follow."""
+        options = self.options(session, place)
+        if option < len(options):
+            session.observed |= options[option][1]
             self._rescore(session)
         return session
 
@@ -161,9 +186,22 @@ class Page:
         return session
 
     def _rescore(self, session: Session):
-        session.result = self.classifier.rescore(
-            session.result, session.observed, ask=NUM_QUESTIONS, candidate_labels=session.candidates
+        result = self.classifier.rescore(
+            session.result,
+            session.observed,
+            ask=NUM_QUESTIONS,
+            candidate_labels=session.candidates,
+            ask_by="property",
         )
+        session.result = self._with_ranks(session, result)
+
+    def _with_ranks(self, session: Session, result: dict) -> dict:
+        """With ranks by the visitor's own parents, which the classifier that all share knows nothing of."""
+        if session.candidates is None or not session.parents:
+            return result
+        scores = {entry["label"]: entry["score"] for entry in sorted(result["labels"], key=lambda one: one["label"])}
+        ranks = sure_ranks(scores, self.config.class_parents | session.parents)
+        return result if ranks is None else result | {"ranks": ranks}
 
     def labels(self, session: Session) -> dict[str, float]:
         """Label → score of the best, for bars."""
@@ -176,9 +214,9 @@ class Page:
             lines.append(f"**Fit {fit:.0%}**: " + ("one of them." if fit >= 0.5 else "perhaps none of these."))
         for rank in session.result.get("ranks", [])[:1]:
             lines.append(f"**Surely**: {plain(rank['label'])} ({rank['score']:.0%}).")
-        answered = [self.classifier.in_words(entry) for entry in session.result["attributes"] if "observed" in entry]
+        answered = answers_in_words(session.observed)
         if answered:
-            lines.append("Answered: " + ", ".join(map(plain, answered)) + ".")
+            lines.append("Answered: " + "; ".join(map(plain, answered)) + ".")
         return "  \n".join(lines)
 
     def places(self, session: Session) -> tuple[Image.Image, list[tuple[np.ndarray, str]], dict[str, str]]:
@@ -237,28 +275,37 @@ class Page:
 
     def remove_class(self, session: Session, name: str | None) -> Session:
         session.classes.pop(name, None)
+        session.parents.pop(name, None)
         return session
 
-    def read_table(self, file: str | os.PathLike) -> dict[str, dict[str, float]]:
-        """Classes of a table, as `dedn predict --classes` reads it."""
+    def load_table(self, session: Session, file: str | os.PathLike) -> Session:
+        """Adds the classes of a table and their parents, as `dedn predict --classes` reads it."""
         try:
             table = load_class_table(file)
         except ValueError as error:  # which begins with the whole path
             raise BadInput(str(error).replace(str(file), os.path.basename(file))) from error
         table.match_attributes(NameMatcher(self.config.attribute_names))
-        return class_strengths(self.classifier.model, read_candidates(self.config, table.descriptions()))
-
-    def load_table(self, session: Session, file: str) -> Session:
-        session.classes |= self.read_table(file)
+        classes = class_strengths(self.classifier.model, read_candidates(self.config, table.descriptions()))
+        kept = {name: parent for name, parent in session.parents.items() if name not in classes}
+        parents = kept | table.class_parents
+        if circle := circle_of_parents(self.config.class_parents | parents):
+            raise BadInput(
+                f"{os.path.basename(file)}: with the parents that are there already, these go in a circle: "
+                f"{' → '.join(map(repr, circle))}. Leave one of them out."
+            )
+        session.classes |= classes
+        session.parents = parents
         return session
 
     def save_table(self, session: Session, folder: str) -> str:
         """The visitor's classes as a table for `dedn predict --classes`; gives the file."""
         if not session.classes:
             raise BadInput("There are no classes of yours yet.")
-        names = self.config.attribute_names
-        rows = [["class", *map(readable_attribute, names)]]
-        rows += [[name, *(f"{of[attribute]:.3g}" for attribute in names)] for name, of in session.classes.items()]
+        names, with_parents = self.config.attribute_names, bool(session.parents)
+        rows = [["class", *["parent"] * with_parents, *map(readable_attribute, names)]]
+        for name, of in session.classes.items():
+            parent = [session.parents.get(name, "")] * with_parents
+            rows.append([name, *parent, *(f"{of[attribute]:.3g}" for attribute in names)])
         return _write_csv(rows, folder, "classes.csv")
 
     def name_many(
@@ -296,6 +343,23 @@ class Page:
         (label,), fit = result["labels"], result["fit"]
         why = ", ".join(self.classifier.in_words(entry) for entry in result["attributes"])
         return [name, label["label"], round(label["score"], 3), "" if fit is None else round(fit, 3), why]
+
+
+def answers_in_words(observed: Mapping[str, float | None]) -> list[str]:
+    """What is known of each property that was answered: "wing color: blue", or "wing color: not red, not green"."""
+    answers = {}
+    for name, answer in observed.items():
+        if answer is not None:
+            what, value = split_attribute(name)
+            answers.setdefault(what, {})[value] = answer >= 0.5
+    words = []
+    for what, known in answers.items():
+        seen = [value for value, is_seen in known.items() if is_seen]
+        if "" in known:
+            words.append(f"{what}: {'yes' if seen else 'no'}")
+        else:
+            words.append(f"{what}: " + ", ".join(seen or [f"not {value}" for value in known]))
+    return words
 
 
 def check_number(photos: Sequence[str]):
@@ -373,6 +437,9 @@ def build(page: Page):
         for place in range(NUM_QUESTIONS):
             there = place < len(questions)
             rows += [gr.Group(visible=there), gr.Markdown(questions[place] if there else "")]
+            texts = [text for text, _ in page.options(session, place)]
+            hidden = [gr.Button(visible=False)] * (NUM_VALUES + 2 - len(texts))
+            rows += [gr.Button(text, visible=True) for text in texts] + hidden
         if shown:
             photo, masks, colours = page.places(session)
             drawn = gr.AnnotatedImage((photo, masks), color_map=colours)
@@ -426,8 +493,11 @@ def build(page: Page):
                     for _ in range(NUM_QUESTIONS):
                         with gr.Group(visible=False) as group:
                             question = gr.Markdown(elem_classes="question", padding=True)
-                            with gr.Row():
-                                buttons = [gr.Button(text, size="sm", min_width=60) for text in ANSWERS]
+                            with gr.Row(elem_classes="answers", equal_height=True):
+                                buttons = [
+                                    gr.Button("", size="sm", min_width=80, visible=False)
+                                    for _ in range(NUM_VALUES + 2)
+                                ]
                         questions.append((group, question, buttons))
                     again = gr.Button("Forget my answers", size="sm", visible=False)
         with gr.Tab("My classes"), gr.Row():
@@ -446,7 +516,9 @@ def build(page: Page):
                 add = gr.Button("Add the class", variant="primary")
                 said = gr.Markdown(elem_id="said")
             with gr.Column(min_width=300):
-                mine = gr.Dropdown(list(page.begin_with), label=f"My classes: {len(page.begin_with)}", elem_id="mine")
+                mine = gr.Dropdown(
+                    list(page.begin_with.classes), label=f"My classes: {len(page.begin_with.classes)}", elem_id="mine"
+                )
                 remove = gr.Button("Take this one out")
                 table = gr.File(label="Load a table (CSV)", height=120, elem_id="table")
                 save = gr.Button("Save my classes as a table")
@@ -470,14 +542,14 @@ def build(page: Page):
         # Nothing of it is for programs.
         private = {"api_visibility": "private"}
         first_tab = [session, labels, summary, why, places, again]
-        first_tab += [part for group, question, _ in questions for part in (group, question)]
+        first_tab += [part for group, question, buttons in questions for part in (group, question, *buttons)]
         look = told(lambda session, file, which: show(page.look(session, file, which)))
         for event in (photo.change, which.change):
             event(look, [session, photo, which], first_tab, **private)
         for place, (_, _, buttons) in enumerate(questions):
-            for button, answer in zip(buttons, ANSWERS.values()):
+            for option, button in enumerate(buttons):
                 button.click(
-                    told(lambda session, place=place, answer=answer: show(page.answer(session, place, answer))),
+                    told(lambda session, place=place, option=option: show(page.answer(session, place, option))),
                     session,
                     first_tab,
                     show_progress="hidden",

@@ -93,8 +93,18 @@ def question_about(name: str) -> str:
     What to ask a person about an attribute: of `has_wing_color::blue` "Is the wing color blue?", of a name of another
     form "Does it have this: red wing?".
     """
-    what, colon, value = readable_attribute(name).partition(": ")
-    return f"Is the {what} {value}?" if colon else f"Does it have this: {what}?"
+    what, value = split_attribute(name)
+    return f"Is the {what} {value}?" if value else f"Does it have this: {what}?"
+
+
+def split_attribute(name: str) -> tuple[str, str]:
+    """
+    The property that an attribute is a value of, and the value, as people read them: of `has_wing_color::blue` "wing
+    color" and "blue". A name of another form is a property without a value.
+    """
+    match = re.fullmatch(r"(?:has_)?(.+?)(?:::|: )(.+)", name)
+    what, value = match.groups() if match else (name, "")
+    return what.replace("_", " "), value.replace("_", " ")
 
 
 def _words(name: str) -> str:
@@ -207,4 +217,5 @@ __all__ = [
     "question_about",
     "readable_attribute",
     "readable_classes",
+    "split_attribute",
 ]

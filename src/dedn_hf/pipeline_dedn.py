@@ -18,7 +18,7 @@ from torch.utils.data import Dataset, IterableDataset
 from transformers import Pipeline
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from .answers_dedn import answer_log_likelihoods, information_gains
+from .answers_dedn import answer_log_likelihoods, information_gains, property_gains, value_chances
 from .candidates_dedn import (
     as_integer,
     as_number,
@@ -30,7 +30,7 @@ from .candidates_dedn import (
     read_candidates,
 )
 from .images_dedn import attention_in_image, crop_in_image, load_any_image
-from .names_dedn import describe_attribute, question_about
+from .names_dedn import describe_attribute, question_about, split_attribute
 from .ranks_dedn import sure_ranks
 from .words_dedn import UnderstoodResult
 
@@ -45,6 +45,7 @@ PARAMETERS = (
     "attributes_by",
     "observed",
     "ask",
+    "ask_by",
     "none_of_these",
     "threshold",
     "timeout",
@@ -136,6 +137,50 @@ class QuestionResult(TypedDict):
     gain: float
 
 
+class ValueResult(TypedDict):
+    """
+    A value of a property that a person is asked for.
+
+    Args:
+        attribute (`str`):
+            The attribute, as `config.attribute_names` has it.
+        label (`str`):
+            The value in words: "blue".
+        chance (`float`):
+            How likely it is to be picked, as far as is known; what is missing to 1 is how likely none of them is.
+    """
+
+    attribute: str
+    label: str
+    chance: float
+
+
+class PropertyQuestionResult(TypedDict):
+    """
+    A question for a property, such as the wing color, of which a person picks a value. Attributes whose names tell no
+    value are a property each, and so is the last value that nothing is known of: they are asked for by yes or no, and
+    have a single answer.
+
+    Args:
+        property (`str`):
+            The property in words, without the value: "wing color".
+        group (`str`):
+            The group that it is of.
+        question (`str`):
+            The question in words.
+        gain (`float`):
+            How many bits of the uncertainty among the candidates an answer is expected to take away.
+        answers (`list[ValueResult]`):
+            The values to pick from, the most likely first: none that was answered, also by not knowing.
+    """
+
+    property: str
+    group: str
+    question: str
+    gain: float
+    answers: list[ValueResult]
+
+
 class RankResult(TypedDict):
     """
     A rank that the image is sure to be of: a candidate, or what stands above candidates (`class_parents` in
@@ -175,8 +220,9 @@ class ImageResult(TypedDict):
             where the image is padded.
         observed (`dict[str, float | None]`, only with `observed`):
             Attribute, as `config.attribute_names` has it → answer, from 0 to 1, or `None` for one that was not known.
-        ask (`list[QuestionResult]`, only with `ask`):
-            What to ask next, best first: nothing that was answered, and nothing that would tell nothing.
+        ask (`list[QuestionResult]` or `list[PropertyQuestionResult]`, only with `ask`):
+            What to ask next, best first: nothing that was answered, and nothing that would tell nothing. With
+            `ask_by="property"` the latter.
         ranks (`list[RankResult]`, only where a candidate has a parent):
             What is sure, the finest rank first, then those above it: the first is what to call the image. Empty if not
             even a rank at the top is sure.
@@ -189,7 +235,7 @@ class ImageResult(TypedDict):
     attributes: list[AttributeResult]
     crop: NotRequired[list[float]]
     observed: NotRequired[dict[str, float | None]]
-    ask: NotRequired[list[QuestionResult]]
+    ask: NotRequired[list[QuestionResult] | list[PropertyQuestionResult]]
     ranks: NotRequired[list[RankResult]]
     understood: NotRequired[dict[str, UnderstoodResult]]
 
@@ -315,6 +361,10 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 [`~ZeroShotAttributeClassificationPipeline.rescore`].
             ask (`int`, *optional*, defaults to 0):
                 How many questions are returned at most that a person should answer next.
+            ask_by (`str`, *optional*, defaults to `"attribute"`):
+                What is asked for: `"attribute"` for one attribute a question, to be answered by yes or no;
+                `"property"` for one property, such as the wing color, to be answered by a value: yes to this one and
+                no to the others, see [`picked_answers`]. One of which a value was answered by yes is not asked again.
             none_of_these (`bool`, *optional*, defaults to `False`):
                 Whether the labels have a row `"none of these"` with the score 1 − `fit`; the others are multiplied by
                 `fit`, so that all of them still sum to 1.
@@ -457,7 +507,9 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         return (
             given("timeout"),
             forward,
-            given("top_k", "top_attributes", "attributes_by", "observed", "ask", "none_of_these", "threshold"),
+            given(
+                "top_k", "top_attributes", "attributes_by", "observed", "ask", "ask_by", "none_of_these", "threshold"
+            ),
         )
 
     def _read_parameter(self, name: str, value):
@@ -482,6 +534,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
             "unnamed_attributes": ("likely", "mean", "zero"),
             "attributes_by": ("score", "contribution"),
             "attention": ("grid", "image"),
+            "ask_by": ("attribute", "property"),
         }
         if name in choices:
             if not isinstance(value, str) or value not in choices[name]:
@@ -631,6 +684,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         attributes_by="contribution",
         observed=None,
         ask=0,
+        ask_by="attribute",
         none_of_these=False,
         threshold=0.0,
     ) -> ImageResult:
@@ -665,7 +719,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         if observed is not None:
             result["observed"] = dict(observed)
         if ask:
-            result["ask"] = self._questions(scores, rows, observed or {}, ask)
+            result["ask"] = self._questions(scores, rows, observed or {}, ask, ask_by)
         if understood:
             result["understood"] = copy.deepcopy(understood)
         if attention is not None:
@@ -686,6 +740,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         ask: int = 0,
         candidate_labels: Any = None,
         unnamed_attributes: str = "likely",
+        ask_by: str = "attribute",
     ) -> ImageResult:
         """
         A result after a person's answers, without the image: what the call would have given that had these `observed`.
@@ -703,6 +758,8 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 As in a call.
             candidate_labels, unnamed_attributes:
                 Those of the call that gave the result.
+            ask_by (`str`, *optional*, defaults to `"attribute"`):
+                As in a call.
 
         Returns:
             [`ImageResult`]: another one.
@@ -713,6 +770,7 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         """
         config = self.model.config
         observed, ask = read_answers(self.model.config, observed), as_integer("ask", ask, 0)
+        ask_by = self._read_parameter("ask_by", ask_by)
         candidates = (
             None if candidate_labels is None else read_candidates(self.model.config, candidate_labels, self._describe)
         )
@@ -760,7 +818,9 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         rescored = {key: value for key, value in result.items() if key != "ask"}
         rescored |= {"labels": labels, "attributes": attributes, "observed": observed}
         rescored |= self._ranks(probabilities, names, shown_fit)
-        return rescored | ({"ask": self._questions(probabilities.float(), rows, observed, ask)} if ask else {})
+        if ask:
+            rescored["ask"] = self._questions(probabilities.float(), rows, observed, ask, ask_by)
+        return rescored
 
     def _labels(self, scores, logits, names, seen, fit: float | None) -> list[LabelResult]:
         """All candidates, best first; with `fit` that nothing of them does, too."""
@@ -812,9 +872,13 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
         answer = (observed or {}).get(name)
         return result if answer is None else result | {"observed": answer}
 
-    def _questions(self, probabilities, rows, observed, most: int) -> list[QuestionResult]:
+    def _questions(
+        self, probabilities, rows, observed, most: int, ask_by: str
+    ) -> list[QuestionResult] | list[PropertyQuestionResult]:
+        if ask_by == "property":
+            return self._property_questions(probabilities, rows, observed)[:most]
         gains, names = information_gains(probabilities, self.model.strengths(rows)), self.model.config.attribute_names
-        order = [i for i in gains.argsort(descending=True, stable=True).tolist() if names[i] not in observed]
+        order = [index for index in _best(gains) if names[index] not in observed]
         return [
             {
                 "attribute": names[index],
@@ -823,8 +887,46 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
                 "gain": gains[index].item(),
             }
             for index in order[:most]
-            if gains[index] > 1e-6
         ]
+
+    def _property_questions(self, probabilities, rows, observed) -> list[PropertyQuestionResult]:
+        """All that tell something."""
+        names = self.model.config.attribute_names
+        split = [split_attribute(name) for name in names]
+        answered = {split_attribute(name)[0] for name, answer in observed.items() if (answer or 0) >= 0.5}
+        values = {}
+        for index, (what, _) in enumerate(split):
+            if names[index] not in observed and what not in answered:
+                values.setdefault(what, []).append(index)
+        if not values:
+            return []
+        columns = [index for indices in values.values() for index in indices]
+        properties = torch.tensor([place for place, indices in enumerate(values.values()) for _ in indices])
+        strengths = self.model.strengths(rows)[:, columns]
+        gains = property_gains(probabilities, strengths, properties)
+        chances = dict(zip(columns, (probabilities @ value_chances(strengths, properties)[0]).tolist()))
+        questions, whats = [], list(values)
+        for place in _best(gains):
+            what = whats[place]
+            first, *others = sorted(values[what], key=lambda index: -chances[index])
+            questions.append(
+                {
+                    "property": what,
+                    "group": self.group_of_attribute[values[what][0]],
+                    "question": f"What is the {what}?" if others else question_about(names[first]),
+                    "gain": gains[place].item(),
+                    "answers": [
+                        {"attribute": names[index], "label": split[index][1] or what, "chance": chances[index]}
+                        for index in (first, *others)
+                    ],
+                }
+            )
+        return questions
+
+
+def _best(gains: torch.Tensor) -> list[int]:
+    """Places of what tells something, the largest first."""
+    return [place for place in gains.argsort(descending=True, stable=True).tolist() if gains[place] > 1e-6]
 
 
 def _do_without_threads_if_forked():

@@ -588,6 +588,18 @@ def test_answers_of_a_person_and_what_to_ask_next(photos, classifier, capsys):
     assert float(read_csv("birds.csv")[0]["score"]) == pytest.approx(expected["labels"][0]["score"], abs=2e-6)
 
 
+def test_questions_for_properties(photos, classifier, capsys):
+    assert run("photos/0.png", "--ask", 2, "--ask_by", "property", "--observed", "wing colour: blue=yes") == 0
+    printed = capsys.readouterr().out
+    observed = {"has_wing_color::blue": True}
+    questions = classifier("photos/0.png", observed=observed, ask=2, ask_by="property")["ask"]
+    assert len(questions) == 2
+    for question in questions:
+        values = ", ".join(answer["label"] for answer in question["answers"][:6])
+        assert f"ask: {question['question']} ({question['gain']:.2g} bits) {values}\n" in printed
+    assert "What is the wing color?" not in printed
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [
@@ -599,6 +611,8 @@ def test_answers_of_a_person_and_what_to_ask_next(photos, classifier, capsys):
             "--observed answers 'blue wing' more than once",
         ),
         (["--observed", "blue wings of a plane=yes"], "`observed` has 'blue wings of a plane', which is no attribute"),
+        (["--ask_by", "property"], "--ask_by says how to ask: say how many questions with --ask"),
+        (["--ask", "2", "--ask_by", "value"], "argument --ask_by: invalid choice: 'value'"),
         (["--ask", "2", "--output", "birds.csv"], "--ask is for somebody to answer: leave --output out"),
     ],
 )

@@ -29,6 +29,27 @@ def test_a_question_that_tells_more_is_asked_first():
     assert np.exp(shares[0, 1]) == pytest.approx(0.9, abs=0.01)
 
 
+def test_a_picked_value_is_one_answer_and_a_no_to_the_others():
+    # Of the first property the value of class 1 is 1, and the likely classes 0 and 1 differ in no other.
+    strengths = np.array([[0.9, 0.8, 0.0], [0.9, 0.0, 0.0], [0.0, 0.0, 1.0]], np.float32)
+    logits, labels = np.array([[0.0, 0.0, -50.0]]), np.array([1])
+    shares, alone = (
+        np.exp(answer_curve(logits, labels, strengths, choice, ["a", "a", "b"], counts=(1,))[0][0])
+        for choice in ("ask by property", "ask by property (yes alone)")
+    )
+    assert shares[1] == pytest.approx(0.9 / (0.9 + 0.2), abs=0.01) and alone[1] == pytest.approx(0.5, abs=0.01)
+    # There are no more questions than properties.
+    two, many = answer_curve(LOGITS, LABELS, STRENGTHS, "ask by property", PROPERTIES, counts=(3, 9))
+    np.testing.assert_array_equal(two, many)
+
+
+def test_wrong_values_are_so_many():
+    labels, logits, strengths = np.zeros(4000, int), np.zeros((4000, 3)), np.eye(3, dtype=np.float32)
+    (shares,) = answer_curve(logits, labels, strengths, "ask by property", ["a"] * 3, wrong=0.1, counts=(1,))
+    picked = np.bincount(shares.argmax(axis=1), minlength=3) / 4000
+    assert picked == pytest.approx([0.9, 0.05, 0.05], abs=0.02)
+
+
 def test_wrong_answers_are_so_many():
     labels = np.zeros(4000, int)
     logits = np.zeros((4000, 4))
@@ -68,4 +89,5 @@ def test_on_the_synthetic_birds(tmp_path, capsys):
     none = curves["ask, 0% wrong"]["T1"][0]
     assert 60 < none == curves["random, 0% wrong"]["T1"][0]
     assert curves["ask, 0% wrong"]["T1"][4] > none + 10
+    assert curves["ask by property, 0% wrong"]["T1"][1] > curves["ask, 0% wrong"]["T1"][1]
     assert "ask, 0% wrong" in capsys.readouterr().out

@@ -42,6 +42,8 @@ from .describe import summary
 CPU_BATCH_SIZE, BATCH_SIZE = 8, 32
 # Batches that each of several processes is given at a time: they wait for the slowest, and a killed run loses these.
 BATCHES_OF_A_ROUND = 16
+# Of a property that is asked for, the likeliest.
+NUM_VALUES = 6
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
@@ -96,6 +98,12 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         metavar="N",
         help="also N questions whose answers, given with --observed, would tell most",
     )
+    parser.add_argument(
+        "--ask_by",
+        choices=("attribute", "property"),
+        default="attribute",
+        help="ask for yes or no, or for a property's value: then the likeliest are named (default: attribute)",
+    )
     parser.add_argument("--output", metavar="OUT.csv|jsonl|parquet", help="a file instead of a table")
     parser.add_argument(
         "--format", choices=FORMATS, help="OUT.json is for another program: labels to import there, with their scores"
@@ -120,6 +128,8 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
         parser.error("--format is that of a file: name it with --output")
     if args.ask and args.output:
         parser.error("--ask is for somebody to answer: leave --output out")
+    if args.ask_by != "attribute" and not args.ask:
+        parser.error("--ask_by says how to ask: say how many questions with --ask")
     twice = [
         attribute for attribute, count in Counter(attribute for attribute, _ in args.observed).items() if count > 1
     ]
@@ -179,6 +189,7 @@ def main(arguments: list[str]) -> int:
         attributes_by="score" if args.output else "contribution",
         observed=dict(args.observed) or None,
         ask=args.ask,
+        ask_by=args.ask_by,
         none_of_these=args.none_of_these,
     )
 
@@ -546,7 +557,10 @@ def print_answers(answers: Sequence[tuple[str, dict | str]], width: int, describ
                 kind = "because" if amount > 0 else "against it" if amount < 0 else "attributes"
                 reasons[kind].append(describe(attribute))
             lines += [f"{kind}: {', '.join(words)}" for kind, words in reasons.items() if words]
-            lines += [f"ask: {entry['question']} ({entry['gain']:.2g} bits)" for entry in answer.get("ask", [])]
+            for entry in answer.get("ask", []):
+                values = [value["label"] for value in entry.get("answers", [])[:NUM_VALUES]]
+                named = f" {', '.join(values)}" if len(values) > 1 else ""
+                lines.append(f"ask: {entry['question']} ({entry['gain']:.2g} bits){named}")
         for line in lines:
             print(_printable(f"{path:{width}}  {line}"))
             path = ""
