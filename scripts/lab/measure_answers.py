@@ -30,8 +30,9 @@ from dedn_hf.names_dedn import split_attribute
 from dedn_hf.results import provenance
 
 COUNTS = (0, 1, 2, 4, 8, 16)
-# Of the last one no more is taken than the yes to the value that is picked: what `picked_answers` was chosen over.
-BY_PROPERTY = ("ask by property", "ask by property (yes alone)")
+# Of the second no more is taken than the yes to the value that is picked: what `picked_answers` was chosen over. In
+# the third a person picks in proportion to the strengths of the class's values, as people differ in what they see.
+BY_PROPERTY = ("ask by property", "ask by property (yes alone)", "ask by property (in proportion)")
 CHOICES = ("ask", *BY_PROPERTY, "property", "random")
 COLORS = {"ask": "#1f5a94", "ask by property": "#2a9d5c", "property": "#d95f02", "random": "0.5"}
 
@@ -57,9 +58,10 @@ def answer_curve(
         strengths (`np.ndarray` of shape `(K, A)`):
             Of attributes in the classes, from 0 to 1; those from ½ on are answered by yes.
         choice (`str`):
-            What is asked: `"ask"` for what is expected to tell most, `"ask by property"` for the property that is, or
-            with `" (yes alone)"` as if nothing were said of its other values, `"property"` for all attributes of a
-            property in turn, the properties at random, or `"random"`.
+            What is asked: `"ask"` for what is expected to tell most, `"ask by property"` for the property that is,
+            `"ask by property (yes alone)"` as if nothing were said of its other values, `"ask by property (in
+            proportion)"` of a person who picks values in proportion to their strengths and not always the strongest,
+            `"property"` for all attributes of a property in turn, the properties at random, or `"random"`.
         properties (`Sequence[str]` of length `A`):
             What each attribute is a value of.
         wrong (`float`, *optional*, defaults to 0):
@@ -79,7 +81,7 @@ def answer_curve(
     if choice in BY_PROPERTY:
         values = [np.flatnonzero(of_attribute == place).tolist() for place in range(len(names))]
         told = _tell_picks(strengths, values, yes_alone=choice == BY_PROPERTY[1])
-        answers = _draw_picks(random, of_class, values, wrong)
+        answers = _draw_picks(random, of_class, values, wrong, in_proportion=choice == BY_PROPERTY[2])
     else:
         everything = range(len(properties))
         yes, no = (answer_log_likelihoods(strengths, dict.fromkeys(everything, answer)).T for answer in (1.0, 0.0))
@@ -120,7 +122,11 @@ def _tell_picks(strengths: torch.Tensor, values: Sequence[Sequence[int]], yes_al
 
 
 def _draw_picks(
-    random: np.random.Generator, of_class: torch.Tensor, values: Sequence[Sequence[int]], wrong: float
+    random: np.random.Generator,
+    of_class: torch.Tensor,
+    values: Sequence[Sequence[int]],
+    wrong: float,
+    in_proportion: bool,
 ) -> torch.Tensor:
     """`(N, P)`: rows of [`_tell_picks`], of each image and property."""
     picks = np.empty((len(of_class), len(values)), dtype=np.int64)
@@ -131,8 +137,11 @@ def _draw_picks(
             picks[:, place] = np.where(is_picked, of[0], of_class.shape[1] + place)
         else:
             others = random.integers(1, len(of), len(of_class))
-            strongest = of_class[:, of].argmax(dim=-1).numpy()
-            picks[:, place] = np.asarray(of)[(strongest + errs * others) % len(of)]
+            liking = of_class[:, of].numpy()
+            if in_proportion:
+                # The smallest of exponential variables is each in proportion to its rate.
+                liking = liking / random.exponential(size=liking.shape)
+            picks[:, place] = np.asarray(of)[(liking.argmax(axis=-1) + errs * others) % len(of)]
     return torch.from_numpy(picks)
 
 

@@ -50,6 +50,14 @@ def test_wrong_values_are_so_many():
     assert picked == pytest.approx([0.9, 0.05, 0.05], abs=0.02)
 
 
+def test_values_are_picked_in_proportion():
+    labels, logits = np.zeros(4000, int), np.zeros((4000, 3))
+    strengths = np.array([[0.6, 0.2, 0.0], [0.0, 0.9, 0.0], [0.0, 0.0, 0.9]], np.float32)
+    choice = "ask by property (in proportion)"
+    (shares,) = answer_curve(logits, labels, strengths, choice, ["a"] * 3, counts=(1,))
+    assert np.bincount(shares.argmax(axis=1), minlength=3) / 4000 == pytest.approx([0.75, 0.25, 0], abs=0.02)
+
+
 def test_wrong_answers_are_so_many():
     labels = np.zeros(4000, int)
     logits = np.zeros((4000, 4))
