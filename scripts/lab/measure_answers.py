@@ -34,7 +34,13 @@ COUNTS = (0, 1, 2, 4, 8, 16)
 # the third a person picks in proportion to the strengths of the class's values, as people differ in what they see.
 BY_PROPERTY = ("ask by property", "ask by property (yes alone)", "ask by property (in proportion)")
 CHOICES = ("ask", *BY_PROPERTY, "property", "random")
-COLORS = {"ask": "#1f5a94", "ask by property": "#2a9d5c", "property": "#d95f02", "random": "0.5"}
+COLORS = {
+    "ask": "#1f5a94",
+    "ask by property": "#2a9d5c",
+    BY_PROPERTY[2]: "#b5d334",
+    "property": "#d95f02",
+    "random": "0.5",
+}
 
 
 def answer_curve(
@@ -193,10 +199,10 @@ def main(arguments: list[str] | None = None):
     write_json(Path(args.output_dir, "answers.json"), {**results, "curves": curves, **provenance()})
     plot_curves(curves, Path(args.output_dir, "answers.png"))
     print(f"{len(labels)} images of {', '.join(splits)}, per cent, after 0, 1, 2, … answers")
-    print(f"{'asked':40}{'':4}" + "".join(f"{count:>7}" for count in COUNTS))
+    print(f"{'asked':44}{'':4}" + "".join(f"{count:>7}" for count in COUNTS))
     for name, figures in curves.items():
         for metric, values in figures.items():
-            print(f"{name:40}{metric:4}" + "".join(f"{value:>7.1f}" for value in values))
+            print(f"{name:44}{metric:4}" + "".join(f"{value:>7.1f}" for value in values))
 
 
 def _mean_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
@@ -205,7 +211,7 @@ def _mean_accuracy(predicted: np.ndarray, labels: np.ndarray) -> float:
 
 def plot_curves(curves: dict[str, dict[str, list[float]]], path: Path):
     """Accuracy over the number of answers, into a PNG file: T1 and H side by side, wrong answers dashed."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
     for axes, metric in zip(figure.subplots(1, 2, sharey=True), ("T1", "H")):
         for name, figures in curves.items():
             choice, wrong = name.split(", ")
@@ -214,7 +220,7 @@ def plot_curves(curves: dict[str, dict[str, list[float]]], path: Path):
                 axes.plot(COUNTS, figures[metric], style, color=COLORS[choice], label=name)
         axes.set(xlabel="answers", title=metric, xticks=COUNTS)
         axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     figure.axes[0].set_ylabel("per cent")
     save_figure(figure, path)
 
