@@ -69,7 +69,7 @@ def test_the_gain_of_a_property_is_the_expected_fall_of_the_entropy():
         return -torch.xlogy(p, p).sum() / np.log(2)
 
     values, none = value_chances(STRENGTHS, PROPERTIES)
-    gains = property_gains(probabilities, STRENGTHS, PROPERTIES)
+    gains = property_gains(probabilities, values, none, PROPERTIES)
     for row, gain in zip(probabilities, gains):
         expected = entropy(row)
         for likelihoods in (values[:, 0], values[:, 2], none[:, 0]):
@@ -81,7 +81,7 @@ def test_the_gain_of_a_property_is_the_expected_fall_of_the_entropy():
 
 def test_of_a_property_of_which_each_attribute_is_one_it_is_the_gain_of_each():
     probabilities = torch.tensor([0.2, 0.5, 0.3])
-    gains = property_gains(probabilities, STRENGTHS, torch.arange(4))
+    gains = property_gains(probabilities, *value_chances(STRENGTHS, torch.arange(4)), torch.arange(4))
     torch.testing.assert_close(gains, information_gains(probabilities, STRENGTHS), atol=1e-6, rtol=0)
 
 

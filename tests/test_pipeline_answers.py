@@ -205,12 +205,13 @@ def test_questions_for_properties_are_those_that_tell_most(named):
     properties = torch.tensor([list(values).index(what) for name in names for what in values if name in values[what]])
     probabilities = torch.tensor([labels_of(result)[name] for name in model.config.label2id])
     strengths = model.strengths(model.class_attributes)
-    gains = property_gains(probabilities, strengths, properties).tolist()
+    picks, none = value_chances(strengths, properties)
+    gains = property_gains(probabilities, picks, none, properties).tolist()
     assert {what: entry["gain"] for what, entry in questions.items()} == pytest.approx(
         dict(zip(values, gains)), abs=1e-5
     )
     assert list(questions) == sorted(questions, key=lambda what: -questions[what]["gain"])
-    chances = dict(zip(names, (probabilities @ value_chances(strengths, properties)[0]).tolist()))
+    chances = dict(zip(names, (probabilities @ picks).tolist()))
     for what, entry in questions.items():
         found = {answer["attribute"]: answer["chance"] for answer in entry["answers"]}
         assert found == pytest.approx({name: chances[name] for name in values[what]}, abs=1e-5)

@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 
 from ablation import DEFAULT_VARIANTS, run_ablation
 from ablation_report import format_ablation
+from training_data import load_training_data
 from transformers.utils import logging
 
 from dedn_hf.cli.train import DataArguments, parse_command_line
-from dedn_hf.data.load import load_gzsl_dataset
 from dedn_hf.data.word_vectors import load_word_vectors
 from dedn_hf.training.inputs import prepare_inputs
 from dedn_hf.training.run_folder import leave_process_group
@@ -51,18 +51,9 @@ def main(arguments: list[str] | None = None):
     variants = script.variants or DEFAULT_VARIANTS.get(script.dataset, DEFAULT_VARIANTS["cub"])
     variants = [*variants, *(name for name, source in sources.items() if source and name not in variants)]
 
-    config = dict(recipe.model)
     # Each checkpoint would have a bar for its one file of weights.
     logging.disable_progress_bar()
-    with training.main_process_first(desc="data set"):
-        dataset = load_gzsl_dataset(
-            script.dataset,
-            script.data_dir,
-            script.word_vectors,
-            check_files=script.feature_maps is None,
-            attribute_groups=config.pop("attribute_groups", None),
-            attribute_scale=script.attribute_scale,
-        )
+    dataset, config = load_training_data(script, training, recipe)
     names = dataset.attribute_names
     vectors = {name: load_word_vectors(source, names) for name, source in sources.items() if source is not None}
     inputs = prepare_inputs(dataset, script.feature_maps, config=config)

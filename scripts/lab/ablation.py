@@ -208,6 +208,8 @@ def run_ablation(
         changes = variant.change(dataset, seed) if variant.change is not None else {}
         if name in word_vectors:
             changes["word_vectors"] = word_vectors[name]
+        if "word_vectors" in changes:
+            changes["word_vector_source"] = name
         run_protocol(
             PROTOCOL,
             dataclasses.replace(dataset, **changes),

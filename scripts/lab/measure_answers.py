@@ -21,7 +21,13 @@ from matplotlib.figure import Figure
 from measuring import make_parser, predict_held_out
 
 from dedn_hf import DednModel
-from dedn_hf.answers_dedn import answer_log_likelihoods, information_gains, picked_answers, property_gains
+from dedn_hf.answers_dedn import (
+    answer_log_likelihoods,
+    information_gains,
+    picked_answers,
+    property_gains,
+    value_chances,
+)
 from dedn_hf.evaluation import gzsl_metrics
 from dedn_hf.evaluation.metrics import per_class_accuracy
 from dedn_hf.evaluation.plots import save_figure
@@ -86,6 +92,8 @@ def answer_curve(
     # What each possible answer adds, and which one each image is given to each question.
     if choice in BY_PROPERTY:
         values = [np.flatnonzero(of_attribute == place).tolist() for place in range(len(names))]
+        of_attribute = torch.from_numpy(of_attribute)
+        picks = value_chances(strengths, of_attribute)
         told = _tell_picks(strengths, values, yes_alone=choice == BY_PROPERTY[1])
         answers = _draw_picks(random, of_class, values, wrong, in_proportion=choice == BY_PROPERTY[2])
     else:
@@ -108,7 +116,7 @@ def answer_curve(
             gains = information_gains(log_shares.exp(), strengths)
             chosen = gains.masked_fill(asked, -1).argmax(dim=-1)
         elif choice in BY_PROPERTY:
-            gains = property_gains(log_shares.exp(), strengths, torch.from_numpy(of_attribute))
+            gains = property_gains(log_shares.exp(), *picks, of_attribute)
             chosen = gains.masked_fill(asked, -1).argmax(dim=-1)
         else:
             chosen = order[:, number]

@@ -23,12 +23,12 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import RidgeCV
 from sklearn.metrics import roc_auc_score
+from training_data import load_training_data
 from transformers.utils import logging
 
 from dedn_hf import DednConfig, DednModel
 from dedn_hf.cli.train import DataArguments, parse_command_line
 from dedn_hf.data import GzslDataset
-from dedn_hf.data.load import load_gzsl_dataset
 from dedn_hf.evaluation import gzsl_metrics, mix_expert_scores
 from dedn_hf.evaluation.report import predict_examples
 from dedn_hf.files import write_json
@@ -212,16 +212,9 @@ def main(arguments: list[str] | None = None):
         sys.exit("error: --bf16 is true or false here: all draws are to be computed in the same way.")
     # Each checkpoint would have a bar for its one file of weights.
     logging.disable_progress_bar()
-    config = dict(recipe.model) | {"attribute_terms": {}}
-    dataset = load_gzsl_dataset(
-        script.dataset,
-        script.data_dir,
-        script.word_vectors,
-        check_files=script.feature_maps is None,
-        attribute_groups=config.pop("attribute_groups", None),
-        attribute_scale=script.attribute_scale,
-    )
-    inputs = prepare_inputs(dataset, script.feature_maps, config=config)
+    dataset, config = load_training_data(script, training, recipe)
+    # Which may name attributes that are held out.
+    inputs = prepare_inputs(dataset, script.feature_maps, config=config | {"attribute_terms": {}})
 
     def fix(model: DednModel):
         for name, parameter in model.named_parameters():

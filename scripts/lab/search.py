@@ -15,11 +15,11 @@ import optuna
 from matplotlib.figure import Figure
 from optuna.distributions import FloatDistribution
 from optuna.trial import create_trial
+from training_data import load_training_data
 from transformers.utils import logging
 
 from dedn_hf.cli.train import DataArguments, parse_command_line
 from dedn_hf.data import GzslDataset
-from dedn_hf.data.load import load_gzsl_dataset
 from dedn_hf.files import read_json, write_json, write_text
 from dedn_hf.results import provenance
 from dedn_hf.training.arguments import CONFIG_SETTINGS, DednTrainingArguments
@@ -184,16 +184,7 @@ def main(arguments: list[str] | None = None):
     # Each checkpoint would have a bar for its one file of weights, and Optuna a line for each trial that is told.
     logging.disable_progress_bar()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    config = dict(recipe.model)
-    with training.main_process_first(desc="data set"):
-        dataset = load_gzsl_dataset(
-            script.dataset,
-            script.data_dir,
-            script.word_vectors,
-            check_files=script.feature_maps is None,
-            attribute_groups=config.pop("attribute_groups", None),
-            attribute_scale=script.attribute_scale,
-        )
+    dataset, config = load_training_data(script, training, recipe)
     inputs = prepare_inputs(dataset, script.feature_maps, config=config)
     try:
         summary = run_search(dataset, inputs, training, script.settings, script.num_trials, script.seeds)

@@ -184,6 +184,18 @@ def printable(path: str | os.PathLike) -> str:
     return text.encode(errors="backslashreplace").decode()
 
 
+def source_name(source: str | os.PathLike) -> str:
+    """What is recorded of where something is from: of a path its name alone, since the rest is this machine's."""
+    path = Path(source)
+    return path.resolve().name if path.exists() else str(source)
+
+
+def hash_file(path: str | os.PathLike) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def content_mark(content: bytes) -> str:
     """Size and hash of a file's content, which is all that tells whether it changed: times of files prove nothing."""
     return f"{len(content)}-{hashlib.sha256(content).hexdigest()[:32]}"

@@ -18,7 +18,13 @@ from torch.utils.data import Dataset, IterableDataset
 from transformers import Pipeline
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-from .answers_dedn import answer_log_likelihoods, information_gains, property_gains, value_chances
+from .answers_dedn import (
+    PropertyQuestionResult,
+    QuestionResult,
+    answer_log_likelihoods,
+    attribute_questions,
+    property_questions,
+)
 from .candidates_dedn import (
     as_integer,
     as_number,
@@ -30,7 +36,7 @@ from .candidates_dedn import (
     read_candidates,
 )
 from .images_dedn import attention_in_image, crop_in_image, load_any_image
-from .names_dedn import describe_attribute, question_about, split_attribute
+from .names_dedn import describe_attribute
 from .ranks_dedn import sure_ranks
 from .words_dedn import UnderstoodResult
 
@@ -114,71 +120,6 @@ class AttributeResult(TypedDict):
     contribution: float
     observed: NotRequired[float]
     attention: NotRequired[list[list[float]] | np.ndarray]
-
-
-class QuestionResult(TypedDict):
-    """
-    A question that a person may answer next.
-
-    Args:
-        attribute (`str`):
-            The attribute, as `config.attribute_names` has it.
-        group (`str`):
-            The group that it is of.
-        question (`str`):
-            The question in words, to be answered by yes or no.
-        gain (`float`):
-            How many bits of the uncertainty among the candidates an answer is expected to take away.
-    """
-
-    attribute: str
-    group: str
-    question: str
-    gain: float
-
-
-class ValueResult(TypedDict):
-    """
-    A value of a property that a person is asked for.
-
-    Args:
-        attribute (`str`):
-            The attribute, as `config.attribute_names` has it.
-        label (`str`):
-            The value in words: "blue".
-        chance (`float`):
-            How likely it is to be picked, as far as is known; what is missing to 1 is how likely none of them is.
-    """
-
-    attribute: str
-    label: str
-    chance: float
-
-
-class PropertyQuestionResult(TypedDict):
-    """
-    A question for a property, such as the wing color, of which a person picks a value. Attributes whose names tell no
-    value are a property each, and so is the last value that nothing is known of: they are asked for by yes or no, and
-    have a single answer.
-
-    Args:
-        property (`str`):
-            The property in words, without the value: "wing color".
-        group (`str`):
-            The group that it is of.
-        question (`str`):
-            The question in words.
-        gain (`float`):
-            How many bits of the uncertainty among the candidates an answer is expected to take away.
-        answers (`list[ValueResult]`):
-            The values to pick from, the most likely first: none that was answered, also by not knowing.
-    """
-
-    property: str
-    group: str
-    question: str
-    gain: float
-    answers: list[ValueResult]
 
 
 class RankResult(TypedDict):
@@ -875,58 +816,9 @@ class ZeroShotAttributeClassificationPipeline(Pipeline):
     def _questions(
         self, probabilities, rows, observed, most: int, ask_by: str
     ) -> list[QuestionResult] | list[PropertyQuestionResult]:
-        if ask_by == "property":
-            return self._property_questions(probabilities, rows, observed)[:most]
-        gains, names = information_gains(probabilities, self.model.strengths(rows)), self.model.config.attribute_names
-        order = [index for index in _best(gains) if names[index] not in observed]
-        return [
-            {
-                "attribute": names[index],
-                "group": self.group_of_attribute[index],
-                "question": question_about(names[index]),
-                "gain": gains[index].item(),
-            }
-            for index in order[:most]
-        ]
-
-    def _property_questions(self, probabilities, rows, observed) -> list[PropertyQuestionResult]:
-        """All that tell something."""
-        names = self.model.config.attribute_names
-        split = [split_attribute(name) for name in names]
-        answered = {split_attribute(name)[0] for name, answer in observed.items() if (answer or 0) >= 0.5}
-        values = {}
-        for index, (what, _) in enumerate(split):
-            if names[index] not in observed and what not in answered:
-                values.setdefault(what, []).append(index)
-        if not values:
-            return []
-        columns = [index for indices in values.values() for index in indices]
-        properties = torch.tensor([place for place, indices in enumerate(values.values()) for _ in indices])
-        strengths = self.model.strengths(rows)[:, columns]
-        gains = property_gains(probabilities, strengths, properties)
-        chances = dict(zip(columns, (probabilities @ value_chances(strengths, properties)[0]).tolist()))
-        questions, whats = [], list(values)
-        for place in _best(gains):
-            what = whats[place]
-            first, *others = sorted(values[what], key=lambda index: -chances[index])
-            questions.append(
-                {
-                    "property": what,
-                    "group": self.group_of_attribute[values[what][0]],
-                    "question": f"What is the {what}?" if others else question_about(names[first]),
-                    "gain": gains[place].item(),
-                    "answers": [
-                        {"attribute": names[index], "label": split[index][1] or what, "chance": chances[index]}
-                        for index in (first, *others)
-                    ],
-                }
-            )
-        return questions
-
-
-def _best(gains: torch.Tensor) -> list[int]:
-    """Places of what tells something, the largest first."""
-    return [place for place in gains.argsort(descending=True, stable=True).tolist() if gains[place] > 1e-6]
+        questions = property_questions if ask_by == "property" else attribute_questions
+        names, groups = self.model.config.attribute_names, self.group_of_attribute
+        return questions(names, groups, probabilities, self.model.strengths(rows), observed)[:most]
 
 
 def _do_without_threads_if_forked():

@@ -6,6 +6,7 @@ import sys
 import ablate
 import numpy as np
 import pytest
+import training_data
 from ablation import DEFAULT_VARIANTS, VARIANTS
 from tiny_training import NUM_ATTRIBUTES, make_tiny_dataset, make_tiny_inputs
 
@@ -21,7 +22,9 @@ def main(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     asked = []
     monkeypatch.setattr(
-        ablate, "load_gzsl_dataset", lambda *names, **options: asked.append((*names, options)) or make_tiny_dataset()
+        training_data,
+        "load_gzsl_dataset",
+        lambda *names, **options: asked.append((*names, options)) or make_tiny_dataset(),
     )
     monkeypatch.setattr(
         ablate,

@@ -137,6 +137,7 @@ def test_what_each_variant_is_trained_with(tmp_path, monkeypatch):
         assert prepare_model == VARIANTS[name].prepare_model
         assert (dataset.attribute_groups != full.attribute_groups) == name.endswith("_groups")
         assert np.array_equal(dataset.word_vectors, full.word_vectors) != name.endswith("_word_vectors")
+        assert dataset.word_vector_source == (name if name.endswith("_word_vectors") else None)
         np.testing.assert_array_equal(dataset.class_attributes, full.class_attributes)
     random = asked["random_groups"][0].attribute_groups
     assert sorted(map(len, random.values())) == [2, 3, 3] and sorted(i for g in random.values() for i in g) == list(

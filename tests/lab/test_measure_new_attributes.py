@@ -4,6 +4,7 @@ import measure_new_attributes
 import numpy as np
 import pytest
 import torch
+import training_data
 from measure_new_attributes import draw_held_out, main, with_attributes, without_attributes
 from tiny_training import NUM_ATTRIBUTES, make_tiny_dataset, make_tiny_inputs
 
@@ -63,7 +64,7 @@ def test_attributes_are_given_to_a_model_as_word_vectors(dataset):
 
 @pytest.mark.parametrize("fixed", [False, True])
 def test_draws_are_trained_measured_and_not_again(dataset, tmp_path, monkeypatch, capsys, fixed):
-    monkeypatch.setattr(measure_new_attributes, "load_gzsl_dataset", lambda *args, **options: dataset)
+    monkeypatch.setattr(training_data, "load_gzsl_dataset", lambda *args, **options: dataset)
     monkeypatch.setattr(measure_new_attributes, "prepare_inputs", lambda *args, **options: make_tiny_inputs(dataset))
     monkeypatch.setattr(measure_new_attributes, "draw_held_out", lambda num, seed: np.arange(num) == seed + 1)
     command = "--dataset folder --data_dir DATA --use_cpu true --disable_tqdm true --bf16 false --num_train_epochs 2"

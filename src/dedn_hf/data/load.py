@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 from datasets import Dataset, Image
 
+from ..files import source_name
 from ..recipes import (
     IMAGEFOLDER,
     further_recipes,
@@ -116,8 +117,7 @@ def _load_gzsl_dataset(
         raise _no_word_vectors(name, data_dir)
     if source is not None:
         dataset.word_vectors = load_word_vectors(source, dataset.attribute_names, dataset.attribute_descriptions)
-        # Of a path its name alone: the rest is this machine's.
-        dataset.word_vector_source = Path(source).resolve().name if Path(source).exists() else source
+        dataset.word_vector_source = source_name(source)
         # A data set's own vectors say more of its attributes than random ones.
         to_cluster = to_cluster if source == "random" and to_cluster is not None else dataset.word_vectors
     if attribute_groups is not None:

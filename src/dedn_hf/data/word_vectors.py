@@ -18,6 +18,8 @@ from safetensors.torch import load_file, save_file
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel, AutoTokenizer
 
+from ..files import hash_file
+
 logger = logging.getLogger(__name__)
 
 # Ending → Python that reads one, for the advice to convert it.
@@ -261,16 +263,12 @@ def _embed(name_or_path: str, attribute_names: Sequence[str], descriptions: Mapp
     return vectors
 
 
-def _model_version(name_or_path: str) -> list[list[str]] | str | None:
+def _model_version(name_or_path: str) -> list:
     """What changes with whatever an embedding depends on: the commit of the Hub, or the files of a folder."""
     folder = Path(name_or_path)
     if not folder.is_dir():
-        return getattr(AutoConfig.from_pretrained(name_or_path), "_commit_hash", None)
-    version = []
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        with open(path, "rb") as file:
-            version.append([path.name, hashlib.file_digest(file, "sha256").hexdigest()])
-    return version
+        return [name_or_path, getattr(AutoConfig.from_pretrained(name_or_path), "_commit_hash", None)]
+    return [[path.name, hash_file(path)] for path in sorted(folder.iterdir()) if path.is_file()]
 
 
 def _known_file(digest: str) -> Path:
@@ -288,5 +286,8 @@ def _write_known(digest: str, vectors: np.ndarray):
     with contextlib.suppress(OSError, SafetensorError):  # as on a disk that is full or not to be written to
         file = _known_file(digest)
         temporary = file.with_suffix(f".{os.getpid()}")
-        save_file({"word_vectors": torch.from_numpy(vectors)}, temporary)
-        os.replace(temporary, file)
+        try:
+            save_file({"word_vectors": torch.from_numpy(vectors)}, temporary)
+            os.replace(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 from ..backbone_dedn import backbone_feature_map, load_backbone
 from ..data.random_crop import RandomCrop
-from ..files import content_mark, read_json
+from ..files import content_mark, read_json, source_name
 from ..images_dedn import load_any_image
 from ..precision import check_bf16, choose_bf16
 from .store import FeatureMapStore, fingerprint_weights, mark_images
@@ -104,7 +104,7 @@ def extract_feature_maps(
         name, model = Path(backbone).name, load_torchvision_resnet(backbone)
         mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
     else:
-        name, model = Path(backbone).resolve().name if Path(backbone).is_dir() else backbone, load_backbone(backbone)
+        name, model = source_name(backbone), load_backbone(backbone)
         mean, std = _read_normalization(backbone)
     model = model.to(device, memory_format=torch.channels_last)
 

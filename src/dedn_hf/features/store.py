@@ -16,7 +16,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import CLIPImageProcessorPil
 
-from ..files import content_mark, content_marks, read_json
+from ..files import content_mark, content_marks, hash_file, read_json
 from ..names_dedn import NameMatcher
 
 logger = logging.getLogger(__name__)
@@ -514,12 +514,6 @@ def _damaged_entries(metadata: dict) -> list[str]:
 
 
 _REPAIR = "Delete {file} and store.json, and run `dedn features` again: it makes only what is missing."
-
-
-def hash_file(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def compare_metadata(path: Path, metadata: dict, expected: dict):

@@ -16,14 +16,13 @@ from datasets import Dataset
 from tqdm.auto import tqdm
 
 from ..data.splits import fingerprint_split
-from ..files import clear_faults, only_run_in, read_json, write_json
+from ..files import clear_faults, hash_file, only_run_in, read_json, write_json
 from .store import (
     FORMAT_VERSION,
     SCHEMA,
     FeatureMapStore,
     compare_metadata,
     describe_unknown,
-    hash_file,
     is_shard,
     name_images,
     open_shard,

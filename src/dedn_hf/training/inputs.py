@@ -5,7 +5,6 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import datasets
 import numpy as np
@@ -16,6 +15,7 @@ from ..backbone_dedn import backbone_feature_map, load_backbone
 from ..data import GzslDataset
 from ..features.extraction import feature_map_shape, image_processor_of
 from ..features.store import FeatureMapStore, RandomViewDataset, fingerprint_weights
+from ..files import source_name
 from .dataset import PixelValueDataset, RandomCrop
 from .run_folder import from_main
 from .warm_start import WarmStart
@@ -175,7 +175,7 @@ def _prepare_images(dataset, backbone, config, init_from) -> ModelInputs:
         )
     warm_start, model = WarmStart(init_from), load_backbone(backbone)
     source = {
-        "backbone": Path(backbone).resolve().name if Path(backbone).is_dir() else backbone,
+        "backbone": source_name(backbone),
         "backbone_sha256": fingerprint_weights(model),
         "image_size": warm_start.results["settings"].get("image_size"),
         "init_from_sha256": warm_start.sha256,
