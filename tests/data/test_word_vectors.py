@@ -259,6 +259,15 @@ def test_folder_that_is_no_model(tmp_path):
         load_word_vectors(tmp_path, NAMES)
 
 
+@pytest.mark.parametrize(
+    "file, content", [("model.safetensors", "damaged" * 100), ("tokenizer.json", '{"damaged": 1}')]
+)
+def test_model_with_a_damaged_file(sentence_model, file, content):
+    (sentence_model / file).write_text(content)
+    with pytest.raises(ValueError, match="is no sentence-embedding model that transformers can load"):
+        load_word_vectors(sentence_model, NAMES)
+
+
 def test_model_that_does_not_read_padded_text(sentence_model):
     tokenizer = BertTokenizerFast.from_pretrained(sentence_model, pad_token=None)
     tokenizer.save_pretrained(sentence_model)

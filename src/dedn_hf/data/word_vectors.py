@@ -239,7 +239,7 @@ def _embed(name_or_path: str, attribute_names: Sequence[str], descriptions: Mapp
             return known
         tokenizer = AutoTokenizer.from_pretrained(name_or_path)
         model = AutoModel.from_pretrained(name_or_path).eval()
-    except (OSError, ValueError) as error:
+    except Exception as error:  # a damaged file leads to whatever
         raise ValueError(
             f"{name_or_path} is no sentence-embedding model that transformers can load: {error}"
         ) from error
