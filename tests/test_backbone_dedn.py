@@ -1,5 +1,6 @@
 """Every vision family of the installed transformers as a backbone: a grid in the right order, or a refusal."""
 
+import copy
 import re
 from pathlib import Path
 
@@ -31,9 +32,10 @@ from transformers import (
     ViTModel,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_BACKBONE_MAPPING_NAMES, MODEL_MAPPING_NAMES
+from transformers.models.efficientnet.modeling_efficientnet import EfficientNetSqueezeExciteLayer
 
 from dedn_hf import DednModel
-from dedn_hf.backbone_dedn import backbone_class, backbone_feature_map, load_backbone
+from dedn_hf.backbone_dedn import backbone_class, backbone_feature_map, load_backbone, skip_open_gates
 
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 # Families whose model takes images alone and gives no grid: the feature map is refused, not the config.
@@ -213,6 +215,37 @@ def test_tokens_that_are_of_no_patch_are_dropped(family, first):
         tokens = plain(pixel_values).last_hidden_state
         feature_map = backbone_feature_map(backbone, pixel_values)
     torch.testing.assert_close(feature_map.flatten(2).mT, tokens[:, first : first + 16])
+
+
+@pytest.mark.parametrize("bias", [40.0, 10.0, "not the first"])
+def test_gates_that_are_open_are_left_out_and_no_others(bias):
+    """As EfficientNet-Lite has them in transformers' class; the map is the same, whatever is left out."""
+    plain = make_tiny_backbone("efficientnet")
+    gates = [module for module in plain.modules() if isinstance(module, EfficientNetSqueezeExciteLayer)]
+    for gate in gates:
+        torch.nn.init.zeros_(gate.expand.weight)
+        torch.nn.init.constant_(gate.expand.bias, 40.0 if bias == "not the first" else bias)
+    if bias == "not the first":
+        gates[0].expand.weight.data[0] = 1.0
+    skipping = copy.deepcopy(plain)
+    skip_open_gates(skipping)
+    asked = []
+    for number, gate in enumerate(module for module in skipping.modules() if "Gate" in type(module).__name__):
+        gate.reduce.register_forward_hook(lambda *_, number=number: asked.append(number))
+    pixel_values = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        expected = backbone_feature_map(plain, pixel_values)
+        assert torch.equal(backbone_feature_map(skipping, pixel_values), expected)
+    assert len(gates) > 1 and asked == {40.0: [], 10.0: list(range(len(gates))), "not the first": [0]}[bias]
+    # Trained along, each parameter gets its gradient, as data-parallel training wants it.
+    backbone_feature_map(skipping, pixel_values).sum().backward()
+    of_a_gate = {name for name, _ in skipping.named_parameters() if ".squeeze_excite." in name}
+    assert of_a_gate and of_a_gate <= set(gradients(skipping))
+    # Weights that are loaded later are looked at.
+    torch.nn.init.ones_(gates[0].expand.weight)
+    skipping.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        assert torch.equal(backbone_feature_map(skipping, pixel_values), backbone_feature_map(plain, pixel_values))
 
 
 def test_loads_without_a_word_about_a_classifier(tmp_path, caplog, capfd):

@@ -6,6 +6,7 @@ import math
 
 import torch
 from transformers import AutoBackbone, AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers.models.efficientnet.modeling_efficientnet import EfficientNetSqueezeExciteLayer
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -154,7 +155,37 @@ def load_backbone(pretrained_model_name_or_path: str) -> PreTrainedModel:
             f"{pretrained_model_name_or_path} lacks {len(wrong)} weights of {model_class.__name__}: {some}. Save the "
             "whole model there, with its own config."
         )
+    skip_open_gates(backbone)
     return backbone.eval()
+
+
+class _SkippableGate(EfficientNetSqueezeExciteLayer):
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return hidden_states if self._is_open() else super().forward(hidden_states)
+
+    def _is_open(self) -> bool:
+        weight, bias = self.expand.weight, self.expand.bias
+        # Of parameters that are trained, data-parallel training waits for a gradient, though it be zero.
+        trained = torch.is_grad_enabled() and (weight.requires_grad or bias.requires_grad)
+        on_cpu = type(weight) is torch.nn.Parameter and weight.device.type == "cpu"
+        if trained or not on_cpu or not can_look_at_values():
+            return False
+        return not weight.any() and bool((bias.sigmoid() == 1).all())
+
+
+def skip_open_gates(backbone: PreTrainedModel):
+    """
+    Has the gates of an EfficientNet (squeeze and excitation) left out on a CPU where each is exactly 1, whatever the
+    image. EfficientNet-Lite has no gates; in transformers' class they stand there open, change nothing, and cost time.
+    """
+    for module in backbone.modules():
+        if type(module) is EfficientNetSqueezeExciteLayer:
+            module.__class__ = _SkippableGate
+
+
+def can_look_at_values() -> bool:
+    """A look at the values would break a graph apart, and is none that `torch.func.vmap` can give."""
+    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
 
 
 def _load_with_report(model_class, path: str, config) -> tuple[PreTrainedModel, dict]:
@@ -260,4 +291,4 @@ def _tokens_on_grid(backbone, timm_model, tokens: torch.Tensor, height: int, wid
     return tokens[:, first : first + rows * columns].transpose(1, 2).unflatten(2, (rows, columns))
 
 
-__all__ = ["backbone_class", "backbone_feature_map", "load_backbone"]
+__all__ = ["backbone_class", "backbone_feature_map", "can_look_at_values", "load_backbone", "skip_open_gates"]

@@ -25,7 +25,7 @@ from transformers.core_model_loading import Transpose, WeightConverter
 from transformers.utils import ModelOutput
 
 from .attentive_pooling_dedn import attention_weights, attentive_pooling, eager_pooling
-from .backbone_dedn import backbone_class, backbone_feature_map
+from .backbone_dedn import backbone_class, backbone_feature_map, can_look_at_values, skip_open_gates
 from .class_fit_dedn import ClassFit, ClassTargets
 from .configuration_dedn import DednConfig
 from .names_dedn import NameMatcher, matcher_of
@@ -248,11 +248,6 @@ def rows_of_nothing(class_attributes: torch.Tensor) -> list[int]:
     return (class_attributes > 0).any(dim=1).logical_not().nonzero().flatten().tolist()
 
 
-def _can_look_at_values() -> bool:
-    """A look at the values would break a graph apart, and is none that `torch.func.vmap` can give."""
-    return not (torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active())
-
-
 def _first(names: list[str]) -> str:
     return ", ".join(names[:5]) + (", …" if len(names) > 5 else "")
 
@@ -352,6 +347,7 @@ class DednModel(DednPreTrainedModel):
         self.backbone = None
         if config.backbone_config is not None:
             self.backbone = backbone_class(config.backbone_config).from_config(config.backbone_config)
+            skip_open_gates(self.backbone)
         else:
             self.main_input_name = "feature_map"
         self.coarse_expert = DednExpert(config, [list(range(num_attributes))])
@@ -446,7 +442,7 @@ class DednModel(DednPreTrainedModel):
         if self._are_classes_described or self.class_attributes.is_meta:
             return
         unknown = list(self.config.id2label.values())
-        if _can_look_at_values():
+        if can_look_at_values():
             unknown = [unknown[index] for index in rows_of_nothing(self.class_attributes)]
         if unknown:
             raise ValueError(
@@ -1050,7 +1046,7 @@ class DednModel(DednPreTrainedModel):
         being called.
         """
         modules = parameters = []
-        if not (self.training or torch.is_grad_enabled()) and _can_look_at_values():
+        if not (self.training or torch.is_grad_enabled()) and can_look_at_values():
             modules = [module for expert in (self.coarse_expert, self.fine_expert) for module in expert.modules()]
             parameters = [parameter for module in modules for parameter in module.parameters(recurse=False)]
         if not (parameters and all(map(_is_plain, modules)) and all(map(_is_float_on_cpu, parameters))):
@@ -1130,7 +1126,7 @@ class DednModel(DednPreTrainedModel):
                 f"{str(labels.dtype).removeprefix('torch.')} of shape {tuple(labels.shape)}. Give each image one "
                 "integer."
             )
-        if labels is not None and _can_look_at_values():
+        if labels is not None and can_look_at_values():
             lowest, highest = labels.min().item(), labels.max().item()
             if lowest < 0 or highest >= self.config.num_labels:
                 raise ValueError(
