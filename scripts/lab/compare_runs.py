@@ -1,12 +1,14 @@
 """
 Finished runs side by side: a table of their validation figures with the settings that differ from the first run's, and
-H over the steps of training as a picture.
+H over the steps or the hours of training as a picture.
 
     python scripts/lab/compare_runs.py outputs/cub outputs/other_cub --figure comparison.png
+    python scripts/lab/compare_runs.py outputs/cub outputs/other_cub --figure cost.png --over hours
 """
 
 import argparse
 import json
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,11 +38,15 @@ class FinishedRun:
         evaluations (`list[list[dict]]`):
             For each seed the evaluations while it trained, `step` and `eval_H` among them: of validation images, or,
             by the `reference` protocol, of test images.
+        hours_a_step (`list[float]`):
+            For each seed how long a step of this training was, evaluations included. Of a run that was interrupted it
+            is too short: the Trainer counts from where it went on.
     """
 
     name: str
     results: dict
     evaluations: list[list[dict]]
+    hours_a_step: list[float]
 
 
 def read_finished_run(folder: str | os.PathLike) -> FinishedRun:
@@ -59,13 +65,15 @@ def read_finished_run(folder: str | os.PathLike) -> FinishedRun:
         raise FileNotFoundError(f"{folder} holds no finished run: there is no results.json in it.")
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     seeds = results["seeds"]
-    evaluations = []
+    evaluations, hours_a_step = [], []
     for seed in seeds:
         file = folder / (f"seed_{seed}" if len(seeds) > 1 else "") / "training_log.json"
         log = json.loads(file.read_text(encoding="utf-8"))
         stage = log["choose" if "choose" in log else "final"]
         evaluations.append([entry for entry in stage if "eval_H" in entry])
-    return FinishedRun(folder.name, results, evaluations)
+        ended = next((entry for entry in stage if "train_runtime" in entry), None)
+        hours_a_step.append(ended["train_runtime"] / 3600 / ended["step"] if ended else math.nan)
+    return FinishedRun(folder.name, results, evaluations, hours_a_step)
 
 
 def describe_difference(run: FinishedRun, first: FinishedRun) -> str:
@@ -99,16 +107,20 @@ def format_comparison(runs: Sequence[FinishedRun]) -> str:
     return "\n".join(lines)
 
 
-def plot_learning_curves(curves: Mapping[str, Sequence[Sequence[tuple[int, float]]]], path: str | os.PathLike):
+def plot_learning_curves(
+    curves: Mapping[str, Sequence[Sequence[tuple[float, float]]]], path: str | os.PathLike, over: str = "steps"
+):
     """
-    H over the steps of training, on a logarithmic axis: a colour for each run, a line for each of its seeds and a dot
-    at its highest H.
+    H over the steps or hours of training, on a logarithmic axis: a colour for each run, a line for each of its seeds
+    and a dot at its highest H.
 
     Args:
-        curves (`Mapping[str, Sequence[Sequence[tuple[int, float]]]]`):
-            Label of a run → for each seed its evaluations, pairs of step and H (per cent).
+        curves (`Mapping[str, Sequence[Sequence[tuple[float, float]]]]`):
+            Label of a run → for each seed its evaluations, pairs of step or hour and H (per cent).
         path (`str` or `os.PathLike`):
             PNG file to write; its folder is made.
+        over (`str`, *optional*, defaults to `"steps"`):
+            What the first of a pair is, for the axis.
 
     Raises:
         ValueError: If there are more runs than colours that can be told apart.
@@ -124,8 +136,8 @@ def plot_learning_curves(curves: Mapping[str, Sequence[Sequence[tuple[int, float
             axes.plot(steps, heights, color=color, linewidth=1.8, label=None if index else label)
             axes.plot(steps[best], heights[best], "o", color=color, markeredgecolor="black", markersize=6)
     axes.set_xscale("log")
-    axes.xaxis.set_major_formatter("{x:,.0f}")
-    axes.set_xlabel("steps of training", fontsize=12)
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.set_xlabel(f"{over} of training", fontsize=12)
     axes.set_ylabel("H (%)", fontsize=12)
     axes.set_ylim(bottom=0)
     axes.tick_params(labelsize=11)
@@ -137,7 +149,8 @@ def plot_learning_curves(curves: Mapping[str, Sequence[Sequence[tuple[int, float
 def main(arguments: list[str] | None = None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="output folders of `dedn train`")
-    parser.add_argument("--figure", help="PNG file to draw H over steps into")
+    parser.add_argument("--figure", help="PNG file to draw H into")
+    parser.add_argument("--over", choices=("steps", "hours"), default="steps", help="what H is drawn over")
     args = parser.parse_args(arguments)
 
     try:
@@ -148,11 +161,12 @@ def main(arguments: list[str] | None = None):
     if args.figure:
         curves = {
             f"{run.name} ({LEARNING[run.results['protocol']]})": [
-                [(entry["step"], entry["eval_H"]) for entry in seed] for seed in run.evaluations
+                [(entry["step"] * (hours if args.over == "hours" else 1), entry["eval_H"]) for entry in seed]
+                for seed, hours in zip(run.evaluations, run.hours_a_step)
             ]
             for run in runs
         }
-        plot_learning_curves(curves, args.figure)
+        plot_learning_curves(curves, args.figure, args.over)
         print(f"\nFigure: {args.figure}")
 
 

@@ -1,5 +1,6 @@
 import json
 
+import compare_runs
 import pytest
 from compare_runs import describe_difference, format_comparison, main, plot_learning_curves, read_finished_run
 from pictures import SEEN_BLUE, UNSEEN_ORANGE, count, read
@@ -37,6 +38,8 @@ def test_read_finished_run(folders):
     # Of validated it is the choice, of the reference the only training.
     assert max(entry["eval_H"] for entry in ours.evaluations[0]) == ours.results["validation"]["H"]
     assert max(entry["eval_H"] for entry in released.evaluations[0]) == pytest.approx(released.results["test"]["H"])
+    end = next(entry for entry in log if "train_runtime" in entry)
+    assert slower.hours_a_step[1] * 3600 * end["step"] == pytest.approx(end["train_runtime"]) and end["step"] > 1
 
 
 def test_unfinished_run_is_named(tmp_path):
@@ -94,6 +97,7 @@ def save_run(folder, height):
     results = {"protocol": "validation", "seeds": [0], "settings": {"height": height}, "validation": figures}
     (folder / "results.json").write_text(json.dumps(results))
     log = {"choose": [{"step": step, "eval_H": height * step / 20} for step in (10, 20)]}
+    log["choose"].append({"step": 20, "train_runtime": 7200.0})
     (folder / "training_log.json").write_text(json.dumps(log))
     return folder
 
@@ -106,6 +110,16 @@ def test_table_and_figure(tmp_path, capsys):
     assert "| low | height 20.0 | 0 | 20 | 20.0 | 20.0 | 20.0 | 20.0 |" in output
     with Image.open(tmp_path / "figures/curves.png") as image:
         assert image.format == "PNG"
+
+
+@pytest.mark.parametrize(("over", "unit"), [("steps", 10), ("hours", 1)])
+def test_what_the_figure_is_over(over, unit, tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(compare_runs, "plot_learning_curves", lambda *arguments: drawn.append(arguments))
+    main([str(save_run(tmp_path / "run", 50.0)), "--figure", "curves.png", "--over", over])
+    ((curves, path, of),) = drawn
+    assert curves == {"run (validation images)": [[pytest.approx((unit, 25.0)), pytest.approx((2 * unit, 50.0))]]}
+    assert (path, of) == ("curves.png", over)
 
 
 def test_folder_without_a_run(tmp_path, capsys):
