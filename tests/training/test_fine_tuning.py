@@ -14,6 +14,7 @@ from test_inputs import CHANNELS, GRID, IMAGE_SIZE, extract, save_backbone
 from tiny_training import make_tiny_arguments, make_tiny_dataset
 from transformers import AutoModel
 
+from dedn_hf import DednModel
 from dedn_hf.backbone_dedn import load_backbone
 from dedn_hf.training import DednTrainer
 from dedn_hf.training.inputs import prepare_inputs
@@ -163,6 +164,25 @@ def test_only_the_named_parameters_of_the_backbone_are_trained(house, tmp_path):
         assert torch.equal(value, after[f"backbone.{name}"]) == (name not in chosen), name
     name = "coarse_expert.heads.0.word_vectors"
     assert not torch.equal(start[name], after[name])
+
+
+def test_the_step_that_is_timed_for_bfloat16_trains_no_others(house, tmp_path, monkeypatch, speeds):
+    dataset, backbone, first, _ = house
+    speeds["native"] = True
+    pattern, forward, timed = r"encoder\.stages\.1\..*convolution\.weight", DednModel.forward, []
+
+    def record(model, **inputs):
+        timed.append({name for name, parameter in model.backbone.named_parameters() if parameter.requires_grad})
+        return forward(model, **inputs)
+
+    monkeypatch.setattr(DednModel, "forward", record)
+    monkeypatch.setattr(DednTrainer, "train", lambda *args, **kwargs: pytest.fail("trained"))
+    inputs = prepare_inputs(dataset, None, backbone, CONFIG, str(first))
+    arguments = make_tiny_arguments(tmp_path, **SETTINGS, trained_backbone_parameters=pattern)
+    with pytest.raises(pytest.fail.Exception, match="trained"):
+        run_protocol("validated", dataset, inputs, arguments, [0], bf16="auto")
+    names = load_backbone(backbone).state_dict()
+    assert timed == [{name for name in names if re.fullmatch(pattern, name)}] * 2
 
 
 def test_parameters_that_the_backbone_does_not_have(house, tmp_path):

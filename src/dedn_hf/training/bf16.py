@@ -14,6 +14,7 @@ from ..modeling_dedn import DednModel
 from ..precision import choose_bf16
 from .arguments import DednTrainingArguments
 from .run_folder import from_main
+from .trainer import train_parameters
 
 
 def settle_bf16(
@@ -36,6 +37,8 @@ def settle_bf16(
 
     def prepare() -> tuple[Callable[[bool], object], int]:
         model = make_model().to(args.device).train()
+        if args.trained_backbone_parameters is not None:
+            train_parameters(model.backbone, args.trained_backbone_parameters)
         indices = range(min(args.per_device_train_batch_size, len(examples)))
         batch = default_data_collator(examples.__getitems__([*indices]))
         batch = {name: value.to(args.device) for name, value in batch.items()}

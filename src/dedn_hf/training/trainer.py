@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch.utils.data import Dataset, IterableDataset
 from transformers import (
     EvalPrediction,
+    PreTrainedModel,
     ProgressCallback,
     Trainer,
     TrainerCallback,
@@ -251,14 +252,7 @@ class DednTrainer(Trainer):
                     "leave it out, or train a backbone along (`freeze_backbone=False`)."
                 )
         if pattern is not None:
-            for name, parameter in backbone.named_parameters():
-                parameter.requires_grad &= re.fullmatch(pattern, name) is not None
-            if not any(parameter.requires_grad for parameter in backbone.parameters()):
-                names = [name for name, _ in backbone.named_parameters()]
-                raise ValueError(
-                    f"`trained_backbone_parameters` is {pattern!r}, but no parameter of the backbone is named so: the "
-                    f"last are {', '.join(names[-4:])}."
-                )
+            train_parameters(backbone, pattern)
         super().create_optimizer(model)
         if rate is None:
             return self.optimizer
@@ -407,6 +401,23 @@ class DednTrainer(Trainer):
             logs |= {f"loss_{name}": mean for name, mean in zip(self._loss_parts.names, means.tolist())}
             self._loss_parts = _LossParts()
         super().log(logs, start_time)
+
+
+def train_parameters(backbone: PreTrainedModel, pattern: str):
+    """
+    Has those parameters of a backbone trained alone whose whole name matches a regular expression.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad &= re.fullmatch(pattern, name) is not None
+    if not any(parameter.requires_grad for parameter in backbone.parameters()):
+        names = [name for name, _ in backbone.named_parameters()]
+        raise ValueError(
+            f"`trained_backbone_parameters` is {pattern!r}, but no parameter of the backbone is named so: the "
+            f"last are {', '.join(names[-4:])}."
+        )
 
 
 def _keep_columns(transform: Callable, columns: list[str], batch: dict) -> dict:
