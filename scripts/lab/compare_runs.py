@@ -8,7 +8,6 @@ H over the steps or the hours of training as a picture.
 
 import argparse
 import json
-import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -36,17 +35,13 @@ class FinishedRun:
         results (`dict`):
             What `results.json` holds.
         evaluations (`list[list[dict]]`):
-            For each seed the evaluations while it trained, `step` and `eval_H` among them: of validation images, or,
-            by the `reference` protocol, of test images.
-        hours_a_step (`list[float]`):
-            For each seed how long a step of this training was, evaluations included. Of a run that was interrupted it
-            is too short: the Trainer counts from where it went on.
+            For each seed the evaluations while it trained, `step`, `seconds` and `eval_H` among them: of validation
+            images, or, by the `reference` protocol, of test images.
     """
 
     name: str
     results: dict
     evaluations: list[list[dict]]
-    hours_a_step: list[float]
 
 
 def read_finished_run(folder: str | os.PathLike) -> FinishedRun:
@@ -65,15 +60,13 @@ def read_finished_run(folder: str | os.PathLike) -> FinishedRun:
         raise FileNotFoundError(f"{folder} holds no finished run: there is no results.json in it.")
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     seeds = results["seeds"]
-    evaluations, hours_a_step = [], []
+    evaluations = []
     for seed in seeds:
         file = folder / (f"seed_{seed}" if len(seeds) > 1 else "") / "training_log.json"
         log = json.loads(file.read_text(encoding="utf-8"))
         stage = log["choose" if "choose" in log else "final"]
         evaluations.append([entry for entry in stage if "eval_H" in entry])
-        ended = next((entry for entry in stage if "train_runtime" in entry), None)
-        hours_a_step.append(ended["train_runtime"] / 3600 / ended["step"] if ended else math.nan)
-    return FinishedRun(folder.name, results, evaluations, hours_a_step)
+    return FinishedRun(folder.name, results, evaluations)
 
 
 def describe_difference(run: FinishedRun, first: FinishedRun) -> str:
@@ -158,11 +151,17 @@ def main(arguments: list[str] | None = None):
     except FileNotFoundError as error:
         parser.error(str(error))
     print(format_comparison(runs))
+    untimed = [run.name for run in runs if not all("seconds" in entry for seed in run.evaluations for entry in seed)]
+    if args.figure and args.over == "hours" and untimed:
+        parser.error(f"how long it took is not recorded of {', '.join(untimed)}, of an earlier version: leave it out.")
     if args.figure:
+
+        def over(entry: dict) -> float:
+            return entry["seconds"] / 3600 if args.over == "hours" else entry["step"]
+
         curves = {
             f"{run.name} ({LEARNING[run.results['protocol']]})": [
-                [(entry["step"] * (hours if args.over == "hours" else 1), entry["eval_H"]) for entry in seed]
-                for seed, hours in zip(run.evaluations, run.hours_a_step)
+                [(over(entry), entry["eval_H"]) for entry in seed] for seed in run.evaluations
             ]
             for run in runs
         }

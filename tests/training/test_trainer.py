@@ -1,4 +1,6 @@
+import json
 import math
+import time
 from functools import partial
 from pathlib import Path
 
@@ -201,6 +203,28 @@ def test_lines_of_the_progress_bar(tmp_path, capsys):
         ["epoch 2", "evaluation"],
     ]
     assert " coarse_margin " in lines[0] and " H " in lines[1] and not any("runtime" in line for line in lines)
+
+
+def test_seconds_of_training_go_on_with_it(tmp_path):
+    settings = {"eval_strategy": "epoch", "save_strategy": "epoch", "num_train_epochs": 3}
+    trainer = make_trainer(tmp_path, **settings)
+    began = time.monotonic()
+    trainer.train()
+    took = time.monotonic() - began
+    seconds = [entry["seconds"] for entry in trainer.state.log_history]
+    assert len(seconds) == 7 and seconds == sorted(seconds) and 0 < seconds[0] < seconds[-1] <= took
+    trainer.evaluate()
+    assert "seconds" not in trainer.state.log_history[-1]
+    # An earlier sitting of an hour.
+    checkpoint = min(tmp_path.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    state = json.loads((checkpoint / "trainer_state.json").read_text())
+    state["log_history"][-1]["seconds"] += 3600
+    (checkpoint / "trainer_state.json").write_text(json.dumps(state))
+    resumed = make_trainer(tmp_path, **settings)
+    resumed.train(resume_from_checkpoint=str(checkpoint))
+    later = [entry["seconds"] for entry in resumed.state.log_history]
+    assert later[:2] == [seconds[0], seconds[1] + 3600]
+    assert later[2:] == sorted(later[2:]) and later[1] < later[2]
 
 
 @pytest.mark.slow

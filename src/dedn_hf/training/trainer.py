@@ -33,7 +33,7 @@ from .sampler import ClassBalancedSampler
 
 _FIGURES = ("T1", "U", "S", "H")
 _UNBALANCED = "set `balanced_batches=False` in `DednTrainingArguments`"
-_NOT_SHOWN = ("epoch", "grad_norm", "total_flos", "runtime", "samples_per_second", "steps_per_second")
+_NOT_SHOWN = ("epoch", "grad_norm", "total_flos", "runtime", "seconds", "samples_per_second", "steps_per_second")
 
 
 class _SetEpoch(TrainerCallback):
@@ -117,6 +117,8 @@ class DednTrainer(Trainer):
             )
         self.write_card = write_card
         self._loss_parts, self._evaluated = _LossParts(), []
+        # When the last log was, in training.
+        self._logged = None
         super().__init__(model, args, *positional, **kwargs)
         if self.compute_metrics is None:
             self.compute_metrics = self._gzsl_metrics
@@ -134,7 +136,11 @@ class DednTrainer(Trainer):
                 self._check_dataset(dataset, "evaluation")
             if self._needs_best:
                 self._check_best_metric()
-        return super()._inner_training_loop(*args, **kwargs)
+        self._logged = time.monotonic()
+        try:
+            return super()._inner_training_loop(*args, **kwargs)
+        finally:
+            self._logged = None
 
     @property
     def _needs_best(self) -> bool:
@@ -395,11 +401,18 @@ class DednTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Adds the mean of each term since the last log, over micro-batches and ranks, to that of the loss."""
+        """
+        Adds the mean of each term since the last log, over micro-batches and ranks, to that of the loss; and, in
+        training, `seconds`: how long it has taken, with the earlier sittings of a run that goes on.
+        """
         if "loss" in logs and self._loss_parts.number:
             means = self.accelerator.reduce(self._loss_parts.mean(), reduction="mean")
             logs |= {f"loss_{name}": mean for name, mean in zip(self._loss_parts.names, means.tolist())}
             self._loss_parts = _LossParts()
+        if self._logged is not None:
+            before = next((entry["seconds"] for entry in reversed(self.state.log_history) if "seconds" in entry), 0.0)
+            since, self._logged = self._logged, time.monotonic()
+            logs = logs | {"seconds": before + self._logged - since}
         super().log(logs, start_time)
 
 
