@@ -220,7 +220,7 @@ def predict_examples(
     """
     model.eval()
     kept, done = None, 0
-    with tqdm(total=len(examples), desc="Reading test images", unit="image") as progress:
+    with tqdm(total=len(examples), desc="Reading images", unit="image") as progress:
         for batch in DataLoader(examples, batch_size=batch_size):
             labels = batch.pop("labels")
             inputs = {name: tensor.to(model.device) for name, tensor in batch.items()}
