@@ -179,9 +179,8 @@ def evaluate_box(data_dir: Path) -> dict:
     """What `dedn evaluate` says of the box, from its command line."""
     output = Path("outputs", "box")
     shutil.rmtree(ROOT / output, ignore_errors=True)
-    # Few images at once: activations at 448 pixels are large.
     command = ["-m", "dedn_hf", "evaluate", "--model", os.path.relpath(DEFAULT_MODEL, ROOT), "--dataset", DATASET]
-    command += ["--data_dir", os.path.abspath(data_dir), "--output_dir", str(output), "--batch_size", "20"]
+    command += ["--data_dir", os.path.abspath(data_dir), "--output_dir", str(output)]
     subprocess.run([sys.executable, *command], cwd=ROOT, check=True)
     return read_json(ROOT / output / "results.json")
 

@@ -113,6 +113,20 @@ def test_evaluation_of_images_and_their_mirror_images(run, birds, tmp_path):
     assert results["settings"]["average_flips"]
 
 
+@pytest.mark.parametrize("asked, most", [((), 20), (("--batch_size", "7"), 7)])
+def test_images_in_a_model_at_once(run, birds, tmp_path, monkeypatch, asked, most):
+    """Few, since their activations are large."""
+    make_model(birds, tmp_path / "model")
+    predict, sizes = DednModel.predict, []
+    monkeypatch.setattr(
+        DednModel,
+        "predict",
+        lambda self, **inputs: sizes.append(len(inputs["pixel_values"])) or predict(self, **inputs),
+    )
+    run(tmp_path / "model", tmp_path / "out", *asked)
+    assert max(sizes) == most
+
+
 def test_evaluation_from_feature_maps(run, birds, tmp_path):
     backbone = ResNetModel(ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic"))
     backbone.save_pretrained(tmp_path / "backbone")

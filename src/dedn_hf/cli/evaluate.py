@@ -39,9 +39,14 @@ def main(arguments: list[str]):
         help="the mean over each image and its mirror image, for twice the time",
     )
     parser.add_argument("--output_dir", required=True, help="folder for results.json and figures")
-    parser.add_argument("--batch_size", type=int, default=100, help="images in the model at once (default: 100)")
+    parser.add_argument(
+        "--batch_size", type=int, help="images in the model at once (default: 20, 100 of stored feature maps)"
+    )
     parser.add_argument("--device", default="cpu", help="where the model runs, such as cuda (default: cpu)")
     args = parser.parse_args(arguments)
+    if args.batch_size is None:
+        # Activations of a backbone are large: 100 images of 448 pixels take 9 GB.
+        args.batch_size = 20 if args.feature_maps is None else 100
     if args.batch_size < 1:
         parser.error(f"--batch_size is {args.batch_size}; at least one image is needed")
     if args.descriptions and args.class_attributes:
