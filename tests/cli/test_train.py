@@ -178,7 +178,10 @@ def test_flags_go_over_the_recipe_and_the_recipe_over_defaults(parse, mine):
 def test_further_recipe_of_a_data_set(parse, dedn):
     command, training, recipe = parse("--recipe", "cub_finetune", "--backbone", "B", "--init_from", "outputs/cub")
     assert command.dataset == recipe.dataset == "cub" and command.init_from == "outputs/cub"
-    assert training.backbone_learning_rate == 0.0001 and training.random_crop_scale == 0.5
+    assert (
+        training.backbone_learning_rate == recipe.training["backbone_learning_rate"]
+        and training.random_crop_scale == 0.5
+    )
     assert recipe == read_recipe("cub_finetune") and training.output_dir == "outputs/cub"
     assert parse("--recipe", "cub_finetune.yaml", "--backbone_learning_rate", "1e-5")[1].backbone_learning_rate == 1e-5
     with pytest.raises(CommandFailed, match="invalid choice: 'cub_finetune'"):
