@@ -151,17 +151,16 @@ def main(arguments: list[str] | None = None):
     except FileNotFoundError as error:
         parser.error(str(error))
     print(format_comparison(runs))
-    untimed = [run.name for run in runs if not all("seconds" in entry for seed in run.evaluations for entry in seed)]
-    if args.figure and args.over == "hours" and untimed:
-        parser.error(f"how long it took is not recorded of {', '.join(untimed)}, of an earlier version: leave it out.")
     if args.figure:
-
-        def over(entry: dict) -> float:
-            return entry["seconds"] / 3600 if args.over == "hours" else entry["step"]
-
+        key, unit = {"steps": ("step", 1), "hours": ("seconds", 3600)}[args.over]
+        lacking = [run.name for run in runs if not all(key in entry for seed in run.evaluations for entry in seed)]
+        if lacking:
+            parser.error(
+                f"how long it took is not recorded of {', '.join(lacking)}, of an earlier version: leave it out."
+            )
         curves = {
             f"{run.name} ({LEARNING[run.results['protocol']]})": [
-                [(over(entry), entry["eval_H"]) for entry in seed] for seed in run.evaluations
+                [(entry[key] / unit, entry["eval_H"]) for entry in seed] for seed in run.evaluations
             ]
             for run in runs
         }

@@ -60,10 +60,10 @@ def smooth_labels(model: DednModel, share: float, temperature: float):
         target = (class_rows[labels] @ class_rows.T / temperature).softmax(dim=-1)
         margins = (config.seen_margin * seen.float()).expand(len(labels), -1)
         margins = margins.scatter(1, labels[:, None], -config.target_margin)
-        for by_region, by_channel in (coarse, fine):
+        for name, (by_region, by_channel) in (("coarse", coarse), ("fine", fine)):
             scores = (by_region.float() + by_channel.float()) @ class_rows.T + margins
             # The loss has the whole of the label already: a share of it is replaced.
-            total = total + share * (F.cross_entropy(scores, target) - F.cross_entropy(scores, labels))
+            total = total + share * (F.cross_entropy(scores, target) - parts[f"{name}_margin"])
         return total, parts
 
     model._loss = smooth_loss
