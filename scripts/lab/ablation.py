@@ -137,6 +137,7 @@ def run_ablation(
     Each run is one of [`run_protocol`] in `<output_dir>/<variant>/seed_<n>`. After each, `ablation.json`,
     `ablation.md` and `ablation.png` in `args.output_dir` are written anew, of all runs that are finished there, also
     by earlier calls. What was finished is not done again, and an interrupted run goes on from its last checkpoint.
+    What `dedn train` gave with the same settings and one seed may be brought to `<output_dir>/full`.
 
     Args:
         dataset (`GzslDataset`):
@@ -189,7 +190,11 @@ def run_ablation(
         if args.process_index == 0:
             print(text, flush=True)
 
-    left = [(name, seed) for name, seed in runs if not (output_dir / name / f"seed_{seed}/results.json").is_file()]
+    left = [
+        (name, seed)
+        for name, seed in runs
+        if [seed] not in [run["seeds"] for run in _finished_runs(output_dir / name)]
+    ]
     tell(f"Ablation on {dataset.name} in {output_dir}: {len(left)} of {len(runs)} runs are left.")
     for name in variants:
         of_variant = [str(seed) for variant, seed in left if variant == name]
@@ -210,16 +215,18 @@ def run_ablation(
             changes["word_vectors"] = word_vectors[name]
         if "word_vectors" in changes:
             changes["word_vector_source"] = name
-        run_protocol(
-            PROTOCOL,
-            dataclasses.replace(dataset, **changes),
-            dataclasses.replace(
-                inputs, config=inputs.config | variant.config, source=inputs.source | {"variant": name}
-            ),
-            dataclasses.replace(args, output_dir=str(folder)),
-            [seed],
-            prepare_model=variant.prepare_model,
-        )
+        # One that was brought here is not named as a variant's.
+        if (name, seed) in left or folder.is_dir():
+            run_protocol(
+                PROTOCOL,
+                dataclasses.replace(dataset, **changes),
+                dataclasses.replace(
+                    inputs, config=inputs.config | variant.config, source=inputs.source | {"variant": name}
+                ),
+                dataclasses.replace(args, output_dir=str(folder)),
+                [seed],
+                prepare_model=variant.prepare_model,
+            )
         if name == "full" and not frozen:
             _run_floors(output_dir, dataset, inputs, args, request | origin, seed)
         if (name, seed) in left:
@@ -250,10 +257,13 @@ def _run_floors(output_dir, dataset, inputs, args, record, seed):
 
 def _check_runs(output_dir: Path, request: dict):
     for name, variant in VARIANTS.items():
-        for folder in sorted((output_dir / name).glob("seed_*")):
+        for folder in [output_dir / name, *sorted((output_dir / name).glob("seed_*"))]:
             files = [folder / "results.json", folder / "unfinished" / "request.json"]
             there = next((json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()), None)
             if there is not None:
+                of = there["settings"].get("variant", "full")
+                if of != name:
+                    raise ValueError(f"{folder} holds a run of the variant {of}: delete it, or move it to {of}.")
                 _check_same(folder, there, request, variant.varies)
     for name in FLOORS:
         for folder in [output_dir / name, *sorted((output_dir / name).glob("seed_*"))]:
@@ -275,11 +285,14 @@ def _check_same(folder: Path, there: dict, request: dict, varies: set[str]):
 
 
 def _finished_runs(folder: Path) -> list[dict]:
-    """The results below the folder of a variant or a floor, by seed."""
+    """The results of a variant or a floor, by seed."""
     files = [path for path in (folder / "results.json", *folder.glob("seed_*/results.json")) if path.is_file()]
     runs = []
     for file in files:
         results = json.loads(file.read_text(encoding="utf-8"))
+        # Of several seeds, which have theirs below.
+        if len(results["seeds"]) > 1:
+            continue
         run = {key: results[key] for key in ("seeds", "chosen", "validation", "test", "command")}
         log = file.with_name("training_log.json")
         if log.is_file():

@@ -210,6 +210,32 @@ def test_more_seeds_and_variants_join_what_is_there(tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("seeds", [[0], [0, 1]])
+def test_finished_training_is_taken_for_the_full_variant(tmp_path, monkeypatch, capsys, seeds):
+    dataset = make_tiny_dataset()
+    arguments = make_tiny_arguments(tmp_path / "full", num_train_epochs=1)
+    alone = run_protocol("validated", dataset, make_tiny_inputs(dataset), arguments, seeds)
+    monkeypatch.setattr(DednTrainer, "training_step", lambda *args: pytest.fail("trained again"))
+    full = run(tmp_path, ["full"], seeds)["variants"]["full"]
+    assert "0 of" in capsys.readouterr().out
+    assert full["seeds"] == seeds and [of_seed["seeds"] for of_seed in full["runs"]] == [[seed] for seed in seeds]
+    for part in ("validation", "test"):
+        assert full[part] == alone[part]
+
+
+def test_training_is_no_other_variant_and_has_the_same_settings(tmp_path):
+    dataset = make_tiny_dataset()
+    arguments = make_tiny_arguments(tmp_path / "no_margin", num_train_epochs=1)
+    run_protocol("validated", dataset, make_tiny_inputs(dataset), arguments, [0])
+    with pytest.raises(ValueError, match="no_margin holds a run of the variant full: delete it, or move it to full"):
+        run(tmp_path)
+    (tmp_path / "no_margin").rename(tmp_path / "full")
+    with pytest.raises(
+        ValueError, match=r"full holds a run with other settings: learning_rate is 0.05 there, 0.5 here"
+    ):
+        run(tmp_path, learning_rate=0.5)
+
+
 def test_killed_ablation_goes_on(tmp_path, monkeypatch, capsys):
     step = DednTrainer.training_step
 
