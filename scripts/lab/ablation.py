@@ -244,7 +244,9 @@ def _run_floors(output_dir, dataset, inputs, args, record, seed):
     if folders and args.should_save:
         model, settings = None, dict(inputs.source)
         if seed is not None:
-            model = DednModel.from_pretrained(output_dir / "full" / f"seed_{seed}").eval()
+            full = output_dir / "full"
+            own = full / f"seed_{seed}"
+            model = DednModel.from_pretrained(own if own.is_dir() else full).eval()
             settings["backbone_sha256"] = fingerprint_weights(model.backbone)
         features_of = cache(lambda split: pool_features(inputs.make(dataset.splits[split]), model))
         for name, folder in folders.items():

@@ -223,6 +223,17 @@ def test_finished_training_is_taken_for_the_full_variant(tmp_path, monkeypatch, 
         assert full[part] == alone[part]
 
 
+def test_floors_of_a_trained_backbone_are_of_the_training_that_was_brought(tmp_path, monkeypatch):
+    dataset = make_tiny_dataset()
+    inputs, arguments = make_tiny_inputs(dataset), make_tiny_arguments(tmp_path / "full", num_train_epochs=1)
+    run_protocol("validated", dataset, inputs, arguments, [0])
+    monkeypatch.setattr(ablation, "fingerprint_weights", lambda backbone: "0")
+    monkeypatch.setattr(ablation, "run_floor", lambda *args: {})
+    ablation._run_floors(tmp_path, dataset, inputs, arguments, {}, 0)
+    for name in baselines.FLOORS:
+        assert json.loads((tmp_path / name / "seed_0/results.json").read_text())["seeds"] == [0]
+
+
 def test_training_is_no_other_variant_and_has_the_same_settings(tmp_path):
     dataset = make_tiny_dataset()
     arguments = make_tiny_arguments(tmp_path / "no_margin", num_train_epochs=1)
