@@ -4,7 +4,6 @@ on the same data, with the same seeds and budget, beside the floors of [`baselin
 """
 
 import dataclasses
-import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +19,7 @@ from dedn_hf import DednModel
 from dedn_hf.data import GzslDataset
 from dedn_hf.data.load import cluster_attributes
 from dedn_hf.features.store import fingerprint_weights
-from dedn_hf.files import write_json, write_text
+from dedn_hf.files import read_json, write_json, write_text
 from dedn_hf.results import provenance
 from dedn_hf.training import DednTrainingArguments
 from dedn_hf.training.inputs import ModelInputs
@@ -190,11 +189,8 @@ def run_ablation(
         if args.process_index == 0:
             print(text, flush=True)
 
-    left = [
-        (name, seed)
-        for name, seed in runs
-        if [seed] not in [run["seeds"] for run in _finished_runs(output_dir / name)]
-    ]
+    folders = {(name, seed): _run_folder(output_dir, name, seed) for name, seed in runs}
+    left = [run for run in runs if not (folders[run] / "results.json").is_file()]
     tell(f"Ablation on {dataset.name} in {output_dir}: {len(left)} of {len(runs)} runs are left.")
     for name in variants:
         of_variant = [str(seed) for variant, seed in left if variant == name]
@@ -207,7 +203,7 @@ def run_ablation(
         _run_floors(output_dir, dataset, inputs, args, request | origin, None)
     report()
     for name, seed in runs:
-        variant, folder = VARIANTS[name], output_dir / name / f"seed_{seed}"
+        variant = VARIANTS[name]
         if (name, seed) in left:
             tell(f"\n{name}, seed {seed}: run {left.index((name, seed)) + 1} of {len(left)}")
         changes = variant.change(dataset, seed) if variant.change is not None else {}
@@ -215,23 +211,29 @@ def run_ablation(
             changes["word_vectors"] = word_vectors[name]
         if "word_vectors" in changes:
             changes["word_vector_source"] = name
-        # One that was brought here is not named as a variant's.
-        if (name, seed) in left or folder.is_dir():
-            run_protocol(
-                PROTOCOL,
-                dataclasses.replace(dataset, **changes),
-                dataclasses.replace(
-                    inputs, config=inputs.config | variant.config, source=inputs.source | {"variant": name}
-                ),
-                dataclasses.replace(args, output_dir=str(folder)),
-                [seed],
-                prepare_model=variant.prepare_model,
-            )
+        run_protocol(
+            PROTOCOL,
+            dataclasses.replace(dataset, **changes),
+            dataclasses.replace(
+                inputs, config=inputs.config | variant.config, source=inputs.source | {"variant": name}
+            ),
+            dataclasses.replace(args, output_dir=str(folders[name, seed])),
+            [seed],
+            prepare_model=variant.prepare_model,
+        )
         if name == "full" and not frozen:
             _run_floors(output_dir, dataset, inputs, args, request | origin, seed)
         if (name, seed) in left:
             report()
     return report()
+
+
+def _run_folder(output_dir: Path, name: str, seed: int) -> Path:
+    """Where a run of a variant is: what `dedn train` gave with this seed alone may lie in the variant's own folder."""
+    folder = output_dir / name
+    results = folder / "results.json"
+    brought = results.is_file() and read_json(results)["seeds"] == [seed]
+    return folder if brought else folder / f"seed_{seed}"
 
 
 def _run_floors(output_dir, dataset, inputs, args, record, seed):
@@ -244,9 +246,7 @@ def _run_floors(output_dir, dataset, inputs, args, record, seed):
     if folders and args.should_save:
         model, settings = None, dict(inputs.source)
         if seed is not None:
-            full = output_dir / "full"
-            own = full / f"seed_{seed}"
-            model = DednModel.from_pretrained(own if own.is_dir() else full).eval()
+            model = DednModel.from_pretrained(_run_folder(output_dir, "full", seed)).eval()
             settings["backbone_sha256"] = fingerprint_weights(model.backbone)
         features_of = cache(lambda split: pool_features(inputs.make(dataset.splits[split]), model))
         for name, folder in folders.items():
@@ -261,7 +261,7 @@ def _check_runs(output_dir: Path, request: dict):
     for name, variant in VARIANTS.items():
         for folder in [output_dir / name, *sorted((output_dir / name).glob("seed_*"))]:
             files = [folder / "results.json", folder / "unfinished" / "request.json"]
-            there = next((json.loads(file.read_text(encoding="utf-8")) for file in files if file.is_file()), None)
+            there = next((read_json(file) for file in files if file.is_file()), None)
             if there is not None:
                 of = there["settings"].get("variant", "full")
                 if of != name:
@@ -270,7 +270,7 @@ def _check_runs(output_dir: Path, request: dict):
     for name in FLOORS:
         for folder in [output_dir / name, *sorted((output_dir / name).glob("seed_*"))]:
             if (folder / "results.json").is_file():
-                there = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+                there = read_json(folder / "results.json")
                 _check_same(folder, there, request, set())
 
 
@@ -289,19 +289,20 @@ def _check_same(folder: Path, there: dict, request: dict, varies: set[str]):
 def _finished_runs(folder: Path) -> list[dict]:
     """The results of a variant or a floor, by seed."""
     files = [path for path in (folder / "results.json", *folder.glob("seed_*/results.json")) if path.is_file()]
-    runs = []
+    runs = {}
     for file in files:
-        results = json.loads(file.read_text(encoding="utf-8"))
+        results = read_json(file)
         # Of several seeds, which have theirs below.
         if len(results["seeds"]) > 1:
             continue
         run = {key: results[key] for key in ("seeds", "chosen", "validation", "test", "command")}
         log = file.with_name("training_log.json")
         if log.is_file():
-            stages = json.loads(log.read_text(encoding="utf-8"))
+            stages = read_json(log)
             run["steps"] = {stage: max(entry["step"] for entry in entries) for stage, entries in stages.items()}
-        runs.append(run)
-    return sorted(runs, key=lambda run: run["seeds"])
+        # The first is the one that a run of this seed is taken from, see `_run_folder`.
+        runs.setdefault(tuple(run["seeds"]), run)
+    return [runs[seeds] for seeds in sorted(runs)]
 
 
 def _summarize(output_dir: Path, variants: Sequence[str], request: dict) -> dict:

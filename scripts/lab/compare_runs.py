@@ -7,7 +7,6 @@ H over the steps or the hours of training as a picture.
 """
 
 import argparse
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
 
 from dedn_hf.evaluation.plots import SEEN_COLOR, UNSEEN_COLOR, light_grid, save_figure
+from dedn_hf.files import read_json
 from dedn_hf.results import format_figure
 
 LEARNING = {"reference": "test images", "validated": "validation images", "validation": "validation images"}
@@ -55,16 +55,17 @@ def read_finished_run(folder: str | os.PathLike) -> FinishedRun:
 
     Raises:
         FileNotFoundError: If there is no finished run; names what is missing.
+        ValueError: If a file is damaged.
     """
     folder = Path(folder)
     if not (folder / "results.json").is_file():
         raise FileNotFoundError(f"{folder} holds no finished run: there is no results.json in it.")
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
+    results = read_json(folder / "results.json")
     seeds = results["seeds"]
     evaluations = []
     for seed in seeds:
         file = folder / (f"seed_{seed}" if len(seeds) > 1 else "") / "training_log.json"
-        log = json.loads(file.read_text(encoding="utf-8"))
+        log = read_json(file)
         stage = log["choose" if "choose" in log else "final"]
         evaluations.append([entry for entry in stage if "eval_H" in entry])
     return FinishedRun(folder.name, results, evaluations)
@@ -152,7 +153,7 @@ def main(arguments: list[str] | None = None):
 
     try:
         runs = [read_finished_run(folder) for folder in args.runs]
-    except FileNotFoundError as error:
+    except (FileNotFoundError, ValueError) as error:
         parser.error(str(error))
     print(format_comparison(runs))
     if args.figure:

@@ -223,6 +223,15 @@ def test_finished_training_is_taken_for_the_full_variant(tmp_path, monkeypatch, 
         assert full[part] == alone[part]
 
 
+def test_seed_that_is_there_twice_counts_once(tmp_path):
+    dataset = make_tiny_dataset()
+    for folder in (tmp_path / "full", tmp_path / "full/seed_0"):
+        arguments = make_tiny_arguments(folder, num_train_epochs=1)
+        run_protocol("validated", dataset, make_tiny_inputs(dataset), arguments, [0])
+    full = run(tmp_path, ["full"])["variants"]["full"]
+    assert full["seeds"] == [0] and len(full["runs"]) == 1 and "std" not in full
+
+
 def test_floors_of_a_trained_backbone_are_of_the_training_that_was_brought(tmp_path, monkeypatch):
     dataset = make_tiny_dataset()
     inputs, arguments = make_tiny_inputs(dataset), make_tiny_arguments(tmp_path / "full", num_train_epochs=1)
