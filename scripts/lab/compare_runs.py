@@ -77,7 +77,14 @@ def describe_difference(run: FinishedRun, first: FinishedRun) -> str:
     if {settings["protocol"], others["protocol"]} == {"validation", "validated"}:
         # One is the first half of the other, and both have its figures.
         del settings["protocol"]
-    return ", ".join(f"{name} {value}" for name, value in settings.items() if name in others and value != others[name])
+    return ", ".join(
+        f"{name} {_as_cell(value)}" for name, value in settings.items() if name in others and value != others[name]
+    )
+
+
+def _as_cell(value) -> str:
+    """Text as code, whose bars do not end the cell of a table: it may be a pattern of parameters' names."""
+    return "`{}`".format(value.replace("|", "\\|")) if isinstance(value, str) else str(value)
 
 
 def format_comparison(runs: Sequence[FinishedRun]) -> str:

@@ -83,6 +83,13 @@ def test_several_seeds_have_a_spread():
     assert args["test", "H"] == {"std": 1.25} and args["test", "U"] is None
 
 
+def test_a_setting_that_is_a_pattern_stays_one_cell():
+    """Markdown would end the cell at the bar, and take the backslashes for its own."""
+    pattern = r"(blocks\.[89]|top_.*)"
+    card = render_model_card(results(settings={"trained_backbone_parameters": pattern, "image_size": 448}), "cub")
+    assert "\n| trained_backbone_parameters | `(blocks\\.[89]\\|top_.*)` |\n| image_size | 448 |\n" in card.text
+
+
 def test_further_sections_stand_before_the_limits():
     card = render_model_card(results(), "cub", sections="## More\n\nMeasured, too.")
     before, after = card.text.split("\n\n## More\n\nMeasured, too.\n\n## Limits")

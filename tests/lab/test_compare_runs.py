@@ -49,7 +49,7 @@ def test_difference_names_settings_with_their_values(folders):
     ours, slower, released = map(read_finished_run, folders)
     assert describe_difference(slower, ours) == "learning_rate 0.01, num_train_epochs 2, distillation_weight 0.0"
     assert describe_difference(ours, slower) == "learning_rate 0.05, num_train_epochs 3, distillation_weight 0.1"
-    assert describe_difference(released, ours) == "protocol reference" and describe_difference(ours, ours) == ""
+    assert describe_difference(released, ours) == "protocol `reference`" and describe_difference(ours, ours) == ""
 
 
 def test_setting_that_one_run_does_not_record_is_no_difference(folders):
@@ -57,6 +57,13 @@ def test_setting_that_one_run_does_not_record_is_no_difference(folders):
     del slower.results["settings"]["learning_rate"]
     assert describe_difference(slower, ours) == "num_train_epochs 2, distillation_weight 0.0"
     assert describe_difference(ours, slower) == "num_train_epochs 3, distillation_weight 0.1"
+
+
+def test_pattern_stays_one_cell(folders):
+    ours, slower, _ = map(read_finished_run, folders)
+    for run, pattern in ((ours, "top_.*"), (slower, r"blocks\.[89]|top_.*")):
+        run.results["settings"]["trained_backbone_parameters"] = pattern
+    assert r"trained_backbone_parameters `blocks\.[89]\|top_.*`" in format_comparison([ours, slower]).splitlines()[3]
 
 
 def test_table(folders):
