@@ -14,9 +14,8 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter
 
-from dedn_hf.evaluation.plots import SEEN_COLOR, UNSEEN_COLOR, light_grid, save_figure
+from dedn_hf.evaluation.plots import SEEN_COLOR, UNSEEN_COLOR, light_grid, plain_log_ticks, save_figure
 from dedn_hf.files import read_json
 from dedn_hf.results import format_figure
 
@@ -138,10 +137,7 @@ def plot_learning_curves(
             axes.plot(steps, heights, color=color, linewidth=1.8, label=None if index else label)
             axes.plot(steps[best], heights[best], "o", color=color, markeredgecolor="black", markersize=6)
     axes.set_xscale("log")
-    # Hours may all be of one decade, of which matplotlib would write 2 × 10⁻² and so on.
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter("{x:,g}")
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    plain_log_ticks(axes.xaxis)
     axes.set_xlabel(f"{over} of training", fontsize=12)
     axes.set_ylabel("H (%)", fontsize=12)
     axes.set_ylim(bottom=0)

@@ -20,6 +20,7 @@ from transformers.utils import logging
 
 from dedn_hf.cli.train import DataArguments, parse_command_line
 from dedn_hf.data import GzslDataset
+from dedn_hf.evaluation.plots import plain_log_ticks, save_figure
 from dedn_hf.files import read_json, write_json, write_text
 from dedn_hf.results import provenance
 from dedn_hf.training.arguments import CONFIG_SETTINGS, DednTrainingArguments
@@ -168,9 +169,10 @@ def plot_search(summary: dict, file: Path):
         panel.scatter([trial["settings"][name] for trial in trials], [trial["validation"]["H"] for trial in trials])
         panel.scatter(trials[0]["settings"][name], trials[0]["validation"]["H"], label="the recipe")
         panel.set(xscale="log", xlabel=name)
+        plain_log_ticks(panel.xaxis)
     panels[0].set_ylabel("H on validation classes")
     panels[0].legend()
-    figure.savefig(file, dpi=150)
+    save_figure(figure, file)
 
 
 def main(arguments: list[str] | None = None):

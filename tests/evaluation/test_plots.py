@@ -3,10 +3,12 @@ import sys
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from pictures import SEEN_BLUE, UNSEEN_ORANGE, count, read
 
 from dedn_hf.evaluation import gzsl_metrics, seen_unseen_curve
 from dedn_hf.evaluation.plots import (
+    plain_log_ticks,
     plot_localisation,
     plot_per_class_accuracy,
     plot_reliability,
@@ -161,3 +163,23 @@ print({"matplotlib.pyplot"} & set(sys.modules) or "none")
 """
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.split() == ["none", "none"]
+
+
+@pytest.mark.parametrize(
+    "ends, texts",
+    [
+        ((0.03, 0.6), ["0.05", "0.1", "0.2", "0.5"]),
+        ((3e-4, 0.2), ["0.001", "0.01", "0.1"]),
+        ((70, 900), ["100", "200", "500"]),
+        ((75, 11_280), ["100", "1,000", "10,000"]),
+    ],
+)
+def test_logarithmic_axes_have_plain_numbers_that_have_room(ends, texts):
+    axes = Figure().add_subplot()
+    axes.plot(ends, (0, 1))
+    axes.set_xscale("log")
+    axes.set_xlim(ends)
+    plain_log_ticks(axes.xaxis)
+    axes.figure.draw_without_rendering()
+    labels = [label for label in axes.xaxis.get_ticklabels(which="both") if label.get_text()]
+    assert [label.get_text() for label in labels if ends[0] <= label.get_position()[0] <= ends[1]] == texts

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from .calibration import SeenUnseenCurve, ausuc
 from .metrics import expected_calibration_error, harmonic_mean, reliability_bins
@@ -32,6 +33,17 @@ def light_grid(axes, axis: str = "both"):
     axes.grid(axis=axis, color="0.88", linewidth=0.8)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def plain_log_ticks(axis):
+    """
+    Plain numbers on a logarithmic axis, set after all is drawn: of one decade matplotlib would write 2 × 10⁻² and so
+    on, one over the other.
+    """
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,)))
+    axis.set_major_formatter("{x:,g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def plot_seen_unseen_curve(
