@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from dedn_hf.evaluation.plots import SEEN_COLOR, UNSEEN_COLOR, light_grid, plain_log_ticks, save_figure
 from dedn_hf.files import read_json
-from dedn_hf.results import format_figure
+from dedn_hf.results import format_figure, format_setting
 
 LEARNING = {"reference": "test images", "validated": "validation images", "validation": "validation images"}
 # Colours of runs that stay apart for colour-blind readers (Okabe and Ito).
@@ -76,14 +76,8 @@ def describe_difference(run: FinishedRun, first: FinishedRun) -> str:
     if {settings["protocol"], others["protocol"]} == {"validation", "validated"}:
         # One is the first half of the other, and both have its figures.
         del settings["protocol"]
-    return ", ".join(
-        f"{name} {_as_cell(value)}" for name, value in settings.items() if name in others and value != others[name]
-    )
-
-
-def _as_cell(value) -> str:
-    """Text as code, whose bars do not end the cell of a table: it may be a pattern of parameters' names."""
-    return "`{}`".format(value.replace("|", "\\|")) if isinstance(value, str) else str(value)
+    differing = {name: value for name, value in settings.items() if name in others and value != others[name]}
+    return ", ".join(f"{name} {format_setting(value)}" for name, value in differing.items())
 
 
 def format_comparison(runs: Sequence[FinishedRun]) -> str:

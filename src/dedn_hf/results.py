@@ -55,3 +55,8 @@ def format_figures(results: dict, part: str, names: Iterable[str]) -> list[str]:
 def format_figure(value: float | None, spread: float | None) -> str:
     """A figure to one decimal, with its spread over seeds if there is one; a dash where there is no figure."""
     return "–" if value is None else f"{value:.1f}" + (f" ± {spread:.1f}" if spread is not None else "")
+
+
+def format_setting(value) -> str:
+    """A setting in a cell of a Markdown table: text is code there, and bars in it, as patterns have, do not end it."""
+    return "`{}`".format(value.replace("|", r"\|")) if isinstance(value, str) else str(value)

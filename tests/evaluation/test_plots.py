@@ -175,7 +175,7 @@ print({"matplotlib.pyplot"} & set(sys.modules) or "none")
     ],
 )
 def test_logarithmic_axes_have_plain_numbers_that_have_room(ends, texts):
-    axes = Figure().add_subplot()
+    axes = Figure(figsize=(3.2, 3)).add_subplot()
     axes.plot(ends, (0, 1))
     axes.set_xscale("log")
     axes.set_xlim(ends)

@@ -90,6 +90,24 @@ def test_learning_curves(tmp_path):
     assert count(two, UNSEEN_ORANGE) > 1.5 * count(one, UNSEEN_ORANGE) > 0
 
 
+@pytest.mark.parametrize(
+    ("ends", "labels"),
+    [
+        ((0.013, 0.11), ["0.02", "0.05", "0.1"]),
+        ((75, 11_280), ["100", "200", "500", "1,000", "2,000", "5,000", "10,000"]),
+    ],
+)
+def test_learning_curves_have_plain_numbers_below(monkeypatch, ends, labels):
+    figures = []
+    monkeypatch.setattr(compare_runs, "save_figure", lambda figure, path: figures.append(figure))
+    plot_learning_curves({"run": [[(ends[0], 40.0), (ends[1], 60.0)]]}, "curves.png", "hours")
+    figures[0].draw_without_rendering()
+    axes = figures[0].axes[0]
+    low, high = axes.get_xlim()
+    ticks = [tick for minor in (False, True) for tick in axes.xaxis.get_ticklabels(minor=minor)]
+    assert [tick.get_text() for tick in ticks if tick.get_text() and low <= tick.get_position()[0] <= high] == labels
+
+
 def test_learning_curves_of_too_many_runs(tmp_path):
     with pytest.raises(ValueError, match="7 runs are too many for one figure: 6 colours"):
         plot_learning_curves({str(index): [[(1, 1.0)]] for index in range(7)}, tmp_path / "curves.png")

@@ -37,11 +37,12 @@ def light_grid(axes, axis: str = "both"):
 
 def plain_log_ticks(axis):
     """
-    Plain numbers on a logarithmic axis, set after all is drawn: of one decade matplotlib would write 2 × 10⁻² and so
-    on, one over the other.
+    Plain numbers on a horizontal logarithmic axis, set after all is drawn: of one decade matplotlib would write
+    2 × 10⁻² and so on, one over the other. At 1, 2 and 5 of a decade that has room for them, else at 1 alone.
     """
     low, high = axis.get_view_interval()
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 100 else (1,)))
+    inches = axis.axes.get_window_extent().width / axis.figure.dpi
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if inches > 1.2 * math.log10(high / low) else (1,)))
     axis.set_major_formatter("{x:,g}")
     axis.set_minor_formatter(NullFormatter())
 

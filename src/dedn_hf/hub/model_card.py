@@ -10,7 +10,7 @@ from ..data.dataset import DatasetCard
 from ..data.load import dataset_card
 from ..files import write_text
 from ..recipes import short_name
-from ..results import format_figures
+from ..results import format_figures, format_setting
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
 # Stands for the namespace of a repository that is not there yet; a push puts the real one in its place.
@@ -105,6 +105,7 @@ def render_model_card(
         backbone=base_model and (base_model, _BACKBONES.get(base_model, "See its own card.")),
         frozen=results is None or results["settings"].get("freeze_backbone", True),
         results=results,
+        format_setting=format_setting,
         split=split,
         rows=[(part, format_figures(results, part, METRICS)) for part in parts],
         metrics={metric: text for metric, (_, text) in METRICS.items()},
