@@ -1,5 +1,7 @@
 """Looking at figures that were written."""
 
+import itertools
+
 import numpy as np
 from PIL import Image
 
@@ -19,3 +21,12 @@ def read(path):
 def count(pixels, color):
     """Pixels of nearly this colour."""
     return int((np.abs(pixels - np.array(color)).max(axis=2) < 12).sum())
+
+
+def assert_texts_are_apart(figure, texts):
+    """Each of them within the picture, and none on another."""
+    figure.draw_without_rendering()
+    boxes = [text.get_window_extent() for text in texts]
+    width, _ = figure.canvas.get_width_height()
+    assert all(box.x0 >= 0 and box.x1 <= width for box in boxes)
+    assert not [pair for pair in itertools.combinations(boxes, 2) if pair[0].overlaps(pair[1])]

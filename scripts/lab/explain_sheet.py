@@ -41,7 +41,7 @@ def plot_explanations(
     """
     columns = 1 + len(explanations[0].attributes)
     titles = [
-        [panel_title(explanation, attribute, 110 // columns) for attribute in explanation.attributes]
+        [panel_title(explanation, attribute, 96 // columns) for attribute in explanation.attributes]
         for explanation in explanations
     ]
     # In inches: the panels, the lines of their titles, and the heading.

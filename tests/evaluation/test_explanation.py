@@ -2,10 +2,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pictures import assert_texts_are_apart
 from PIL import Image
 from tiny_model import make_tiny_model
 from transformers import CLIPImageProcessorPil, ResNetConfig, pipeline
 
+import dedn_hf.evaluation.explanation
 from dedn_hf.evaluation.explanation import (
     AttributeEvidence,
     Explanation,
@@ -87,6 +89,17 @@ def test_explanation(classifier, image, tmp_path):
     # Red and green are in the image, and red in four more, as attention leaves green out with the coarse expert's mix.
     red, green = ((np.abs(pixels - color).max(axis=2) < 40).sum() for color in ([255, 0, 0], [0, 255, 0]))
     assert 2 * green < red and green > 100
+
+
+@pytest.mark.parametrize("num_attributes", [1, 2, 5])
+def test_titles_do_not_run_into_each_other(num_attributes, tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(dedn_hf.evaluation.explanation, "save_figure", lambda figure, path: figures.append(figure))
+    words = ["no brown tail", "multi-coloured upperparts", "striped breast", "no red head", "MMMM WWWW mmmm wwww"]
+    evidence = [AttributeEvidence(text, -0.88, np.ones((96, 96)) / 96**2) for text in words[:num_attributes]]
+    explanation = Explanation([("Jay", 0.9, True)], evidence, "Common Lagoon Tern")
+    plot_explanation(explanation, Image.new("RGB", (96, 96)), tmp_path / "explanation.png", "Jay, 90 % (right)")
+    assert_texts_are_apart(figures[0], [axes.title for axes in figures[0].axes[: 1 + num_attributes]])
 
 
 def test_what_speaks_for_the_runner_up_says_so():

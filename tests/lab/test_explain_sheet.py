@@ -2,6 +2,7 @@ import explain_sheet
 import numpy as np
 import pytest
 from explain_sheet import main, plot_explanations
+from pictures import assert_texts_are_apart
 from PIL import Image
 from synthetic_model import SYNTHETIC_MODEL
 
@@ -18,7 +19,8 @@ def make_explanation(name, width, height, words="red wing"):
 def test_sheet(tmp_path, monkeypatch):
     images = [Image.new("RGB", size, "green") for size in ((160, 96), (96, 160), (160, 96))]
     explanations = [make_explanation(name, *image.size) for name, image in zip(("jay", "crow", "swift"), images)]
-    explanations[1].attributes[0].words = "bill shape: a very long description of what it is"
+    explanations[1].attributes[0].words = "no brown tail, for Common Lagoon Tern"
+    explanations[1].attributes[1].words = "MMMM WWWW mmmm wwww, for Common Lagoon Tern"
     path = tmp_path / "out" / "sheet.png"
     plot_explanations(explanations, images, ["jay", "crow", "emu"], path)
     with Image.open(path) as picture:
@@ -36,6 +38,7 @@ def test_sheet(tmp_path, monkeypatch):
         assert titles[0] == "" and len(titles) == 4
         words = [title.replace("\n", " ") for title in titles[1:]]
         assert words == [f"{shown.words} ({shown.contribution:+.2f})" for shown in explanation.attributes]
+        assert_texts_are_apart(figures[0], [axes.title for axes in row.axes[1:]])
 
 
 @pytest.fixture

@@ -150,7 +150,7 @@ def plot_explanation(explanation: Explanation, image: Image.Image, path: str | o
     panels[0].set_title("image", fontsize=11)
     for axes, attribute in zip(panels[1:], explanation.attributes):
         draw_attention(axes, pixels, attribute)
-        axes.set_title(panel_title(explanation, attribute, 100 // columns), fontsize=11, parse_math=False)
+        axes.set_title(panel_title(explanation, attribute, 84 // columns), fontsize=11, parse_math=False)
     figure.suptitle(title, fontsize=12, parse_math=False)
     save_figure(figure, path)
 
