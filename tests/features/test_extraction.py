@@ -191,9 +191,22 @@ def test_overflow_of_float16_is_refused(extract, monkeypatch):
         extract()
 
 
-def test_workers_give_the_same_store(extract, store, tmp_path):
+def test_workers_and_threads_give_the_same_store(extract, store, tmp_path, monkeypatch):
     other = extract(tmp_path / "other", num_workers=1)
     assert contents(other.path) == contents(store.path)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 4)
+    assert contents(extract(tmp_path / "third").path) == contents(store.path)
+
+
+def test_on_a_cpu_no_process_takes_cores_from_the_backbone(extract, store, tmp_path, monkeypatch):
+    def note(*args, num_workers, **kwargs):
+        given.append(num_workers)
+        return data_loader(*args, num_workers=num_workers, **kwargs)
+
+    given, data_loader = [], torch.utils.data.DataLoader
+    monkeypatch.setattr(torch.utils.data, "DataLoader", note)
+    assert contents(extract(tmp_path / "other", num_workers=None).path) == contents(store.path)
+    assert set(given) == {0}
 
 
 def break_images(image_folder):
@@ -204,8 +217,11 @@ def break_images(image_folder):
     (image_folder / "1.jpg").write_text("no image")
 
 
-@pytest.mark.parametrize("num_workers", [0, 1])
-def test_unreadable_images_are_skipped_and_listed(extract, store, image_folder, tmp_path, num_workers):
+@pytest.mark.parametrize(("num_workers", "num_threads"), [(0, 1), (0, 3), (1, 1)])
+def test_unreadable_images_are_skipped_and_listed(
+    extract, store, image_folder, tmp_path, monkeypatch, num_workers, num_threads
+):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: num_threads)
     break_images(image_folder)
     skipping = extract(tmp_path / "skipping", on_error="skip", num_workers=num_workers)
     assert skipping.image_ids.tolist() == [3, 9, 15, 21, 30] and len(skipping) == 5

@@ -41,7 +41,9 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
     images.add_argument("--image_size", type=int, help="side of the centre crop, in pixels (required)")
     images.add_argument("--batch_size", type=int, help="images in it at once; more on a GPU (default: 8)")
     images.add_argument(
-        "--num_workers", type=int, help="processes that decode images for each that computes (default: 1)"
+        "--num_workers",
+        type=int,
+        help="processes that decode images for each that computes (default: 1 beside a GPU, otherwise 0)",
     )
     images.add_argument("--device", help="cpu or cuda, of which each process takes its own (default: cuda, if any)")
     images.add_argument(

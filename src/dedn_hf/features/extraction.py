@@ -4,6 +4,7 @@ import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -34,7 +35,7 @@ def extract_feature_maps(
     output_dir: str | os.PathLike,
     dataset_name: str,
     batch_size: int = 8,
-    num_workers: int = 1,
+    num_workers: int | None = None,
     device: str | torch.device = "cpu",
     bf16: bool | str = False,
     on_error: str = "raise",
@@ -65,8 +66,10 @@ def extract_feature_maps(
         batch_size (`int`, *optional*, defaults to 8):
             Images that go through the backbone together. Small ones are faster on a CPU, where big activations are
             given back to the system and asked for again; a GPU wants more.
-        num_workers (`int`, *optional*, defaults to 1):
-            Processes that decode and resize images while the backbone computes; 0 is none besides this one.
+        num_workers (`int`, *optional*):
+            Processes that decode and resize images while the backbone computes; 0 is this one between two batches, on
+            all its cores. By default 1 beside a GPU, and 0 on a CPU, where another process takes cores from the
+            backbone's and it waits for its slowest.
         device (`str` or `torch.device`, *optional*, defaults to `"cpu"`):
             Where the backbone runs. Of several processes each takes a GPU of its own for `"cuda"`.
         bf16 (`bool` or `str`, *optional*, defaults to `False`):
@@ -146,7 +149,7 @@ def extract_feature_maps(
                 _PixelValues(dataset, writer.order, processor, random_crop),
                 batch_size=None,
                 sampler=batches,
-                num_workers=num_workers,
+                num_workers=int(device.type != "cpu") if num_workers is None else num_workers,
                 pin_memory=device.type == "cuda",
             )
             for rows, places, pixel_values, marks, unreadable in loader:
@@ -297,34 +300,34 @@ class _PixelValues(torch.utils.data.Dataset):
     def __getitem__(
         self, rows: list[int | None]
     ) -> tuple[list[int], list[int], torch.Tensor | None, list[str], list[dict]]:
-        images, marks, unreadable = {}, [], []
-        for place, row in enumerate(rows):
-            if row is None:
-                continue
-            example, mark = self.dataset[int(self.order[row])], None
-            try:
-                # Read once: the mark is of what is decoded, whatever becomes of the file meanwhile.
-                content = example["image"]["bytes"]
-                if content is None:
-                    content = Path(example["image"]["path"]).read_bytes()
-                mark = content_mark(content)
-                images[place] = load_any_image(example["image"] | {"bytes": content})
-                if self.random_crop is not None:
-                    images[place] = self.random_crop(images[place], image_id=example["image_id"])
-                marks.append(mark)
-            except Exception as error:  # Pillow raises whatever a damaged byte leads to
-                unreadable.append(
-                    {
-                        "image_id": example["image_id"],
-                        "path": example["image"]["path"],
-                        "reason": re.sub(r" at 0x[0-9a-f]+", "", str(error)) or type(error).__name__,
-                        "content_mark": mark,
-                    }
-                )
-        places, pixel_values = list(images), None
-        if images:
-            readable = self.processor(list(images.values()), return_tensors="pt")["pixel_values"]
+        places = [place for place, row in enumerate(rows) if row is not None]
+        with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+            prepared = list(pool.map(self._prepare, [self.dataset[int(self.order[rows[place]])] for place in places]))
+        readable = {place: image for place, image in zip(places, prepared) if "reason" not in image}
+        unreadable = [image for image in prepared if "reason" in image]
+        pixel_values = None
+        if readable:
             # What a place is given does not depend on which others are.
-            pixel_values = readable.new_zeros(len(rows), *readable.shape[1:])
-            pixel_values[places] = readable
-        return [rows[place] for place in places], places, pixel_values, marks, unreadable
+            pixel_values = torch.zeros(len(rows), *next(iter(readable.values()))["pixel_values"].shape)
+            for place, image in readable.items():
+                pixel_values[place] = torch.from_numpy(image["pixel_values"])
+        marks = [image["content_mark"] for image in readable.values()]
+        return [rows[place] for place in readable], list(readable), pixel_values, marks, unreadable
+
+    def _prepare(self, example: dict) -> dict:
+        """An image's pixel values and mark, or what is said of one that cannot be read."""
+        mark = None
+        try:
+            # Read once: the mark is of what is decoded, whatever becomes of the file meanwhile.
+            content = example["image"]["bytes"]
+            if content is None:
+                content = Path(example["image"]["path"]).read_bytes()
+            mark = content_mark(content)
+            image = load_any_image(example["image"] | {"bytes": content})
+            if self.random_crop is not None:
+                image = self.random_crop(image, image_id=example["image_id"])
+        except Exception as error:  # Pillow raises whatever a damaged byte leads to
+            reason = re.sub(r" at 0x[0-9a-f]+", "", str(error)) or type(error).__name__
+            named = {"image_id": example["image_id"], "path": example["image"]["path"]}
+            return named | {"reason": reason, "content_mark": mark}
+        return {"pixel_values": self.processor(image)["pixel_values"][0], "content_mark": mark}
