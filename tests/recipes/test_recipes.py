@@ -6,9 +6,11 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import numpy as np
 import pytest
 from golden_cases import VARIANTS, load_case
 from PIL import Image
+from tiny_training import CHANNELS, GRID, NUM_ATTRIBUTES, make_tiny_dataset
 
 import dedn_hf
 from dedn_hf import DednConfig
@@ -16,6 +18,7 @@ from dedn_hf.data.load import dataset_card, dataset_module
 from dedn_hf.recipes import FOLDER, DatasetNames, further_recipes, parse_indices, read_recipe, recipe_names, short_name
 from dedn_hf.training import DednTrainingArguments
 from dedn_hf.training.arguments import CONFIG_SETTINGS
+from dedn_hf.training.protocol import build_model
 
 SOURCE = Path(dedn_hf.__file__).parent
 
@@ -100,6 +103,15 @@ def test_every_recipe_makes_arguments_and_a_config(name, protocol, tmp_path):
     assert set(recipe.model) <= known
     # What is tuned can be set from the command line, too.
     assert {key for key in recipe.model if key.endswith(("_weight", "margin", "bias"))} <= set(CONFIG_SETTINGS)
+
+
+@pytest.mark.parametrize("protocol", ["validated", "reference"])
+@pytest.mark.parametrize("name", recipe_names())
+def test_word_vectors_may_have_any_width(name, protocol):
+    dataset = make_tiny_dataset(word_vectors=np.ones((NUM_ATTRIBUTES, 5), np.float32))
+    small = {"feature_channels": CHANNELS, "grid_size": GRID, "backbone_config": None}
+    config = read_recipe(name, protocol).model | small | {"attribute_groups": dataset.attribute_groups}
+    assert build_model(dataset, range(3), [2], **config).config.word_vector_size == 5
 
 
 @pytest.mark.parametrize("name", recipe_names())
