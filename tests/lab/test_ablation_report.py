@@ -1,7 +1,7 @@
 import ablation_report
 import numpy as np
 import pytest
-from ablation_report import plot_ablation
+from ablation_report import format_ablation, plot_ablation
 from pictures import SEEN_BLUE, UNSEEN_ORANGE, count, read
 
 
@@ -37,3 +37,9 @@ def test_ablation(tmp_path, monkeypatch):
         texts = [(text.get_text(), text.xy[1]) for text in axes.texts]
         assert ("not measured", 2) in texts and (f"{widths[2]:.1f}", 3) in texts
     assert [label.get_text() for label in figures[0].axes[0].get_yticklabels()][1] == "no margin"
+
+
+@pytest.mark.parametrize(("difference", "text"), [(-0.04, "+0.0"), (0.04, "+0.0"), (-1.57, "−1.6")])
+def test_a_difference_of_nothing_has_no_minus(difference, text):
+    row = ablation_row((40, 55)) | {"description": "", "seeds": [0], "difference_of_H_to_full": difference}
+    assert f"| {text} " in format_ablation({"variants": {"no_margin": row}, "floors": {}})
