@@ -21,8 +21,9 @@ def format_ablation(ablation: dict) -> str:
             continue
         spread = row.get("std", {}).get("test", {})
         cells = [format_figure(row["test"].get(metric), spread.get(metric)) for metric in names]
-        difference = row.get("difference_of_H_to_full")
-        difference = "–" if difference is None or name == "full" else f"{round(difference, 1) + 0.0:+.1f}".replace("-", "−")
+        difference = None if name == "full" else row.get("difference_of_H_to_full")
+        # + 0.0, as what rounds to nothing has a minus otherwise.
+        difference = "–" if difference is None else f"{round(difference, 1) + 0.0:+.1f}".replace("-", "−")
         rows.append([name, row["description"], seeds, *cells[:4], difference, cells[4]])
     widths = [max(map(len, column)) for column in zip(*rows)]
     rows.insert(1, ["-" * width for width in widths])
